@@ -1,0 +1,48 @@
+"""What every head is: a module that stands in the forward pass at the site and makes the map."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..backbones.adapter import Backbone
+from ..registry import Registry, checked_options
+
+heads = Registry("head")
+
+
+class Head(nn.Module):
+    """Makes the map from the feature at the site and rewrites the feature with it.
+
+    A head is written down first and built second: ``AttentionBranch(site="layer3")`` holds options only, and
+    :meth:`attach` makes its layers once the backbone is known. ``config_class`` is a dataclass of the options; what
+    ``attach`` found out (channels, which stage it copied) is in ``resolved`` and is stored beside them, so that a
+    checkpoint is loaded without looking again.
+    """
+
+    name: str
+    config_class: type
+    where = "before_last_stage"  # where the site finder starts
+
+    def __init__(self, **options: Any):
+        super().__init__()
+        self.config = checked_options(self.config_class, options, type(self).__name__)
+        self.resolved: dict[str, Any] = {}
+
+    @property
+    def weight(self) -> float:
+        """Weight of the head's own losses in the total."""
+        return self.config.weight
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "options": asdict(self.config), "resolved": self.resolved}
+
+    def attach(self, backbone: Backbone, num_classes: int, resolved: dict[str, Any] | None = None) -> None:
+        """Make the layers for this backbone; with ``resolved`` from a checkpoint, without probing it."""
+        raise NotImplementedError
+
+    def forward(self, feature: Tensor, maps: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """``(B, C, h, w)`` to the refined feature, the maps ``(B, K, h, w)`` and auxiliary logits by name."""
+        raise NotImplementedError

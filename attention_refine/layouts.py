@@ -1,0 +1,105 @@
+"""One form for every feature: ``(B, C, *grid)``, and the way back to the layout a backbone uses.
+
+Backbones hand out features as ``NCHW``, ``NHWC`` or tokens ``NLC`` (with 0, 1 or more prefix tokens before the
+grid), and video backbones as ``NCTHW``, ``NTHWC`` or tokens. A :class:`Layout` says which; the functions here are pure
+tensor code and know nothing of models.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FORMATS = ("NCHW", "NHWC", "NLC", "NCTHW", "NTHWC")
+MAX_PREFIX = 16  # class, distillation and register tokens; no published network has more
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a raw feature is laid out.
+
+    Args:
+        format: one of ``NCHW NHWC NLC NCTHW NTHWC``.
+        prefix: tokens before the grid (class, distillation, registers); ``NLC`` only.
+        grid_rank: 2 for images, 3 for video; only ``NLC`` needs it, the other formats say it themselves.
+    """
+
+    format: str
+    prefix: int = 0
+    grid_rank: int = 2
+
+    def __post_init__(self):
+        if self.format not in FORMATS:
+            raise ValueError(f"layout format {self.format!r} is not one of {', '.join(FORMATS)}")
+        if self.format in ("NCTHW", "NTHWC") and self.grid_rank != 3:
+            object.__setattr__(self, "grid_rank", 3)
+        if self.prefix and self.format != "NLC":
+            raise ValueError(f"only token features (NLC) have prefix tokens, not {self.format}")
+        if not 0 <= self.prefix <= MAX_PREFIX:
+            raise ValueError(f"prefix must be between 0 and {MAX_PREFIX}, got {self.prefix}")
+
+
+def token_grid(tokens: int, image_size: tuple[int, ...]) -> tuple[int, ...]:
+    """The ``(h, w)`` grid of ``tokens`` patches whose aspect ratio is the image's: ``h * w == tokens``.
+
+    Args:
+        tokens: number of grid tokens (prefix tokens not counted).
+        image_size: ``(H, W)`` of the input in pixels.
+
+    Raises:
+        ValueError: no factorisation of ``tokens`` has the image's aspect ratio (within one cell a side).
+    """
+    height, width = image_size[-2:]
+    exact = math.sqrt(tokens * height / width)
+    for h in sorted({math.floor(exact), math.ceil(exact), round(exact)}, key=lambda h: abs(h - exact)):
+        if h > 0 and tokens % h == 0 and abs(tokens // h - h * width / height) < 1:
+            return h, tokens // h
+    raise ValueError(f"{tokens} tokens do not tile a {height}x{width} image: no h * w = {tokens} has that aspect ratio")
+
+
+def grid_of(raw: Tensor, layout: Layout, image_size: tuple[int, ...]) -> tuple[int, ...]:
+    """The grid, ``(h, w)`` or ``(t, h, w)``, that a raw feature of this layout covers.
+
+    Args:
+        raw: the feature as the backbone gives it.
+        image_size: ``(H, W)`` of the input, or ``(T, H, W)`` of a clip (tokens only: their grid is not in their shape).
+    """
+    if layout.format in ("NCHW", "NCTHW"):
+        return tuple(raw.shape[2:])
+    if layout.format in ("NHWC", "NTHWC"):
+        return tuple(raw.shape[1:-1])
+    tokens = raw.shape[1] - layout.prefix
+    if layout.grid_rank == 2:
+        return token_grid(tokens, image_size)
+    # A clip's temporal patch is not in the shape: the coarsest split whose frame grid has the image's aspect ratio.
+    frames = image_size[0]
+    for tubelet in range(1, frames + 1):
+        if frames % tubelet == 0 and tokens % (frames // tubelet) == 0:
+            try:
+                return (frames // tubelet, *token_grid(tokens * tubelet // frames, image_size[-2:]))
+            except ValueError:
+                continue
+    raise ValueError(f"{tokens} tokens do not tile a clip of {image_size}")
+
+
+def to_grid(raw: Tensor, layout: Layout, image_size: tuple[int, ...]) -> Tensor:
+    """A raw feature as ``(B, C, *grid)``; prefix tokens are left out. A view where the layout allows one."""
+    if layout.format in ("NCHW", "NCTHW"):
+        return raw
+    if layout.format in ("NHWC", "NTHWC"):
+        return raw.movedim(-1, 1)
+    grid = grid_of(raw, layout, image_size)
+    return raw[:, layout.prefix :].transpose(1, 2).unflatten(2, grid)
+
+
+def from_grid(feature: Tensor, raw: Tensor, layout: Layout) -> Tensor:
+    """The inverse of :func:`to_grid`: ``feature`` in the layout of ``raw``, whose prefix tokens are kept."""
+    if layout.format in ("NCHW", "NCTHW"):
+        return feature
+    if layout.format in ("NHWC", "NTHWC"):
+        return feature.movedim(1, -1)
+    tokens = feature.flatten(2).transpose(1, 2)
+    return torch.cat([raw[:, : layout.prefix], tokens], dim=1) if layout.prefix else tokens

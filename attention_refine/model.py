@@ -1,0 +1,287 @@
+"""``wrap`` a vision model, and the model that results: backbone, head, objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from .backbones.adapter import Backbone, Feature
+from .backbones.loading import load_network
+from .backbones.sites import quiet
+from .backbones.spec import IMAGENET, NotRebuildable, describe
+from .heads.base import Head, heads
+from .objectives.base import Objective, objectives
+
+
+@dataclass
+class RefinedOutput(ModelOutput):
+    """What a refined model returns, the same in training and evaluation.
+
+    Attributes:
+        loss: weighted sum of ``losses``; ``None`` where there are none.
+        logits: ``(B, classes)``, the prediction.
+        maps: ``(B, K, h, w)`` in [0, 1], or ``None`` without a head.
+        aux_logits: further predictions by name (``"attention"`` for ABN's branch); an absent one is absent.
+        losses: scalars by name, unweighted: ``"task"``, one per auxiliary prediction, the objectives' own.
+        feature: the feature at the site, for objectives only; ``None`` in what a model returns.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    maps: Tensor | None = None
+    aux_logits: dict[str, Tensor] | None = None
+    losses: dict[str, Tensor] | None = None
+    feature: Feature | None = None
+
+
+def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy for class indices ``(B,)``, binary cross-entropy for multi-hot labels ``(B, classes)``."""
+    if labels.ndim == 1:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"multi-label targets must be (batch, classes) = {tuple(logits.shape)}, got {tuple(labels.shape)}"
+        )
+    labels = labels.float()
+    if label_smoothing:
+        labels = labels * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits.float(), labels)
+
+
+class RefinedModel(nn.Module):
+    """A backbone whose map is made, used and trained. Built by :func:`wrap` or :meth:`from_pretrained`.
+
+    Attributes:
+        backbone: the wrapped network and its site.
+        head: what makes the map, or ``None``.
+        objectives: losses on the map, by name.
+        labels: class names, in the order of the logits.
+        preprocessing: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head | None,
+        objective_list: Iterable[Objective],
+        labels: Sequence[str],
+        preprocessing: dict[str, Any],
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.objectives = nn.ModuleDict()
+        for objective in objective_list:
+            if objective.name in self.objectives:
+                raise ValueError(f"objective {objective.name!r} is given twice; give it once, with one set of options")
+            self.objectives[objective.name] = objective
+        self.labels = list(labels)
+        self.preprocessing = dict(preprocessing)
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        maps: Tensor | None = None,
+        compute_losses: bool | None = None,
+        label_smoothing: float = 0.0,
+        **columns: Any,
+    ) -> RefinedOutput:
+        """Predict, and with labels or in training compute the losses.
+
+        Args:
+            pixel_values: ``(B, 3, H, W)``, normalised as ``preprocessing`` says.
+            labels: ``(B,)`` class indices, or ``(B, classes)`` multi-hot.
+            maps: ``(B, 1 or K, h, w)``, a map in place of the head's own; resized to the site's grid.
+            compute_losses: force the losses on or off; by default on with labels or in training mode.
+            label_smoothing: for the classification losses.
+            columns: further columns of the batch, for objectives that want them.
+        """
+        if self.head is None:
+            if maps is not None:
+                raise ValueError(
+                    "this model has no head, so a map cannot act on it; wrap it with head='abn', for example"
+                )
+            output = RefinedOutput(logits=self.backbone(pixel_values), aux_logits={}, losses={})
+        else:
+            feature = self.backbone.features(pixel_values)
+            if maps is not None:
+                maps = _fit(maps, feature)
+            refined, made, aux_logits = self.head(feature.grid, maps)
+            logits = self._perceive(feature, refined, made, given=maps is not None)
+            output = RefinedOutput(logits=logits, maps=made, aux_logits=aux_logits, losses={}, feature=feature)
+        if compute_losses is None:
+            compute_losses = labels is not None or self.training
+        if compute_losses:
+            batch = {"pixel_values": pixel_values, "labels": labels, **columns}
+            output.losses, output.loss = self._losses(batch, output, label_smoothing)
+        return RefinedOutput(**{key: value for key, value in output.items() if key != "feature"})
+
+    def _perceive(self, feature: Feature, refined: Tensor, maps: Tensor, given: bool) -> Tensor:
+        """The perception branch: logits from the refined feature; with per-class maps, logit ``k`` from map ``k``."""
+        attends = self.backbone.site.mechanism == "attention"
+        per_class = getattr(self.head.config, "maps", "shared") == "per_class"
+        if not attends and not per_class:
+            return self.backbone.resume(feature.with_grid(refined))
+        gain = self.head.gain(maps, given)
+        passes = []
+        for k in range(gain.shape[1]):
+            one = gain[:, k : k + 1]
+            if attends:
+                passes.append(self.backbone.resume(feature, gain=one))
+            else:
+                passes.append(self.backbone.resume(feature.with_grid(feature.grid * one.to(feature.grid.dtype))))
+        if len(passes) == 1:
+            return passes[0]
+        return torch.stack([logits[:, k] for k, logits in enumerate(passes)], dim=1)
+
+    def _losses(self, batch: dict[str, Any], output: RefinedOutput, label_smoothing: float):
+        losses: dict[str, Tensor] = {}
+        total: Tensor | None = None
+
+        def add(found: dict[str, Tensor], weight: float) -> None:
+            nonlocal total
+            for name, value in found.items():
+                losses[name] = value
+                total = weight * value if total is None else total + weight * value
+
+        labels = batch["labels"]
+        if labels is not None:
+            add({"task": classification_loss(output.logits, labels, label_smoothing)}, 1.0)
+            for name, logits in output.aux_logits.items():
+                add({name: classification_loss(logits, labels, label_smoothing)}, self.head.weight)
+        for objective in self.objectives.values():
+            if labels is not None or not objective.needs_labels:
+                add(objective(self, batch, output), objective.weight)
+        return losses, total
+
+    @torch.no_grad()
+    def explain(self, pixel_values: Tensor, target: Any = None) -> Tensor:
+        """``(B, K, H, W)`` at image size: the head's map, or Grad-CAM of ``target`` where there is no head.
+
+        Evaluation statistics are used whatever the mode, and the mode is left as it was.
+        """
+        from .maps import grad_cam, resize
+
+        if self.head is None:
+            return resize(grad_cam(self, pixel_values, target=target), pixel_values.shape[2:])
+        with quiet(self):
+            return resize(self(pixel_values, compute_losses=False).maps, pixel_values.shape[2:])
+
+    def preprocess(self, image: Any) -> Tensor:
+        """``(1, 3, H, W)`` from a PIL image or a path, on the model's device, as the backbone was trained to see it."""
+        from .data import Transform, open_image
+
+        pixels = Transform(self.preprocessing, train=False)({"image": open_image(image)})["pixel_values"]
+        return pixels[None].to(next(self.parameters()).device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``: see :func:`attention_refine.hub.save_pretrained`."""
+        from .hub import save_pretrained
+
+        save_pretrained(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> RefinedModel:
+        """Load what :meth:`save_pretrained` wrote, in evaluation mode: see :func:`attention_refine.hub.from_pretrained`."""
+        from .hub import from_pretrained
+
+        return from_pretrained(source, **options)
+
+    def extra_repr(self) -> str:
+        site = self.backbone.site
+        return (
+            f"site={site.name!r}, mechanism={site.mechanism!r}, classes={self.num_labels}"
+            if site
+            else f"classes={self.num_labels}"
+        )
+
+
+def _fit(maps: Tensor, feature: Feature) -> Tensor:
+    """A given map at the site's resolution, bilinear."""
+    grid = feature.grid.shape[2:]
+    if maps.ndim != feature.grid.ndim or len(maps) != len(feature.grid):
+        raise ValueError(f"maps must be (batch, K, h, w) with a batch of {len(feature.grid)}, got {tuple(maps.shape)}")
+    maps = maps.to(feature.grid.device).float()
+    if maps.shape[2:] == grid:
+        return maps
+    mode = "bilinear" if len(grid) == 2 else "trilinear"
+    # antialias: a thin stroke drawn at image size must not fall between two samples
+    return F.interpolate(maps, grid, mode=mode, align_corners=False, antialias=mode == "bilinear")
+
+
+def wrap(
+    source: str | Path | nn.Module,
+    head: str | Head | None = None,
+    objectives: Sequence[str | Objective] = (),
+    *,
+    num_labels: int | None = None,
+    labels: Sequence[str] | None = None,
+    pretrained: bool = True,
+    preprocessing: dict[str, Any] | None = None,
+) -> RefinedModel:
+    """A model whose attention can be changed.
+
+    Args:
+        source: a model from ``timm.create_model``, a transformers classifier, a timm name, a Hugging Face id, or a folder.
+            A module is used as it is, not copied.
+        head: ``"abn"`` or a head object with options; ``None`` for a plain model, or one that only has objectives.
+        objectives: names or objects, each at most once.
+        num_labels: replace the classifier by a fresh one of this many classes.
+        labels: class names; they also say ``num_labels``.
+        pretrained: load published weights, where ``source`` is a name or an id.
+        preprocessing: overrides, for a module that does not say its own (``mean``, ``std``, ``input_size`` …).
+
+    Raises:
+        UnsupportedBackbone: no site where a map would move the logits.
+        ValueError: an unknown name or option.
+    """
+    if labels is not None:
+        if num_labels is not None and num_labels != len(labels):
+            raise ValueError(f"num_labels={num_labels} but {len(labels)} labels are given")
+        num_labels = len(labels)
+    net = load_network(source, num_labels, pretrained)
+    try:
+        spec = describe(net)
+    except NotRebuildable:
+        spec = None  # works, but saving it will say why it cannot
+    backbone = Backbone(net, spec)
+    if preprocessing is None and spec is None:
+        preprocessing = {}
+    full = {**_DEFAULT_PREPROCESSING, **(spec.preprocessing if spec else {}), **(preprocessing or {})}
+    head = heads.build(head) if isinstance(head, str) else head
+    with torch.no_grad(), quiet(net):
+        classes = backbone(backbone.example()).shape[1]
+    model = RefinedModel(backbone, head, [_objective(o) for o in objectives], labels or _labels(net, classes), full)
+    if head is not None:
+        backbone.site = backbone.locate(head.config.site, head.config.mechanism, head.where)
+        head.attach(backbone, classes)
+    for objective in model.objectives.values():
+        objective.attach(model)
+    return model
+
+
+_DEFAULT_PREPROCESSING = {"input_size": [3, 224, 224], **IMAGENET, "interpolation": "bicubic", "crop_pct": 0.875}
+
+
+def _objective(given: str | Objective) -> Objective:
+    return objectives.build(given) if isinstance(given, str) else given
+
+
+def _labels(net: nn.Module, classes: int) -> list[str]:
+    """Names a transformers config holds, or the indices."""
+    names = getattr(getattr(net, "config", None), "id2label", None)
+    if names and len(names) == classes:
+        return [str(names[key]) for key in sorted(names, key=int)]
+    return [str(index) for index in range(classes)]

@@ -1,0 +1,29 @@
+"""Shared fixtures: determinism, one thread, no network, and the optional folder of real photographs and weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Read at import by huggingface_hub, so before anything else: tests never reach a real Hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with ``data/`` and ``weights/`` (real photographs, real weights); the test skips where it is absent."""
+    root = Path(os.environ.get("ATTENTION_REFINE_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
+    if not (root / "data").is_dir() or not (root / "weights").is_dir():
+        pytest.skip(f"real photographs and weights are not at {root} (set ATTENTION_REFINE_SHARED)")
+    return root
