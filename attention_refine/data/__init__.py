@@ -1,0 +1,37 @@
+"""Labelled images from a folder, the Hub or the embedded dataset, and the transforms that turn them into batches.
+
+:func:`load_dataset` gives every source the same columns: ``image``, ``label`` (one class) or ``labels`` (a list of
+classes), and where the source has them ``mask`` and ``bbox``. :class:`Prepared` (:class:`PreparedStream` for a stream)
+yields items of tensors, image and mask and boxes transformed together, and :func:`collate` makes batches of them.
+
+Conventions, in image files as people see them (upright, whatever their EXIF orientation says):
+
+* a **mask** is an image of the same size: 0 background, 128 void (unknown, not counted), any other value object. Store
+  it losslessly (PNG). In an item it is ``(1, H, W)`` uint8: 0 background, 1 object, 255 void.
+* a **bbox** is ``[x, y, width, height]`` in pixels, or a list of them. In an item ``boxes`` is ``(n, 4)`` float32:
+  left, top, right, bottom in pixels of the transformed image.
+"""
+
+from __future__ import annotations
+
+from attention_refine.data.columns import DataError, as_canonical, class_names, is_multi_label, split_train_validation
+from attention_refine.data.images import read_image, read_mask
+from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
+from attention_refine.data.sources import load_dataset
+from attention_refine.data.transforms import Transform
+
+__all__ = [
+    "DataError",
+    "Prepared",
+    "PreparedStream",
+    "Transform",
+    "as_canonical",
+    "class_names",
+    "collate",
+    "is_multi_label",
+    "load_dataset",
+    "prepare",
+    "read_image",
+    "read_mask",
+    "split_train_validation",
+]

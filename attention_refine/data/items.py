@@ -1,0 +1,274 @@
+"""Datasets of items for a model, plain and streaming, and batches of them."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import datasets
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from attention_refine.data.columns import ClassIndex, DataError, is_multi_label, label_names, undecoded
+from attention_refine.data.images import as_boxes, read_image, read_mask
+from attention_refine.data.transforms import Transform
+
+
+class _Reader:
+    """A canonical row to an item; what a map-style and a streaming dataset share."""
+
+    def __init__(self, dataset, preprocessing, train, augment, scale, names, seed):
+        if "image" not in (dataset.features or {}) or not isinstance(dataset.features["image"], datasets.Image):
+            raise DataError("the dataset has no image column 'image': pass it through data.as_canonical first")
+        own = label_names(dataset)
+        self.names = list(own if names is None else names)
+        self.multi = is_multi_label(dataset)
+        self.transform = Transform(preprocessing, train, augment, scale)
+        self.random, self.seed = train, int(seed)
+        self._own, self._classes = own, ClassIndex(self.names)
+        self._has_mask = isinstance(dataset.features.get("mask"), datasets.Image)
+        self._has_boxes = isinstance(dataset.features.get("bbox"), (list, datasets.List, datasets.LargeList))
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared, so that running workers see a new one
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(int(epoch))
+
+    def label(self, row: dict, where: str) -> Tensor:
+        field = "labels" if self.multi else "label"
+        found = []
+        for value in (row[field] or []) if self.multi else [row[field]]:
+            if value is None or not 0 <= value < len(self._own):
+                raise DataError(f"{where}: {field} {value!r} is not one of the dataset's {len(self._own)} classes")
+            found.append(self._classes(self._own[value], field, where))
+        if not self.multi:
+            return torch.tensor(found[0])
+        return torch.zeros(len(self.names)).index_fill_(0, torch.tensor(found, dtype=torch.long), 1.0)
+
+    def load(self, row: dict, where: str) -> tuple:
+        """(image, mask, boxes) as :class:`Transform` takes them.
+
+        Raises:
+            DataError: an unreadable file, a mask of another size, a malformed box.
+        """
+        image, mask, boxes = read_image(row["image"], where), None, None
+        if self._has_mask and row["mask"] is not None:
+            there = " ".join(f"the mask {_name(row['mask'])} of {where}".split())
+            mask = read_mask(row["mask"], there)
+            if mask.shape != (image.height, image.width):
+                sizes = f"{mask.shape[1]}x{mask.shape[0]} but its image is {image.width}x{image.height}"
+                raise DataError(f"{there} is {sizes} (width x height, upright): they must agree")
+        if self._has_boxes and row["bbox"] is not None:
+            boxes = as_boxes(row["bbox"], where)
+        return image, mask, boxes
+
+    def item(self, row: dict, index: int, where: str, key: object) -> dict[str, Tensor]:
+        loaded = self.load(row, where)
+        label = self.label(row, where)
+        if self.random:
+            with _seeded(self.seed, self.epoch, key):
+                item = self.transform(*loaded)
+        else:
+            item = self.transform(*loaded)
+        return item | {"labels": label, "index": torch.tensor(index)}
+
+
+def _name(cell) -> str:
+    path = cell.get("path") if isinstance(cell, dict) else None
+    return str(path or "")
+
+
+def _where(row: dict, index: int) -> str:
+    name = _name(row["image"])
+    return f"row {index} ({name})" if name else f"row {index}"
+
+
+@contextmanager
+def _seeded(*key):
+    """torch's CPU generator seeded by ``key`` and put back afterwards; other devices' generators are left alone."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        yield
+
+
+class Prepared(torch.utils.data.Dataset):
+    """A dataset as items for a model: ``pixel_values``, ``labels``, ``index`` and, where known, ``mask`` and ``boxes``.
+
+    ``labels`` is an int64 scalar, or a float32 multi-hot vector; ``index`` the row in ``dataset``. In training the
+    augmentation of a row depends on (seed, epoch, row) alone, so it is the same for any number of workers and
+    processes, and a resumed run sees what an uninterrupted one would: call :meth:`set_epoch` before each epoch.
+
+    Args:
+        dataset: with canonical columns, from :func:`load_dataset` or :func:`as_canonical`.
+        preprocessing, train, augment, scale: see :class:`Transform`.
+        class_names: the model's classes, in order; the dataset's labels are matched to them by name.
+        on_error: ``"raise"``, or ``"skip"`` to leave out rows whose image, mask or boxes cannot be read (or disagree).
+            They are found by reading every file once here, before training, so that every worker and process agrees on
+            the rows and their number; ``skipped`` lists them as (row, reason).
+        seed: of the augmentation.
+        progress: show a bar while checking.
+
+    Raises:
+        DataError: columns that are not canonical, a label outside the classes (naming row, file and value), no readable
+            row; and from indexing, an unreadable file.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        preprocessing: dict,
+        train: bool = False,
+        *,
+        class_names: Sequence[str] | None = None,
+        augment: str | Callable[[dict], dict] = "default",
+        scale: tuple[float, float] = (0.35, 1.0),
+        on_error: str = "raise",
+        seed: int = 0,
+        progress: bool = True,
+    ):
+        _check_on_error(on_error)
+        self._reader = _Reader(dataset, preprocessing, train, augment, scale, class_names, seed)
+        self.dataset = undecoded(dataset.with_format(None))
+        self._check_labels()
+        self.rows: Sequence[int] = range(len(dataset))
+        self.skipped: list[tuple[int, str]] = []
+        if on_error == "skip":
+            self.skipped = [(row, reason) for row, reason in enumerate(self._reasons(progress)) if reason is not None]
+            bad = {row for row, _ in self.skipped}
+            self.rows = [row for row in self.rows if row not in bad]
+        if not self.rows:
+            raise DataError(
+                f"none of the {len(dataset)} images can be read" if self.skipped else "the dataset has no rows"
+            )
+
+    def _check_labels(self):
+        column = "labels" if self._reader.multi else "label"
+        labels = self.dataset.select_columns([column])[column]
+        for row, label in enumerate(labels):
+            try:
+                self._reader.label({column: label}, "")
+            except DataError:
+                self._reader.label({column: label}, _where(self.dataset[row], row))  # again, with the file's name
+
+    def _reasons(self, progress: bool) -> list[str | None]:
+        def reason(row: int) -> str | None:
+            cells = self.dataset[row]
+            try:
+                self._reader.load(cells, _where(cells, row))
+            except DataError as error:
+                return str(error)
+
+        with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
+            found = pool.map(reason, range(len(self.dataset)))
+            return list(tqdm(found, total=len(self.dataset), desc="checking images", disable=not progress, leave=False))
+
+    @property
+    def class_names(self) -> list[str]:
+        return self._reader.names
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self._reader.multi
+
+    @property
+    def skipped_count(self) -> int:
+        return len(self.skipped)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the augmentation depends on; it reaches workers that are already running, too."""
+        self._reader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        row = self.rows[i]
+        cells = self.dataset[row]
+        return self._reader.item(cells, row, _where(cells, row), row)
+
+
+class PreparedStream(torch.utils.data.IterableDataset):
+    """:class:`Prepared` for a streaming dataset: the same items, in the stream's order.
+
+    Rows of a stream have no number of their own: ``index`` counts them as read (worker ``w`` of ``n`` counts w, w + n,
+    ...), and the augmentation depends on (seed, epoch, the image's file name, or its bytes where it has none). With
+    ``on_error="skip"`` a row that cannot be read is left out as it comes, with a warning, and counted in
+    ``skipped_count``. Shuffle with ``dataset.shuffle(seed=, buffer_size=)`` beforehand; :meth:`set_epoch` reshuffles.
+    Arguments and errors as for :class:`Prepared`, but a label outside the classes is found when its row is read.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        preprocessing: dict,
+        train: bool = False,
+        *,
+        class_names: Sequence[str] | None = None,
+        augment: str | Callable[[dict], dict] = "default",
+        scale: tuple[float, float] = (0.35, 1.0),
+        on_error: str = "raise",
+        seed: int = 0,
+    ):
+        _check_on_error(on_error)
+        self._reader = _Reader(dataset, preprocessing, train, augment, scale, class_names, seed)
+        self.dataset = undecoded(dataset)
+        self.on_error = on_error
+        self._skipped = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers count into it
+
+    class_names = Prepared.class_names
+    is_multi_label = Prepared.is_multi_label
+
+    @property
+    def skipped_count(self) -> int:
+        return int(self._skipped)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the augmentation and the order of a shuffled stream depend on."""
+        self._reader.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        self.dataset.set_epoch(self._reader.epoch)
+        for n, row in enumerate(self.dataset):
+            index = first + n * step
+            try:
+                item = self._reader.item(row, index, _where(row, index), _identity(row["image"]))
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                self._skipped += 1
+                warnings.warn(f"skipped: {error}", stacklevel=2)
+                continue
+            yield item
+
+
+def prepare(dataset, preprocessing: dict, train: bool = False, **options) -> Prepared | PreparedStream:
+    """:class:`PreparedStream` of a streaming dataset, :class:`Prepared` of any other; options are theirs."""
+    kind = PreparedStream if isinstance(dataset, datasets.IterableDataset) else Prepared
+    return kind(dataset, preprocessing, train, **options)
+
+
+def _identity(cell) -> object:
+    content = cell.tobytes() if isinstance(cell, Image.Image) else cell.get("bytes") or b""
+    return _name(cell) or hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _check_on_error(on_error: str):
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error {on_error!r} is not one of raise, skip")
+
+
+def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | list[Tensor]]:
+    """Items to a batch: tensors stacked, ``boxes`` as a list; ``mask`` and ``boxes`` only where every item has them."""
+    shared = [key for key in items[0] if all(key in item for item in items)]
+    return {k: [i[k] for i in items] if k == "boxes" else torch.stack([i[k] for i in items]) for k in shared}

@@ -1,0 +1,161 @@
+"""From an image, its mask and its boxes to tensors, all moved together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from attention_refine.data.images import to_rgb
+
+AUGMENTATIONS = ("default", "jitter", "none")
+
+
+class ObjectMask(tv_tensors.Mask):
+    """A mask that takes the pixel under each new pixel's centre, as images do.
+
+    Torchvision's own masks round down, half a pixel off; it lets a new type register kernels of its own.
+    """
+
+
+@F.register_kernel(F.resize, ObjectMask)
+def _resize_mask(mask: ObjectMask, size, **options) -> ObjectMask:
+    resized = F.resize_image(mask.as_subclass(Tensor), size, interpolation=v2.InterpolationMode.NEAREST_EXACT)
+    return tv_tensors.wrap(resized, like=mask)
+
+
+@F.register_kernel(F.resized_crop, ObjectMask)
+def _resized_crop_mask(mask: ObjectMask, top: int, left: int, height: int, width: int, size, **options) -> ObjectMask:
+    return F.resize(F.crop(mask, top, left, height, width), size)
+
+
+class Transform:
+    """From an image, its mask and its boxes to the tensors a model takes, all moved together.
+
+    Evaluation follows timm's protocol: the shorter side is resized to ``input_size / crop_pct``, then the centre is
+    cropped. Training crops at random and flips. Randomness comes from torch's CPU generator alone.
+
+    Args:
+        preprocessing: ``input_size`` [3, H, W], ``mean``, ``std`` (each of three, of pixels in [0, 1]),
+            ``interpolation`` (``bilinear``, ``bicubic``, ...) and ``crop_pct``; also ``crop_mode`` ``center`` (default)
+            or ``squash``.
+        train: augment, or not.
+        augment: in training, ``"default"`` (random resized crop, horizontal flip), ``"jitter"`` (also brightness,
+            contrast and saturation by up to 0.3), ``"none"``, or a callable from ``{"image": PIL image, "mask":
+            tv_tensors.Mask, "boxes": tv_tensors.BoundingBoxes}`` to the same (any ``torchvision.transforms.v2``
+            transform); what it gives at another size is then resized and cropped as in evaluation.
+        scale: area of the random crop, as a share of the image.
+
+    Raises:
+        ValueError: a preprocessing entry is missing or out of range, or an unknown augmentation.
+    """
+
+    def __init__(
+        self,
+        preprocessing: dict,
+        train: bool = False,
+        augment: str | Callable[[dict], dict] = "default",
+        scale: tuple[float, float] = (0.35, 1.0),
+    ):
+        self.preprocessing = _checked(preprocessing)
+        self.size = tuple(preprocessing["input_size"][1:])
+        self.mean = torch.tensor(preprocessing["mean"], dtype=torch.float32).view(3, 1, 1)
+        self.std = torch.tensor(preprocessing["std"], dtype=torch.float32).view(3, 1, 1)
+        self.interpolation = v2.InterpolationMode(preprocessing["interpolation"])
+        if not callable(augment) and augment not in AUGMENTATIONS:
+            raise ValueError(f"augment {augment!r} is not one of {', '.join(AUGMENTATIONS)} or a callable")
+        self.augment = None
+        if train and callable(augment):
+            self.augment = augment
+        elif train and augment != "none":
+            steps = [v2.RandomResizedCrop(self.size, scale, interpolation=self.interpolation, antialias=True)]
+            steps += [v2.ColorJitter(0.3, 0.3, 0.3)] if augment == "jitter" else []
+            self.augment = v2.Compose([*steps, v2.RandomHorizontalFlip()])
+
+    def __call__(self, image: Image.Image, mask: np.ndarray | Tensor | None = None, boxes=None) -> dict[str, Tensor]:
+        """
+        Args:
+            image: from :func:`read_image` (another PIL image is made RGB, but not turned upright).
+            mask: (H, W) uint8 of the image's size: 0 background, 1 object, 255 void.
+            boxes: (n, 4) [x, y, width, height] in the image's pixels.
+
+        Returns:
+            ``pixel_values`` (3, H, W) float32; ``mask`` (1, H, W) uint8 if there is a mask or boxes (those then filled
+            in); ``boxes`` (n, 4) float32 left, top, right, bottom, clipped, without those left with less than a pixel a
+            side.
+        """
+        sample = {"image": image if image.mode == "RGB" else to_rgb(image)}
+        if mask is not None:
+            sample["mask"] = ObjectMask(torch.as_tensor(mask)[None])
+        if boxes is not None:
+            corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).clone()
+            corners[:, 2:] += corners[:, :2]
+            sample["boxes"] = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))
+        if self.augment is not None:
+            sample = self.augment(sample)
+        if self.augment is None or tuple(F.get_size(sample["image"])) != self.size:
+            sample = self._centred(sample)
+        pixels = F.to_dtype(F.to_image(sample["image"]).as_subclass(Tensor), torch.float32, scale=True)
+        item = {"pixel_values": (pixels - self.mean) / self.std}
+        if "boxes" in sample:
+            item["boxes"] = _inside_image(sample["boxes"].as_subclass(Tensor), self.size)
+            item["mask"] = _filled(item["boxes"], self.size)
+        if "mask" in sample:
+            item["mask"] = sample["mask"].as_subclass(Tensor).contiguous()
+        return item
+
+    def _centred(self, sample: dict) -> dict:
+        size = self._resized(F.get_size(sample["image"]))
+        options = {"interpolation": self.interpolation, "antialias": True}
+        return {k: F.center_crop(F.resize(v, size, **options), list(self.size)) for k, v in sample.items()}
+
+    def _resized(self, size: list[int]) -> list[int]:
+        """(height, width) that an image is resized to before the centre crop: timm's rounding."""
+        target = [math.floor(side / self.preprocessing["crop_pct"]) for side in self.size]
+        if self.preprocessing.get("crop_mode", "center") == "squash":
+            return target
+        if target[0] == target[1]:
+            short = min(size)
+            return [target[0] if side == short else int(target[0] * side / short) for side in size]
+        ratio = min(side / wanted for side, wanted in zip(size, target))
+        return [round(side / ratio) for side in size]
+
+
+def _checked(preprocessing: dict) -> dict:
+    wanted = ("input_size", "mean", "std", "interpolation", "crop_pct")
+    missing = [key for key in wanted if key not in preprocessing]
+    if missing:
+        raise ValueError(f"preprocessing lacks {', '.join(missing)}: it needs {', '.join(wanted)}")
+    for key in ("input_size", "mean", "std"):
+        if len(preprocessing[key]) != 3:
+            raise ValueError(f"preprocessing {key} must have 3 entries (RGB), got {preprocessing[key]!r}")
+    if preprocessing["input_size"][0] != 3:
+        raise ValueError(f"preprocessing input_size must begin with 3 channels, got {preprocessing['input_size']!r}")
+    if not 0 < preprocessing["crop_pct"] <= 1:
+        raise ValueError(f"preprocessing crop_pct must be in (0, 1], got {preprocessing['crop_pct']!r}")
+    modes = [mode.value for mode in v2.InterpolationMode]
+    for key, accepted in (("interpolation", modes), ("crop_mode", ["center", "squash"])):
+        if preprocessing.get(key, accepted[0]) not in accepted:
+            raise ValueError(f"preprocessing {key} {preprocessing[key]!r} is not one of {', '.join(accepted)}")
+    return dict(preprocessing)
+
+
+def _inside_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    limit = torch.tensor([size[1], size[0], size[1], size[0]], dtype=torch.float32)
+    boxes = torch.minimum(boxes.float().clamp_min(0), limit)
+    return boxes[((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)]
+
+
+def _filled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, H, W) uint8: 1 on the pixels whose centre lies in a box."""
+    y, x = (torch.arange(side) + 0.5 for side in size)
+    left, top, right, bottom = boxes[:, :, None].unbind(1)
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    return (rows[:, :, None] & columns[:, None, :]).any(0, keepdim=True).to(torch.uint8)
