@@ -1,0 +1,136 @@
+"""Scores of perturbed images: the forwards, cut into chunks of a size found by a short probe.
+
+A *job* is one perturbed image to be forwarded. Jobs are made on the fly, a chunk at a time, so memory is bounded by the
+chunk and not by images times steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..backbones import logits_of
+
+SCORES = ("softmax", "sigmoid", "logit")
+# Small chunks stay in a processor's caches; a GPU wants large ones.
+CANDIDATES = {"cpu": (4, 8, 16, 32), "other": (32, 64, 128, 256)}
+
+
+@contextmanager
+def evaluating(net: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, no gradient, no autocast; each module's own training flag is put back, errors included."""
+    flags = [(module, module.training) for module in net.modules()]
+    try:
+        net.eval()
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def check_images(pixel_values: Tensor, maps: Tensor | None = None) -> None:
+    """Raise ValueError unless ``pixel_values`` is a non-empty ``(B, C, H, W)`` with as many samples as ``maps``."""
+    if pixel_values.ndim != 4 or pixel_values.shape[0] == 0:
+        raise ValueError(f"pixel_values must have shape (B, C, H, W) with B >= 1, got {tuple(pixel_values.shape)}")
+    if maps is not None and len(maps) != len(pixel_values):
+        raise ValueError(f"{len(maps)} maps for {len(pixel_values)} images: give one map an image")
+
+
+def check_score(score: str) -> None:
+    if score not in SCORES:
+        raise ValueError(f"score {score!r} is not one of {', '.join(SCORES)}")
+
+
+def class_scores(logits: Tensor, target: Tensor, score: str) -> Tensor:
+    """``(n,)`` float32: the score of each row's target class. ``score`` is ``softmax``, ``sigmoid`` or ``logit``."""
+    logits = logits.float()
+    if score == "softmax":
+        logits = logits.softmax(1)
+    elif score == "sigmoid":
+        logits = logits.sigmoid()
+    return logits.gather(1, target[:, None])[:, 0]
+
+
+def resolve_target(target: int | Tensor | None, logits: Tensor) -> Tensor:
+    """``(B,)`` int64 class indices: the given ones, or each row's largest logit.
+
+    Raises:
+        ValueError: a target of the wrong shape or kind, or out of range.
+    """
+    if target is None:
+        return logits.argmax(1)
+    target = torch.as_tensor(target, device=logits.device)
+    if target.is_floating_point() or target.dtype == torch.bool or target.ndim > 1:
+        raise ValueError(
+            f"target must be a class index or (B,) class indices, got {target.dtype} {tuple(target.shape)}"
+        )
+    if target.ndim == 1 and len(target) != len(logits):
+        raise ValueError(f"{len(target)} targets for {len(logits)} images: give one class an image, or one for all")
+    if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < logits.shape[1]:
+        raise ValueError(f"targets must be between 0 and {logits.shape[1] - 1}, got {target.tolist()}")
+    return target.long().expand(len(logits))
+
+
+def network_input(net: nn.Module, pixel_values: Tensor) -> Tensor:
+    """``pixel_values`` in float32, or in the precision of a network held in less."""
+    kinds = {p.dtype for p in net.parameters() if p.is_floating_point()}
+    return pixel_values.detach().to(kinds.pop() if len(kinds) == 1 else torch.float32)
+
+
+def forward_in_chunks(
+    net: nn.Module,
+    make: Callable[[Tensor], Tensor],
+    read: Callable[[Tensor, Tensor], Tensor],
+    jobs: int,
+    device: torch.device,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """``read(logits, job indices)`` of every job, concatenated, where ``make(job indices)`` gives the images.
+
+    With ``batch_size=None`` the first chunks try a few sizes in turn and the quickest per image serves for the rest:
+    the probe is part of the work and costs no extra forward. The size changes results by no more than the rounding of
+    the network's own kernels; give a ``batch_size`` where two runs must agree to the last bit.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, or None to probe for a good one, got {batch_size}")
+    trials = [] if batch_size else list(CANDIDATES["cpu" if device.type == "cpu" else "other"])
+    seconds: dict[int, float] = {}
+    results, done = [], 0
+    with tqdm(total=jobs, disable=not progress, unit="image", leave=False) as bar:
+        while done < jobs:
+            size = batch_size or (trials[0] if trials else min(seconds, key=seconds.get))
+            index = torch.arange(done, min(done + size, jobs), device=device)
+            started = time.perf_counter()
+            try:
+                results.append(read(logits_of(net(make(index))).float(), index))
+            except torch.cuda.OutOfMemoryError:
+                if not (trials and seconds):
+                    raise
+                trials = []
+                continue
+            if trials:
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds[size] = (time.perf_counter() - started) / len(index)
+                # Past its best a chunk only gets worse: do not pay for trying larger ones still.
+                trials = trials[1:] if seconds[size] <= 1.05 * min(seconds.values()) else []
+            done += len(index)
+            bar.update(len(index))
+    return torch.cat(results)
+
+
+def usual_chunk(device: torch.device) -> int:
+    """A chunk that is nowhere bad, for the few forwards not worth probing."""
+    return 8 if device.type == "cpu" else 64
+
+
+def forward_all(net: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Logits ``(B, classes)``, float32, of ``images``."""
+    return forward_in_chunks(net, lambda i: images[i], lambda logits, _: logits, len(images), images.device, batch_size)

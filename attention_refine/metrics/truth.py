@@ -1,0 +1,91 @@
+"""Ground truth for localisation: masks with void pixels, or boxes, in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .inputs import VOID
+
+Boxes = Sequence[Tensor]
+
+
+class Truth(NamedTuple):
+    """``object`` and ``valid`` (B, H, W) bool; ``usable`` (B,) bool: object and background are both there."""
+
+    object: Tensor
+    valid: Tensor
+    usable: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return tuple(self.object.shape[-2:])
+
+
+def boxes_to_mask(boxes: Boxes, image_size: tuple[int, int]) -> Tensor:
+    """``(B, 1, H, W)`` uint8: 1 where a pixel's centre lies in any of its image's boxes.
+
+    Args:
+        boxes: one ``(n, 4)`` tensor an image, ``x1, y1, x2, y2`` in pixels; ``n`` may be 0.
+        image_size: ``(H, W)``.
+    """
+    height, width = image_size
+    masks = []
+    for sample, box in enumerate(boxes):
+        if box.ndim != 2 or box.shape[1] != 4:
+            raise ValueError(f"boxes of sample {sample} must have shape (n, 4), x1 y1 x2 y2, got {tuple(box.shape)}")
+        x1, y1, x2, y2 = box.cpu().double().T[..., None]
+        x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+        columns, rows = (x >= x1) & (x < x2), (y >= y1) & (y < y2)
+        masks.append((rows[:, :, None] & columns[:, None, :]).any(0))
+    masks = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
+    return masks[:, None].to(torch.uint8)
+
+
+def read_truth(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None) -> Truth:
+    """The one form of ground truth, on the maps' device.
+
+    Args:
+        maps: ``(B, K, h, w)``, for its batch and device only.
+        truth: masks ``(B, 1, H, W)`` of 1 object, 0 background, 255 void (bool is fine); or boxes, one ``(n, 4)`` an
+            image.
+        image_size: ``(H, W)``, needed with boxes, which are in its pixels.
+
+    Raises:
+        ValueError: wrong shape, another value in a mask, another batch, or boxes without the image size.
+    """
+    if not isinstance(truth, Tensor):
+        if image_size is None:
+            raise ValueError("boxes need image_size=(H, W), the size of the image whose pixels they count")
+        truth = boxes_to_mask(truth, image_size)
+    if truth.ndim != 4 or truth.shape[1] != 1:
+        raise ValueError(f"masks must have shape (B, 1, H, W), got {tuple(truth.shape)}")
+    if len(truth) != len(maps):
+        raise ValueError(f"{len(truth)} ground truths for {len(maps)} maps: give one an image")
+    truth = truth[:, 0].to(maps.device)
+    inside, outside, void = truth == 1, truth == 0, truth == VOID
+    if truth.dtype != torch.bool and not (inside | outside | void).all():
+        raise ValueError(f"masks hold 1 (object), 0 (background) and {VOID} (void), got {truth.unique().tolist()[:8]}")
+    return Truth(inside, ~void, inside.flatten(1).any(1) & outside.flatten(1).any(1))
+
+
+def standing_in(truth: Tensor | Boxes) -> Tensor:
+    """A tensor of the truth's batch and device, where no map is measured."""
+    return torch.empty(len(truth), 1, 1, 1, device=truth.device if isinstance(truth, Tensor) else None)
+
+
+def usable(truth: Tensor | Boxes, image_size: tuple[int, int] | None = None) -> Tensor:
+    """``(B,)`` bool: the samples that localisation measures count; the others (no object, or nothing else) are NaN."""
+    return read_truth(standing_in(truth), truth, image_size).usable
+
+
+def true_positives(logits: Tensor, labels: Tensor) -> Tensor:
+    """``(B,)`` bool: the first class is right, or is among the labels of a multi-hot ``(B, classes)`` row.
+
+    For ATCON's table, keep ``iou(...)[true_positives(logits, labels)]``, of both models where two are compared.
+    """
+    first = logits.argmax(1)
+    return first == labels if labels.ndim == 1 else labels.gather(1, first[:, None])[:, 0] > 0
