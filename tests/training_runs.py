@@ -1,0 +1,156 @@
+"""Small training runs for test_training.py, importable by the processes that it starts and kills."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "1")  # the laws to the bit are about the CPU
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attention_refine import checkpoints
+from attention_refine.training import TrainingConfig, finetune
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    maps: Tensor | None = None
+
+
+class TinyModel(nn.Module):
+    """The contract of a refined model in a few hundred weights: a backbone, a head that makes a map, two losses."""
+
+    def __init__(self, norm: str = "layer", dropout: float = 0.0, classes: int = 3, spare: bool = False):
+        super().__init__()
+        if spare:  # weights that no loss reaches, as of an objective that is switched off
+            self.spare = nn.Linear(2, 2)
+        norms = {"layer": nn.GroupNorm(1, 6), "batch": nn.BatchNorm2d(6)}
+        self.backbone = nn.Sequential(nn.Conv2d(3, 6, 3), norms[norm], nn.GELU(), nn.Dropout(dropout))
+        self.head = nn.Conv2d(6, 1, 1)
+        self.classifier = nn.Linear(6, classes)
+        self.labels = [f"class {row}" for row in range(classes)]
+
+    def forward(self, pixel_values, labels=None, label_smoothing=0.0):
+        feature = self.backbone(pixel_values)
+        maps = self.head(feature).sigmoid()
+        logits = self.classifier((feature * (1 + maps)).mean((2, 3)))
+        if labels is None:
+            return Output(logits, maps=maps)
+        task = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        losses = {"task": task, "sparsity": 0.1 * maps.mean()}
+        return Output(logits, sum(losses.values()), losses, maps)
+
+    def save_pretrained(self, folder):
+        save_model(self, str(Path(folder) / "model.safetensors"))
+
+
+class TinyImages(torch.utils.data.Dataset):
+    """Images whose mean colour tells the class, with noise that differs at every visit (augmentation)."""
+
+    def __init__(self, size: int = 24, masks: bool = False, noise: float = 0.3):
+        generator = torch.Generator().manual_seed(7)
+        self.labels = torch.randint(0, 3, (size,), generator=generator)
+        self.images = 0.5 * torch.randn(size, 3, 8, 8, generator=generator)
+        self.images += functional.one_hot(self.labels, 3)[:, :, None, None]
+        self.masks, self.noise = masks, noise
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, row):
+        image = self.images[row] + self.noise * torch.randn(3, 8, 8)
+        item = {"pixel_values": image, "labels": self.labels[row], "index": torch.tensor(row)}
+        if self.masks:
+            item["mask"] = torch.zeros(1, 8, 8, dtype=torch.uint8)
+            item["mask"][:, 2:6, 2:6] = 1
+        return item
+
+
+def train(folder, *, norm="batch", dropout=0.2, spare=False, size=22, evaluated=True, accelerator=None, **options):
+    """A run that uses everything random at once: order, augmentation, dropout, batch statistics."""
+    torch.manual_seed(3)  # the weights that the run starts from
+    defaults = {"batch_size": 4, "epochs": 3, "learning_rate": 0.02, "progress": False, "keep_last": 3}
+    config = TrainingConfig(output_dir=str(folder), **{**defaults, **options})
+    model = TinyModel(norm, dropout, spare=spare)
+    eval_dataset = TinyImages(10, masks=True) if evaluated else None
+    result = finetune(model, TinyImages(size), config, eval_dataset=eval_dataset, accelerator=accelerator,
+                      collate=torch.utils.data.default_collate)  # fmt: skip
+    return model, result
+
+
+def last_weights(folder) -> dict[str, Tensor]:
+    return load_file(str(Path(folder) / "last" / "model.safetensors"))
+
+
+def killed_at_forward(folder, count: int, options: dict):
+    """Die by ``kill -9`` as the model's ``count``-th training forward begins."""
+    forward, seen = TinyModel.forward, [0]
+
+    @functools.wraps(forward)
+    def counted(self, *args, **kwargs):
+        seen[0] += self.training
+        if seen[0] > count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(self, *args, **kwargs)
+
+    TinyModel.forward = counted
+    train(folder, **options)
+
+
+def killed_at_disk_call(folder, count: int, options: dict):
+    """Die by ``kill -9`` after ``count`` flushes, renames or deletions, which are what saving does to the disk."""
+    seen = [0]
+
+    def deadly(function):
+        def call(*args, **kwargs):
+            seen[0] += 1
+            if seen[0] > count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    checkpoints.os = _With(os, fsync=deadly(os.fsync), rename=deadly(os.rename), replace=deadly(os.replace))
+    checkpoints.shutil = _With(checkpoints.shutil, rmtree=deadly(checkpoints.shutil.rmtree))
+    train(folder, **options)
+
+
+class _With:
+    """A module with some functions replaced, for one importer only."""
+
+    def __init__(self, module, **replaced):
+        self._module = module
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name):
+        return getattr(self._module, name)
+
+
+def two_processes(folder: str):
+    """The runs that test_two_processes_equal_one compares; each process of torchrun calls this."""
+    plain = {"norm": "layer", "dropout": 0.0, "size": 37, "optimizer": "sgd"}
+    train(f"{folder}/two", batch_size=4, **plain)
+    train(f"{folder}/slots", batch_size=2, gradient_accumulation_steps=2, **plain)
+    noisy = {"norm": "batch", "dropout": 0.2, "spare": True, "batch_size": 4, "evaluated": False}
+    train(f"{folder}/noisy", **noisy)
+    if Accelerator().is_main_process:
+        shutil.copytree(f"{folder}/noisy/checkpoints/step-00000003", f"{folder}/resumed/checkpoints/step-00000003")
+    Accelerator().wait_for_everyone()
+    train(f"{folder}/resumed", resume=True, **noisy)
+
+
+if __name__ == "__main__":
+    two_processes(sys.argv[1])
