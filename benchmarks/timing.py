@@ -1,0 +1,51 @@
+"""Ratios, not times: every job and the floor in turn, round after round, in one process; medians and spread of the ratio."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def arguments(description: str, **defaults) -> argparse.Namespace:
+    """The options every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=defaults.get("rounds", 7), help="rounds, after one that is not counted")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--batch", type=int, default=8, help="images")
+    parser.add_argument("--size", type=int, default=224, help="side in pixels")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    return given
+
+
+def compare(jobs: dict[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, float]:
+    """Run all jobs in turn and print each one's time as a multiple of the reference's in the same round."""
+    ratios: dict[str, list[float]] = {name: [] for name in jobs}
+    for counted in range(-1, rounds):
+        spent = {}
+        for name, job in jobs.items():
+            start = time.process_time()  # CPU time: another process on the machine does not count
+            job()
+            spent[name] = time.process_time() - start
+        if counted >= 0:
+            for name in jobs:
+                ratios[name].append(spent[name] / spent[reference])
+    wide = max(map(len, jobs))
+    medians = {}
+    for name, values in ratios.items():
+        medians[name] = statistics.median(values)
+        print(f"{name:<{wide}}  {medians[name]:6.2f}  ({min(values):.2f} to {max(values):.2f}, {rounds} rounds)")
+    return medians
+
+
+def multiply_adds(job: Callable[[], object]) -> float:
+    """Multiply-adds of a job's matrix products and convolutions, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        job()
+    return counter.get_total_flops() / 2
