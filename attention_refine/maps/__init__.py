@@ -1,0 +1,50 @@
+"""Maps read out of any classifier: functions of a network and its input, with no state and nothing left behind.
+
+All are called alike: ``(net, pixel_values, target=None, site="auto", create_graph=False, ...) -> (B, T, h, w)``.
+"""
+
+from .attention_weights import AttentionWeights
+from .eigen_cam import eigen_cam
+from .grad_cam import grad_cam
+from .grad_cam_variants import grad_cam_plus_plus, layer_cam
+from .gradient import gradient, smooth_grad
+from .guided_activations import guided_activations
+from .guided_backprop import guided_backprop
+from .guided_grad_cam import grad_cam_and_guided_backprop, guided_grad_cam
+from .integrated_gradients import Integrated, integrated_gradients, integrated_gradients_to_error
+from .names import by_name, list_maps
+from .occlusion import occlusion
+from .rise import rise
+from .rollout import attention_rollout, class_attention, gradient_rollout
+from .scale import normalize, resize, threshold
+from .score_cam import score_cam
+from .second_order import twice_differentiable
+
+__all__ = [
+    "AttentionWeights",
+    "Integrated",
+    "attention_rollout",
+    "by_name",
+    "class_attention",
+    "eigen_cam",
+    "grad_cam",
+    "grad_cam_and_guided_backprop",
+    "grad_cam_plus_plus",
+    "gradient",
+    "gradient_rollout",
+    "guided_activations",
+    "guided_backprop",
+    "guided_grad_cam",
+    "integrated_gradients",
+    "integrated_gradients_to_error",
+    "layer_cam",
+    "list_maps",
+    "normalize",
+    "occlusion",
+    "resize",
+    "rise",
+    "score_cam",
+    "smooth_grad",
+    "threshold",
+    "twice_differentiable",
+]

@@ -1,0 +1,67 @@
+"""Guided Grad-CAM (Selvaraju et al. 2017, section 3.2): both maps of one forward pass, and their product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .conditions import full_precision, map_conditions
+from .grad_cam import cam
+from .gradient import in_graph
+from .guided_activations import guided_activations
+from .guided_backprop import require_guided
+from .pixels import channel_axis, reduce_channels
+from .scale import resize
+from .site import Reading, Site, read
+from .target import Target, fixed, gradients, score
+
+
+def guided_grad_cam(
+    net: nn.Module,
+    pixel_values: Tensor,
+    target: Target = None,
+    site: str | Site = "auto",
+    create_graph: bool = False,
+    rule: str = "guided",
+    reduce: str = "abs",
+) -> Tensor:
+    """Guided backpropagation times the positive part of Grad-CAM, which is resized bilinearly, as in the paper.
+
+    Args:
+        net, pixel_values, target, site, create_graph: as in :func:`grad_cam`.
+        rule, reduce: as in :func:`guided_backprop`.
+
+    Returns:
+        ``(B, T, H, W)`` at the pixels' resolution with ``T`` targets an image; clips ``(B, T, frames, H, W)``.
+
+    Raises:
+        ValueError: as :func:`grad_cam` and :func:`guided_backprop`.
+    """
+    cams, guided = grad_cam_and_guided_backprop(net, pixel_values, target, site, create_graph, rule, reduce)
+    return resize(cams.relu(), tuple(guided.shape[2:])) * guided
+
+
+def grad_cam_and_guided_backprop(
+    net: nn.Module,
+    pixel_values: Tensor,
+    target: Target = None,
+    site: str | Site = "auto",
+    create_graph: bool = False,
+    rule: str = "guided",
+    reduce: str = "abs",
+) -> tuple[Tensor, Tensor]:
+    """The two maps of :func:`grad_cam` and :func:`guided_backprop`, equal to theirs, at the cost of one of them.
+
+    Returns:
+        Grad-CAM ``(B, T, h, w)``, signed, at the site's resolution; guided backpropagation ``(B, T, H, W)``.
+    """
+    axis = channel_axis(pixel_values)
+    with map_conditions(net, pixel_values, create_graph) as (net, pixels), guided_activations(rule) as guide:
+        pixels = in_graph(pixels)
+        reading: Reading = read(net, pixels, site, cut=False)
+        require_guided(guide, net)
+        scores = score(reading.logits, fixed(target, reading.logits))
+        with guide.paused():  # the site's own gradient is the true one, whatever activations lie above it
+            cams = cam(reading, scores, create_graph, keep_graph=True)
+        guided = [reduce_channels(g, axis, reduce) for g in gradients(scores, pixels, create_graph)]
+        return full_precision(cams), full_precision(torch.stack(guided, dim=1))

@@ -1,0 +1,101 @@
+"""How good is each map on photographs with masks? Every map of ``ar.maps``, against maps that look at nothing.
+
+    python benchmarks/map_quality.py --data FOLDER --weights resnet50.safetensors --output runs/quality/resnet50
+
+``FOLDER`` has a ``test`` split with masks; ``--images`` are spread evenly over it. Insertion and deletion are measured
+on ``--perturbed`` of these, and the maps that cost tens or hundreds of forwards an image are made for the same ones only.
+The target is the class the network predicts. A run that was cut short goes on with ``--resume``. Prints a table in
+Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from photographs import Spread, add_arguments, network
+
+import attention_refine as ar
+from attention_refine import maps, metrics
+from attention_refine.results import Evaluation
+
+MEASURES = ("mask_correlation", "energy_inside", "pointing_game", "insertion", "deletion")
+CHEAP = (
+    "grad_cam", "grad_cam_plus_plus", "layer_cam", "eigen_cam", "gradient", "guided_backprop", "guided_grad_cam",
+    "attention_rollout", "gradient_rollout", "class_attention",
+)  # fmt: skip
+COSTLY = {
+    "integrated_gradients": {"steps": 10, "rule": "gauss", "reduce": "abs"},
+    "smooth_grad": {"samples": 10},
+    "score_cam": {"top_channels": 32},
+    "occlusion": {"window": 48, "stride": 32, "probability": "softmax"},
+    "rise": {"masks": 128},
+}
+OF_TRANSFORMERS = ("attention_rollout", "gradient_rollout", "class_attention")
+
+
+def chosen(net: torch.nn.Module, names: tuple[str, ...]) -> dict:
+    """Functions as ``evaluate`` takes them, those left out that the network has no attention for."""
+    has_attention = any("attn" in name for name, _ in net.named_modules())
+    return {name: partial(_made, name) for name in names if has_attention or name not in OF_TRANSFORMERS}
+
+
+def _made(name: str, net: torch.nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    made = maps.by_name(name)(net, pixel_values, **COSTLY.get(name, {}))
+    return made.mean(1, keepdim=True)  # the heads of class_attention; of the others there is one
+
+
+def fine_noise(net: torch.nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """White noise a pixel, the same for every image: the control of maps at the pixels' resolution."""
+    return metrics.random_maps(torch.zeros(len(pixel_values), dtype=torch.long), tuple(pixel_values.shape[-2:]), seed=1)
+
+
+def table(evaluations: list[Evaluation]) -> str:
+    lines = ["| map | images | " + " | ".join(ar.measures.MEASURES[m].title for m in MEASURES) + " |"]
+    lines.append("|---|---|" + "---|" * len(MEASURES))
+    for evaluation in evaluations:
+        for name, measured in evaluation.summary["maps"].items():
+            cells = [f"{c['value']:.2f} ({c['low']:.2f} to {c['high']:.2f})" for c in map(measured.get, MEASURES)]
+            seen, perturbed = measured[MEASURES[0]]["count"], measured[MEASURES[-1]]["count"]
+            lines.append(f"| {name} | {seen} / {perturbed} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--data", type=Path, required=True, help="folder with a test split")
+    parser.add_argument("--output", type=Path, required=True, help="where every image's values go")
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--perturbed", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8, help="points of insertion and deletion")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    net, preprocessing = network(given.weights, given.network)
+    with_controls = {**chosen(net, CHEAP), "random": None, "centre": None, "random, a value a pixel": fine_noise}
+    evaluations = []
+    photographs = Spread(given.data, preprocessing, given.images)
+    parts = {
+        "cheap": (with_controls, photographs),
+        "costly": (chosen(net, tuple(COSTLY)), photographs.thinned(given.perturbed)),
+    }
+    for part, (sources, images) in parts.items():
+        evaluations.append(
+            ar.evaluate(
+                net, images, measures=MEASURES, maps=sources,
+                batch_size=given.batch, perturbation_images=given.perturbed, perturbation_steps=given.steps,
+                output=given.output / part, resume=given.resume,
+            )  # fmt: skip
+        )
+    print(f"`{shlex.join(['python', *sys.argv])}`\n\n{table(evaluations)}")
+
+
+if __name__ == "__main__":
+    main()
