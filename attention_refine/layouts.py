@@ -15,6 +15,7 @@ from torch import Tensor
 
 FORMATS = ("NCHW", "NHWC", "NLC", "NCTHW", "NTHWC")
 MAX_PREFIX = 16  # class, distillation and register tokens; no published network has more
+USUAL_PREFIX = 5  # a class token and four registers
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,48 @@ def grid_of(raw: Tensor, layout: Layout, image_size: tuple[int, ...]) -> tuple[i
             except ValueError:
                 continue
     raise ValueError(f"{tokens} tokens do not tile a clip of {image_size}")
+
+
+def infer_layout(
+    raw: Tensor, image_size: tuple[int, ...], grids: frozenset[tuple[int, int]] = frozenset()
+) -> Layout | None:
+    """The layout of a raw feature of an image of ``image_size``, or ``None`` where it is no grid of at least 2 cells.
+
+    A 4-D feature is ``NCHW`` when its last two sides have the image's aspect ratio, else ``NHWC`` when the middle two
+    have. A 3-D one is tokens: the fewest prefix tokens that leave one of ``grids``, else at most five that leave any grid
+    of the image's aspect ratio. Clips (``image_size`` of three) likewise with time.
+
+    Args:
+        raw: what a module returned.
+        image_size: ``(H, W)``, or ``(T, H, W)`` of a clip.
+        grids: ``(h, w)`` that other modules of the network returned; a count of tokens alone says little.
+    """
+    height, width = image_size[-2:]
+
+    def tiles(h: int, w: int) -> bool:
+        return h * w > 1 and h <= height and w <= width and abs(w - h * width / height) <= (1 if height != width else 0)
+
+    if len(image_size) == 2 and raw.ndim == 4:
+        if tiles(*raw.shape[2:]):
+            return Layout("NCHW")
+        if tiles(*raw.shape[1:3]):
+            return Layout("NHWC")
+    if len(image_size) == 3 and raw.ndim == 5:
+        if tiles(*raw.shape[3:]) and raw.shape[2] <= image_size[0]:
+            return Layout("NCTHW")
+        if tiles(*raw.shape[2:4]) and raw.shape[1] <= image_size[0]:
+            return Layout("NTHWC")
+    if raw.ndim != 3 or raw.shape[2] == 1:
+        return None
+    found = []
+    for prefix in range(min(MAX_PREFIX, raw.shape[1] - 3)):
+        layout = Layout("NLC", prefix, grid_rank=len(image_size))
+        try:
+            found.append((layout, grid_of(raw, layout, image_size)[-2:]))
+        except ValueError:
+            continue
+    known = (layout for layout, grid in found if grid in grids)
+    return next(known, next((layout for layout, _ in found if layout.prefix <= USUAL_PREFIX), None))
 
 
 def to_grid(raw: Tensor, layout: Layout, image_size: tuple[int, ...]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,11 @@ from .backbones.loading import load_network
 from .backbones.sites import quiet
 from .backbones.spec import IMAGENET, NotRebuildable, describe
 from .heads.base import Head, heads
-from .objectives.base import Objective, objectives
+from .losses import classification_loss
+from .maps.second_order import twice_differentiable
+from .objectives.base import Objective
+from .objectives.base import objectives as objective_names
+from .registry import Registry
 
 
 @dataclass
@@ -30,6 +34,8 @@ class RefinedOutput(ModelOutput):
         maps: ``(B, K, h, w)`` in [0, 1], or ``None`` without a head.
         aux_logits: further predictions by name (``"attention"`` for ABN's branch); an absent one is absent.
         losses: scalars by name, unweighted: ``"task"``, one per auxiliary prediction, the objectives' own.
+        measures: scalars by name that objectives report beside their losses (how much of the feature mining hides …);
+            nothing is minimised about them, and training logs them.
         feature: the feature at the site, for objectives only; ``None`` in what a model returns.
     """
 
@@ -38,21 +44,8 @@ class RefinedOutput(ModelOutput):
     maps: Tensor | None = None
     aux_logits: dict[str, Tensor] | None = None
     losses: dict[str, Tensor] | None = None
+    measures: dict[str, Tensor] | None = None
     feature: Feature | None = None
-
-
-def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy for class indices ``(B,)``, binary cross-entropy for multi-hot labels ``(B, classes)``."""
-    if labels.ndim == 1:
-        return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-    if labels.shape != logits.shape:
-        raise ValueError(
-            f"multi-label targets must be (batch, classes) = {tuple(logits.shape)}, got {tuple(labels.shape)}"
-        )
-    labels = labels.float()
-    if label_smoothing:
-        labels = labels * (1 - label_smoothing) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits.float(), labels)
 
 
 class RefinedModel(nn.Module):
@@ -82,7 +75,7 @@ class RefinedModel(nn.Module):
             if objective.name in self.objectives:
                 raise ValueError(f"objective {objective.name!r} is given twice; give it once, with one set of options")
             self.objectives[objective.name] = objective
-        self.labels = list(labels)
+        self.labels = [str(label) for label in labels]
         self.preprocessing = dict(preprocessing)
 
     @property
@@ -108,82 +101,106 @@ class RefinedModel(nn.Module):
             label_smoothing: for the classification losses.
             columns: further columns of the batch, for objectives that want them.
         """
-        if self.head is None:
-            if maps is not None:
-                raise ValueError(
-                    "this model has no head, so a map cannot act on it; wrap it with head='abn', for example"
-                )
-            output = RefinedOutput(logits=self.backbone(pixel_values), aux_logits={}, losses={})
-        else:
-            feature = self.backbone.features(pixel_values)
-            if maps is not None:
-                maps = _fit(maps, feature)
-            refined, made, aux_logits = self.head(feature.grid, maps)
-            logits = self._perceive(feature, refined, made, given=maps is not None)
-            output = RefinedOutput(logits=logits, maps=made, aux_logits=aux_logits, losses={}, feature=feature)
         if compute_losses is None:
             compute_losses = labels is not None or self.training
+        if self.head is None and maps is not None:
+            raise ValueError("this model has no head, so a map cannot act on it; wrap it with head='abn', for example")
+        twice = compute_losses and any(objective.second_order for objective in self.objectives.values())
+        if self.head is None and not (compute_losses and self.objectives and self.backbone.site):
+            output = RefinedOutput(logits=self.backbone(pixel_values), aux_logits={}, losses={}, measures={})
+        else:
+            feature = self.backbone.features(pixel_values)
+            with twice_differentiable(enabled=twice):
+                output = self.resume(feature, maps)
         if compute_losses:
             batch = {"pixel_values": pixel_values, "labels": labels, **columns}
             output.losses, output.loss = self._losses(batch, output, label_smoothing)
         return RefinedOutput(**{key: value for key, value in output.items() if key != "feature"})
 
+    def resume(self, feature: Feature, maps: Tensor | None = None) -> RefinedOutput:
+        """What follows from a feature at the site: the map, made or given, and the prediction; without the losses."""
+        if self.head is None:
+            logits = self.backbone.resume(feature)
+            return RefinedOutput(logits=logits, aux_logits={}, losses={}, measures={}, feature=feature)
+        if maps is not None:
+            maps = _fit(maps, feature, self.head.num_maps)
+        refined, made, aux_logits = self.head(feature.grid, maps)
+        logits = self._perceive(feature, refined, made, given=maps is not None)
+        return RefinedOutput(
+            logits=logits, maps=made, aux_logits=aux_logits, losses={}, measures={}, feature=feature
+        )
+
     def _perceive(self, feature: Feature, refined: Tensor, maps: Tensor, given: bool) -> Tensor:
         """The perception branch: logits from the refined feature; with per-class maps, logit ``k`` from map ``k``."""
         attends = self.backbone.site.mechanism == "attention"
-        per_class = getattr(self.head.config, "maps", "shared") == "per_class"
-        if not attends and not per_class:
+        if not attends and not self.head.per_class:
             return self.backbone.resume(feature.with_grid(refined))
         gain = self.head.gain(maps, given)
+        if not self.head.per_class:
+            return self.backbone.resume(feature, gain=gain.mean(1, keepdim=True))
         passes = []
-        for k in range(gain.shape[1]):
-            one = gain[:, k : k + 1]
+        for one in gain.split(1, dim=1):
             if attends:
                 passes.append(self.backbone.resume(feature, gain=one))
             else:
                 passes.append(self.backbone.resume(feature.with_grid(feature.grid * one.to(feature.grid.dtype))))
-        if len(passes) == 1:
+        if len(passes) == 1:  # one given map for all classes
             return passes[0]
         return torch.stack([logits[:, k] for k, logits in enumerate(passes)], dim=1)
 
-    def _losses(self, batch: dict[str, Any], output: RefinedOutput, label_smoothing: float):
+    def _losses(
+        self, batch: dict[str, Any], output: RefinedOutput, label_smoothing: float
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         losses: dict[str, Tensor] = {}
         total: Tensor | None = None
 
-        def add(found: dict[str, Tensor], weight: float) -> None:
+        def add(found: dict[str, Tensor], weight_of: Callable[[str], float]) -> None:
             nonlocal total
             for name, value in found.items():
+                weight = weight_of(name)
+                if name in losses:
+                    raise ValueError(f"two losses are named {name!r}; each objective must name its own")
                 losses[name] = value
                 total = weight * value if total is None else total + weight * value
 
         labels = batch["labels"]
         if labels is not None:
-            add({"task": classification_loss(output.logits, labels, label_smoothing)}, 1.0)
+            add({"task": classification_loss(output.logits, labels, label_smoothing)}, lambda name: 1.0)
             for name, logits in output.aux_logits.items():
-                add({name: classification_loss(logits, labels, label_smoothing)}, self.head.weight)
+                add({name: classification_loss(logits, labels, label_smoothing)}, lambda name: self.head.weight)
         for objective in self.objectives.values():
             if labels is not None or not objective.needs_labels:
-                add(objective(self, batch, output), objective.weight)
+                add(objective(self, batch, output), objective.weight_of)
         return losses, total
 
     @torch.no_grad()
-    def explain(self, pixel_values: Tensor, target: Any = None) -> Tensor:
-        """``(B, K, H, W)`` at image size: the head's map, or Grad-CAM of ``target`` where there is no head.
+    def explain(self, pixel_values: Tensor, target: Any = None, method: str = "model") -> Tensor:
+        """``(B, K, H, W)`` at image size, in evaluation mode whatever the mode is.
 
-        Evaluation statistics are used whatever the mode, and the mode is left as it was.
+        Args:
+            pixel_values: ``(B, 3, H, W)``, normalised.
+            target: the class explained, for maps that have one; the predicted one by default.
+            method: ``"model"`` for the head's map in [0, 1] (Grad-CAM without a head), or the name of a map in
+                :mod:`attention_refine.maps`, as it comes.
+
+        Raises:
+            ValueError: no map of that name.
         """
-        from .maps import grad_cam, resize
+        from . import maps
 
-        if self.head is None:
-            return resize(grad_cam(self, pixel_values, target=target), pixel_values.shape[2:])
-        with quiet(self):
-            return resize(self(pixel_values, compute_losses=False).maps, pixel_values.shape[2:])
+        if method == "model" and self.head is not None:
+            with quiet(self):
+                made = self(pixel_values, compute_losses=False).maps
+        else:
+            made = maps.by_name("grad_cam" if method == "model" else method)(self, pixel_values, target=target)
+        return maps.resize(made, pixel_values.shape[2:])
 
     def preprocess(self, image: Any) -> Tensor:
         """``(1, 3, H, W)`` from a PIL image or a path, on the model's device, as the backbone was trained to see it."""
-        from .data import Transform, open_image
+        from .data import Transform, read_image
 
-        pixels = Transform(self.preprocessing, train=False)({"image": open_image(image)})["pixel_values"]
+        where = str(image) if isinstance(image, (str, Path)) else "the image"
+        pixels = Transform(self.preprocessing)(read_image(image, where))["pixel_values"]
         return pixels[None].to(next(self.parameters()).device)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -194,7 +211,7 @@ class RefinedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> RefinedModel:
-        """Load what :meth:`save_pretrained` wrote, in evaluation mode: see :func:`attention_refine.hub.from_pretrained`."""
+        """What :meth:`save_pretrained` wrote, in evaluation mode: see :func:`attention_refine.hub.from_pretrained`."""
         from .hub import from_pretrained
 
         return from_pretrained(source, **options)
@@ -208,11 +225,12 @@ class RefinedModel(nn.Module):
         )
 
 
-def _fit(maps: Tensor, feature: Feature) -> Tensor:
+def _fit(maps: Tensor, feature: Feature, count: int) -> Tensor:
     """A given map at the site's resolution, bilinear."""
     grid = feature.grid.shape[2:]
-    if maps.ndim != feature.grid.ndim or len(maps) != len(feature.grid):
-        raise ValueError(f"maps must be (batch, K, h, w) with a batch of {len(feature.grid)}, got {tuple(maps.shape)}")
+    if maps.ndim != feature.grid.ndim or len(maps) != len(feature.grid) or maps.shape[1] not in (1, count):
+        wanted = f"(batch, {'1' if count == 1 else f'1 or {count}'}, h, w) with a batch of {len(feature.grid)}"
+        raise ValueError(f"maps must be {wanted}, got {tuple(maps.shape)}")
     maps = maps.to(feature.grid.device).float()
     if maps.shape[2:] == grid:
         return maps
@@ -228,55 +246,82 @@ def wrap(
     *,
     num_labels: int | None = None,
     labels: Sequence[str] | None = None,
-    pretrained: bool = True,
+    pretrained: bool | str | Path = True,
     preprocessing: dict[str, Any] | None = None,
+    pool: str | None = None,
 ) -> RefinedModel:
     """A model whose attention can be changed.
 
     Args:
-        source: a model from ``timm.create_model``, a transformers classifier, a timm name, a Hugging Face id, or a folder.
-            A module is used as it is, not copied.
+        source: a model from ``timm.create_model``, a transformers classifier, a timm name, a Hugging Face id, or a
+            folder. A module is used as it is, not copied.
         head: ``"abn"`` or a head object with options; ``None`` for a plain model, or one that only has objectives.
         objectives: names or objects, each at most once.
         num_labels: replace the classifier by a fresh one of this many classes.
         labels: class names; they also say ``num_labels``.
-        pretrained: load published weights, where ``source`` is a name or an id.
+        pretrained: load published weights, where ``source`` is a name or an id; or the path of a safetensors file of
+            them.
         preprocessing: overrides, for a module that does not say its own (``mean``, ``std``, ``input_size`` …).
+        pool: ``"avg"`` puts a fresh linear classifier on the mean over the patches, for a network whose own classifier
+            reads a class token alone.
 
     Raises:
         UnsupportedBackbone: no site where a map would move the logits.
         ValueError: an unknown name or option.
+        TypeError: a head or objective that is neither a name nor an object of its kind.
     """
+    head = _made(head, heads, Head)
+    if isinstance(objectives, (str, Objective)):
+        raise TypeError(f"objectives must be a list, got {objectives!r}; write objectives=[{objectives!r}]")
+    made = [_made(objective, objective_names, Objective) for objective in objectives]
+    if isinstance(source, RefinedModel):
+        raise TypeError("the model is wrapped already; wrap its network, model.backbone.net, to give it another head")
     if labels is not None:
+        if isinstance(labels, str):
+            raise TypeError(f"labels must be a list of class names, got the string {labels!r}")
         if num_labels is not None and num_labels != len(labels):
             raise ValueError(f"num_labels={num_labels} but {len(labels)} labels are given")
         num_labels = len(labels)
-    net = load_network(source, num_labels, pretrained)
+    net = load_network(source, num_labels, pretrained, pool, (preprocessing or {}).get("input_size"))
     try:
         spec = describe(net)
     except NotRebuildable:
         spec = None  # works, but saving it will say why it cannot
-    backbone = Backbone(net, spec)
-    if preprocessing is None and spec is None:
-        preprocessing = {}
-    full = {**_DEFAULT_PREPROCESSING, **(spec.preprocessing if spec else {}), **(preprocessing or {})}
-    head = heads.build(head) if isinstance(head, str) else head
+    full = {**_DEFAULT_PREPROCESSING, **(spec.preprocessing if spec else {}), **_known(preprocessing or {})}
+    backbone = Backbone(net, spec, input_size=full["input_size"])
     with torch.no_grad(), quiet(net):
         classes = backbone(backbone.example()).shape[1]
-    model = RefinedModel(backbone, head, [_objective(o) for o in objectives], labels or _labels(net, classes), full)
+    model = RefinedModel(backbone, head, made, labels or _labels(net, classes), full)
     if head is not None:
         backbone.site = backbone.locate(head.config.site, head.config.mechanism, head.where)
         head.attach(backbone, classes)
-    for objective in model.objectives.values():
+    for objective in made:
         objective.attach(model)
-    return model
+    return model.train(net.training)
 
 
 _DEFAULT_PREPROCESSING = {"input_size": [3, 224, 224], **IMAGENET, "interpolation": "bicubic", "crop_pct": 0.875}
 
 
-def _objective(given: str | Objective) -> Objective:
-    return objectives.build(given) if isinstance(given, str) else given
+def _known(preprocessing: dict[str, Any]) -> dict[str, Any]:
+    known = (*_DEFAULT_PREPROCESSING, "crop_mode")
+    for key in preprocessing:
+        if key not in known:
+            raise ValueError(f"preprocessing has no entry {key!r}; its entries are {', '.join(known)}")
+    return preprocessing
+
+
+def _made(given: Any, registry: Registry, kind: type) -> Any:
+    """A head or objective from its name; an object is taken as it is, once."""
+    if isinstance(given, str):
+        return registry.build(given)
+    if given is not None and not isinstance(given, kind):
+        raise TypeError(f"{given!r} is no {registry.kind}; pass an object or one of {', '.join(registry.names())}")
+    if given is not None and not getattr(given, "name", None):
+        raise ValueError(f"{type(given).__name__} has no name; decorate it with ar.register_{registry.kind}(...)")
+    if isinstance(given, Head) and given.resolved:
+        raise ValueError(f"this {type(given).__name__} is part of another model already; make a new one")
+    return given
 
 
 def _labels(net: nn.Module, classes: int) -> list[str]:

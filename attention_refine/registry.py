@@ -31,6 +31,10 @@ class Registry:
     def names(self) -> list[str]:
         return sorted(self._classes)
 
+    def holds(self, instance: Any) -> bool:
+        """Whether ``build`` would make an object of this one's class from its name."""
+        return self._classes.get(getattr(instance, "name", None)) is type(instance)
+
     def build(self, name: str, options: dict[str, Any] | None = None) -> Any:
         """An instance of the class of that name.
 

@@ -392,7 +392,8 @@ class _TrainStep(nn.Module):
                 "the model returned no loss for a batch with "
                 f"{', '.join(inputs)}: the dataset needs labels, or the model an objective that does without"
             )
-        return output.loss, {name: value.detach() for name, value in output.losses.items()}
+        logged = {**output.losses, **(getattr(output, "measures", None) or {})}
+        return output.loss, {name: value.detach() for name, value in logged.items()}
 
 
 def _take_step(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import math
-import types
-import typing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
+from attention_refine.options import Options, option
 from attention_refine.schedules import SCHEDULES
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
@@ -22,17 +19,8 @@ class TrainingError(RuntimeError):
     """A training run cannot start, go on or be resumed; the message says why and what to do."""
 
 
-def option(default: Any, help: str, **rules: Any) -> Any:
-    """A field with its help text and rules: ``choices``; ``at_least``, ``above``, ``at_most``, ``below`` for numbers;
-    ``may_change=True`` where a resumed run may differ from the one it continues."""
-    metadata = {"help": help, **rules}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
 @dataclass
-class TrainingConfig:
+class TrainingConfig(Options):
     """Options of :func:`attention_refine.finetune`; ``fields(TrainingConfig)[i].metadata["help"]`` documents each.
 
     Raises:
@@ -106,11 +94,7 @@ class TrainingConfig:
     progress: bool = option(True, "show a progress bar on the main process", may_change=True)
 
     def __post_init__(self):
-        hints = typing.get_type_hints(type(self))
-        for each in fields(self):
-            value = _typed(each.name, getattr(self, each.name), hints[each.name])
-            _check_rules(each.name, value, each.metadata)
-            setattr(self, each.name, value)
+        super().__post_init__()
         if not self.output_dir:
             raise ValueError("output_dir is empty: name the folder that the checkpoints go to")
         if self.warmup_steps and self.warmup_ratio:
@@ -134,71 +118,6 @@ class TrainingConfig:
             return self.monitor_mode == "max"
         return not any(word in self.monitor.lower() for word in SMALLER_IS_BETTER)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values; ``TrainingConfig.from_dict`` is the way back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
-        """A config from plain values.
-
-        Raises:
-            ValueError: a key that is no field (the closest one is suggested), or a value that the field refuses.
-        """
-        names = [each.name for each in fields(cls)]
-        for key in values:
-            if key not in names:
-                close = difflib.get_close_matches(str(key), names, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
-                raise ValueError(f"unknown training option {key!r}: {hint}")
-        return cls(**values)
-
     def choices_that_matter(self) -> dict[str, Any]:
         """The fields that decide the weights a run ends with: a resumed run must have the same."""
         return {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("may_change")}
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """``value`` if it is of the field's type (a whole number passes for a float and becomes one)."""
-    accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for kind in accepted:
-        if typing.get_origin(kind) is list:
-            if isinstance(value, list | tuple):
-                (inner,) = typing.get_args(kind)
-                return [_typed(name, item, inner) for item in value]
-        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            if math.isfinite(value):
-                return float(value)
-        elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-            return value
-    words = " or ".join({type(None): "None", int: "a whole number", float: "a finite number", str: "text",
-                         bool: "true or false"}.get(kind, "a list of numbers") for kind in accepted)  # fmt: skip
-    remedy = ""
-    if isinstance(value, str) and float in accepted and _reads_as_number(value):
-        remedy = f"; remove the quotes, or in YAML write {float(value)!r} with a decimal point"
-    raise ValueError(f"{name}={value!r} is not accepted: it must be {words}{remedy}")
-
-
-def _reads_as_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _check_rules(name: str, value: Any, rules: typing.Mapping[str, Any]) -> None:
-    if value is None:
-        return
-    if "choices" in rules and value not in rules["choices"]:
-        raise ValueError(f"{name}={value!r} is not accepted: it must be one of {', '.join(rules['choices'])}")
-    tests = {
-        "at_least": (lambda number, bound: number >= bound, "at least"),
-        "above": (lambda number, bound: number > bound, "above"),
-        "at_most": (lambda number, bound: number <= bound, "at most"),
-        "below": (lambda number, bound: number < bound, "below"),
-    }
-    given = {rule: rules[rule] for rule in tests if rule in rules}
-    for number in value if isinstance(value, list) else [value]:
-        if not all(tests[rule][0](number, bound) for rule, bound in given.items()):
-            words = " and ".join(f"{tests[rule][1]} {bound}" for rule, bound in given.items())
-            raise ValueError(f"{name}={value!r} is not accepted: it must be {words}")

@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="points of insertion and deletion")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--parts", nargs="+", default=["cheap", "costly"], choices=["cheap", "costly"])
     parser.add_argument("--resume", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -86,7 +87,8 @@ def main() -> None:
         "cheap": (with_controls, photographs),
         "costly": (chosen(net, tuple(COSTLY)), photographs.thinned(given.perturbed)),
     }
-    for part, (sources, images) in parts.items():
+    for part in given.parts:
+        sources, images = parts[part]
         evaluations.append(
             ar.evaluate(
                 net, images, measures=MEASURES, maps=sources,

@@ -763,9 +763,9 @@ def test_config_from_dict():
     config = TrainingConfig(learning_rate=1, schedule="step", milestones=(2, 4), clip_grad_norm=None)
     assert config.learning_rate == 1.0 and isinstance(config.learning_rate, float) and config.milestones == [2.0, 4.0]
     assert TrainingConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    with pytest.raises(ValueError, match="unknown training option 'learning_rat': did you mean 'learning_rate'"):
+    with pytest.raises(ValueError, match="unknown option 'learning_rat': did you mean 'learning_rate'"):
         TrainingConfig.from_dict({"learning_rat": 1})
-    with pytest.raises(ValueError, match="unknown training option 'zzz': known are output_dir"):
+    with pytest.raises(ValueError, match="unknown option 'zzz': known are output_dir"):
         TrainingConfig.from_dict({"zzz": 1})
     assert all(each.metadata["help"] for each in dataclasses.fields(TrainingConfig))
     assert TrainingConfig(monitor="eval_loss").larger_is_better is False

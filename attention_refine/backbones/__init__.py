@@ -1,6 +1,8 @@
 """The only place that knows timm and transformers: what rebuilds a backbone, where its map acts, how to resume it."""
 
+from ..layouts import infer_layout
 from .outputs import logits_of
-from .sites import Site, UnsupportedBackbone, find_site, infer_layout, reading_site
+from .probe import UnsupportedBackbone
+from .sites import Site, find_site, reading_site
 
 __all__ = ["Site", "UnsupportedBackbone", "find_site", "infer_layout", "logits_of", "reading_site"]

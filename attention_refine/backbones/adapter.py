@@ -8,20 +8,21 @@ modules answer only needs the right shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
+from .cutting import Reached, answering, before, recording, stopping
 from .outputs import first_tensor, logits_of, with_first_tensor
-from .sites import Site, check_site, find_site, image_size_of
+from .sites import Site, check_site, find_site
 from .spec import BackboneSpec
+from .trace import image_size_of
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,6 @@ class Feature:
         return replace(self, grid=grid)
 
 
-class _Reached(Exception):
-    def __init__(self, output: Any):
-        self.output = output
-
-
 class Backbone(nn.Module):
     """A network with a site. ``backbone(x)`` is the network, unchanged.
 
@@ -56,22 +52,29 @@ class Backbone(nn.Module):
         net: a classifier from timm or transformers, or any module whose output :func:`logits_of` understands.
         spec: what rebuilds ``net``; ``None`` for a module that cannot be rebuilt (it cannot be saved then).
         site: where a map acts; ``None`` for a backbone that is only read.
+        input_size: ``(C, H, W)`` of the images the network is for; probes have this size.
     """
 
-    def __init__(self, net: nn.Module, spec: BackboneSpec | None, site: Site | None = None):
+    def __init__(
+        self,
+        net: nn.Module,
+        spec: BackboneSpec | None,
+        site: Site | None = None,
+        input_size: Sequence[int] = (3, 224, 224),
+    ):
         super().__init__()
         self.net = net
         self.spec = spec
         self.site = site
+        self.input_size = tuple(input_size)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return logits_of(self.net(pixel_values))
 
     def example(self) -> Tensor:
         """One black image of the size the network was made for, on its device, for probing."""
-        channels, height, width = self.spec.preprocessing["input_size"] if self.spec else (3, 224, 224)
         parameter = next(self.net.parameters())
-        return torch.zeros(1, channels, height, width, device=parameter.device, dtype=parameter.dtype)
+        return torch.zeros(1, *self.input_size, device=parameter.device, dtype=parameter.dtype)
 
     def locate(self, name: str = "auto", mechanism: str | None = None, where: str = "before_last_stage") -> Site:
         """Find or check a site for a head; the answer is returned, not kept."""
@@ -82,14 +85,15 @@ class Backbone(nn.Module):
     def features(self, pixel_values: Tensor) -> Feature:
         """Run the network up to and including its site."""
         site = self._site()
+        self._refuse_checkpointing()
         earlier: dict[str, list[Any]] = {}
         with ExitStack() as stack:
-            for name in _before(self.net, site.name):
-                stack.enter_context(_recording(self.net.get_submodule(name), earlier.setdefault(name, [])))
-            stack.enter_context(_stopping(self.net.get_submodule(site.name)))
+            for name in before(self.net, site.name):
+                stack.enter_context(recording(self.net.get_submodule(name), earlier.setdefault(name, [])))
+            stack.enter_context(stopping(self.net.get_submodule(site.name)))
             try:
                 self.net(pixel_values)
-            except _Reached as reached:
+            except Reached as reached:
                 output = reached.output
             else:
                 raise RuntimeError(f"the forward pass never called {site.name!r}, where the map acts")
@@ -109,91 +113,23 @@ class Backbone(nn.Module):
         output = with_first_tensor(feature.output, from_grid(feature.grid.to(raw.dtype), raw, site.layout))
         with ExitStack() as stack:
             for name, calls in feature.earlier.items():
-                stack.enter_context(_answering(self.net.get_submodule(name), calls))
-            stack.enter_context(_answering(self.net.get_submodule(site.name), [output], blank=False))
+                stack.enter_context(answering(self.net.get_submodule(name), calls))
+            stack.enter_context(answering(self.net.get_submodule(site.name), [output], blank=False))
             if gain is not None:
                 stack.enter_context(ClassRowGain(gain, site.layout.prefix))
             return logits_of(self.net(feature.pixel_values))
+
+    def _refuse_checkpointing(self) -> None:
+        """Checkpointed modules run again in the backward pass, where nobody stops them or answers for them."""
+        flags = ("grad_checkpointing", "gradient_checkpointing")  # timm's and transformers'
+        if torch.is_grad_enabled() and any(getattr(m, flag, False) for m in self.net.modules() for flag in flags):
+            raise RuntimeError(
+                "a backbone cut at a site cannot be trained with gradient checkpointing; turn it off "
+                "(timm: set_grad_checkpointing(False), transformers: gradient_checkpointing_disable()) and save memory with "
+                "bf16, a frozen backbone or gradient accumulation"
+            )
 
     def _site(self) -> Site:
         if self.site is None:
             raise RuntimeError("this backbone has no site: wrap it with a head, or pass site=... to wrap")
         return self.site
-
-
-def _before(net: nn.Module, site: str) -> list[str]:
-    """Names of the largest modules that are neither the site nor above it: the ones to record and to answer for."""
-    path = site.split(".")
-    names = []
-    for depth in range(len(path)):
-        prefix = ".".join(path[:depth])
-        for child, module in net.get_submodule(prefix).named_children():
-            if child != path[depth]:
-                names += _callable_names(f"{prefix}.{child}" if prefix else child, module)
-    return names
-
-
-def _callable_names(name: str, module: nn.Module) -> list[str]:
-    """The module itself, or its children where it is a list or dict, which is never called."""
-    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-        return [inner for child, sub in module.named_children() for inner in _callable_names(f"{name}.{child}", sub)]
-    return [name]
-
-
-@contextmanager
-def _recording(module: nn.Module, calls: list[Any]) -> Iterator[None]:
-    """Note the shape of every output; the values are not kept, so nothing is held in memory."""
-    handle = module.register_forward_hook(lambda module, args, output: calls.append(tree_map(_shape, output)))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _stopping(module: nn.Module) -> Iterator[None]:
-    def stop(module, args, output):
-        raise _Reached(output)
-
-    handle = module.register_forward_hook(stop)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _answering(module: nn.Module, calls: list[Any], blank: bool = True) -> Iterator[None]:
-    """The module returns the recorded outputs in turn instead of running, and runs as usual once they are used up."""
-    remaining = iter(calls)
-    own = module.__dict__.get("forward")
-    run = module.forward
-
-    def answer(*args, **kwargs):
-        for output in remaining:
-            return tree_map(_blank, output) if blank else output
-        return run(*args, **kwargs)
-
-    module.forward = answer
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
-
-
-@dataclass(frozen=True)
-class _Shape:
-    size: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-
-def _shape(value: Any) -> Any:
-    return _Shape(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
-
-
-def _blank(value: Any) -> Any:
-    return torch.zeros(value.size, dtype=value.dtype, device=value.device) if isinstance(value, _Shape) else value

@@ -12,59 +12,75 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..layouts import MAX_PREFIX
+
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 
 
 class ClassRowGain(TorchFunctionMode):
-    """While active, every self-attention over ``prefix + h*w`` tokens has its class row scaled by ``gain``.
+    """While active, the class token's attention over the patches is scaled by ``gain``.
 
-    Both the fused form (``scaled_dot_product_attention``) and an explicit softmax over square attention logits are
-    caught, so timm and transformers need no rewriting. Where the gain is 1 everywhere the result is the network's own,
-    bit for bit.
+    Two kinds of attention are recognised by their shapes: self-attention over ``prefix + h*w`` tokens, whose row 0 is the
+    class token's (none where ``prefix`` is 0), and a single query over the patches and at most a few tokens before them
+    (class-attention layers, attention pooling). Both the fused form (``scaled_dot_product_attention``) and an explicit
+    softmax over attention logits are caught, so timm and transformers need no rewriting. Where the gain is 1 everywhere
+    the result is the network's own, bit for bit.
 
     Args:
         gain: ``(B, 1, h, w)``, positive.
-        prefix: tokens before the grid; row 0 is the class token.
+        prefix: tokens before the grid at the site.
+
+    Attributes:
+        calls: attentions that were changed so far.
     """
 
     def __init__(self, gain: Tensor, prefix: int):
         super().__init__()
         flat = gain.float().flatten(1)
         # float32: log of a bf16 gain near 1 loses the map; the clamp keeps a gain of 0 (product form) finite.
-        self.row = F.pad(flat.clamp_min(1e-6).log(), (prefix, 0))  # (B, tokens)
+        self.row = flat.clamp_min(1e-6).log()  # (B, h*w)
         self.changed = (flat != 1).any(1)
-        self.tokens = self.row.shape[1]
+        self.prefix = prefix
         self.calls = 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             query, key = (kwargs.get(n, args[i] if i < len(args) else None) for i, n in enumerate(("query", "key")))
-            if query.shape[-2] == key.shape[-2] == self.tokens and query.shape[0] == len(self.row):
+            if self._concerns(len(query), query.ndim, query.shape[-2], key.shape[-2]):
                 self.calls += 1
                 return self._fused(func, args, kwargs)
         elif func in _SOFTMAX:
             logits = kwargs.get("input", args[0] if args else None)
-            if logits.ndim >= 3 and logits.shape[-2:] == (self.tokens, self.tokens) and len(logits) == len(self.row):
+            if logits.ndim >= 3 and self._concerns(len(logits), logits.ndim, *logits.shape[-2:]):
                 self.calls += 1
-                row = self.row.to(logits.dtype).view(len(self.row), *[1] * (logits.ndim - 2), self.tokens)
-                logits = torch.cat([logits[..., :1, :] + row, logits[..., 1:, :]], dim=-2)
+                logits = torch.cat([logits[..., :1, :] + self._bias(logits, logits.shape[-1]), logits[..., 1:, :]], dim=-2)
                 if "input" in kwargs:
                     return func(*args, **{**kwargs, "input": logits})
                 return func(logits, *args[1:], **kwargs)
         return func(*args, **kwargs)
 
+    def _concerns(self, batch: int, rank: int, queries: int, keys: int) -> bool:
+        before = keys - self.row.shape[1]
+        if batch != len(self.row) or rank < 3:
+            return False
+        return 0 <= before < MAX_PREFIX if queries == 1 else queries == keys and before == self.prefix > 0
+
+    def _bias(self, like: Tensor, keys: int) -> Tensor:
+        row = F.pad(self.row, (keys - self.row.shape[1], 0)).to(like.dtype)
+        return row.view(len(row), *[1] * (like.ndim - 2), keys)
+
     def _fused(self, func, args, kwargs):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         call = {**dict(zip(names, args)), **kwargs}
         output = func(**call)
-        batch = len(self.row)
-        bias = self.row.view(batch, *[1] * (call["query"].ndim - 2), self.tokens).to(call["query"].dtype)
+        bias = self._bias(call["query"], call["key"].shape[-2])
         mask = call.get("attn_mask")
         if mask is not None:
             mask = mask[..., :1, :] if mask.shape[-2] > 1 else mask
             bias = bias + (torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, float("-inf"))
                            if mask.dtype == torch.bool else mask)  # fmt: skip
         row = func(**{**call, "query": call["query"][..., :1, :], "attn_mask": bias, "is_causal": False})
-        changed = self.changed.view(batch, *[1] * (row.ndim - 1))
-        return torch.cat([torch.where(changed, row, output[..., :1, :]), output[..., 1:, :]], dim=-2)
+        changed = self.changed.view(-1, *[1] * (row.ndim - 1))
+        same = output[..., :1, :].detach() + (row - row.detach())  # the network's own value, the gain's gradient
+        return torch.cat([torch.where(changed, row, same), output[..., 1:, :]], dim=-2)

@@ -4,97 +4,189 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from .spec import is_timm, is_transformers
+from .clips import FramesFirst
+from .pooling import PatchPooling
+from .spec import NotRebuildable, describe, library_of
+from .transformers_spec import image_classifiers, video_classifiers
+
+# ViTMAE drops and shuffles patches at random; the same weights in a ViT do neither.
+_READ_AS = {"vit_mae": "vit"}
 
 
-def load_network(source: str | Path | nn.Module, num_labels: int | None = None, pretrained: bool = True) -> nn.Module:
+def load_network(
+    source: str | Path | nn.Module,
+    num_labels: int | None = None,
+    pretrained: bool | str | Path = True,
+    pool: str | None = None,
+    input_size: Sequence[int] | None = None,
+) -> nn.Module:
     """A classifier from a module, a timm name, a Hugging Face id or a local folder.
 
     Args:
         source: ``nn.Module`` (used as it is, not copied), ``"resnet50.a1_in1k"``, ``"facebook/dinov2-small"``,
             ``"hf-hub:timm/..."``, or a folder saved by timm or transformers.
         num_labels: replace the classifier by a fresh one of this many classes; unchanged where it already has as many.
-        pretrained: load the published weights (names and ids only).
+        pretrained: load the published weights of a name or id; a path loads a timm name's weights from that safetensors
+            file instead; ``False`` starts from fresh ones.
+        pool: ``"avg"`` replaces the classifier by a linear one on the mean over the patches, for networks whose own reads
+            a class token; a network without a classifier gets one either way.
+        input_size: ``(C, H, W)`` or ``(C, T, H, W)`` to find the patches with; by default what the network says.
 
     Raises:
         ValueError: nothing of that name; the message lists the closest timm names.
     """
     if num_labels is not None and num_labels < 1:
         raise ValueError(f"num_labels must be at least 1, got {num_labels}")
-    if isinstance(source, nn.Module):
-        return _with_labels(source, num_labels)
-    name = str(source)
+    if pool not in (None, "avg"):
+        raise ValueError(f"pool={pool!r} is not one of None, 'avg'")
+    net = source if isinstance(source, nn.Module) else _load(str(source), num_labels, pretrained)
+    if library_of(net) == "transformers" and type(net).__name__ in video_classifiers():
+        net = FramesFirst(net)
+    if isinstance(net, PatchPooling):
+        return net if num_labels in (None, num_classes(net)) else _pooled(net.net, num_labels, input_size)
+    if pool == "avg":
+        return _pooled(net, num_labels, input_size)
+    if num_labels is not None and not has_classifier(net):
+        return _pooled(net, num_labels, input_size)
+    return _with_labels(net, num_labels)
+
+
+def _load(name: str, num_labels: int | None, pretrained: bool | str | Path) -> nn.Module:
     folder = Path(name)
     if (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text())
+        if config.get("model_type") == "attention_refine":
+            raise ValueError(f"{folder} holds a model that is wrapped already; load it with ar.load({str(folder)!r})")
         if "architecture" in config:
-            return _with_labels(_timm(f"local-dir:{folder}", pretrained=True), num_labels)
+            return _timm(f"local-dir:{folder}", pretrained=True)
         return _transformers(name, num_labels)
     if folder.is_dir():
         raise ValueError(f"{folder} holds no config.json, so it is no model saved by timm or transformers")
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        return _with_labels(_timm(name, pretrained), num_labels)
+        return _timm(name, pretrained)
     import timm
 
     if timm.is_model(name.split(".")[0]):
-        return _with_labels(_timm(name, pretrained), num_labels)
+        return _timm(name, pretrained)
     if name.count("/") == 1:
-        return (
-            _with_labels(_timm(f"hf-hub:{name}", pretrained), num_labels)
-            if name.startswith("timm/")
-            else _transformers(name, num_labels)
-        )
+        return _timm(f"hf-hub:{name}", pretrained) if name.startswith("timm/") else _transformers(name, num_labels)
     close = difflib.get_close_matches(name, timm.list_models(), n=3)
     hint = f"; close timm names: {', '.join(close)}" if close else ""
     raise ValueError(f"{name!r} is no timm model, Hugging Face id (user/name) or folder{hint}")
 
 
-def _timm(name: str, pretrained: bool) -> nn.Module:
+def _timm(name: str, pretrained: bool | str | Path) -> nn.Module:
     import timm
 
-    return timm.create_model(name, pretrained=pretrained)
+    if isinstance(pretrained, bool):
+        return timm.create_model(name, pretrained=pretrained)
+    path = Path(pretrained)
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ValueError(f"pretrained={str(path)!r} is not a safetensors file; pass True, False or the path of one")
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
 
 
 def _transformers(name: str, num_labels: int | None) -> nn.Module:
-    from transformers import AutoModelForImageClassification
+    """A classifier where the type has one, else the network of features."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
 
-    options = {} if num_labels is None else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
-    return AutoModelForImageClassification.from_pretrained(name, trust_remote_code=False, **options)
+    config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    kind = _READ_AS.get(config.model_type, config.model_type)
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if kind != config.model_type:
+        known = {key: value for key, value in config.to_diff_dict().items() if key != "model_type"}
+        options["config"] = transformers.AutoConfig.for_model(kind, **known)
+    classifying = (
+        (auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForImageClassification),
+        (auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForVideoClassification),
+    )
+    for names, loader in classifying:
+        if kind in names:
+            if num_labels is not None:
+                options |= {"ignore_mismatched_sizes": True}
+                options |= {} if "config" in options else {"num_labels": num_labels}
+            if num_labels is not None and "config" in options:
+                options["config"].num_labels = num_labels
+            return loader.from_pretrained(name, **options)
+    return transformers.AutoModel.from_pretrained(name, **options)
+
+
+def has_classifier(net: nn.Module) -> bool:
+    """Whether the network gives logits; a module of neither library is taken at its word."""
+    inner = net.net if isinstance(net, FramesFirst) else net
+    if library_of(inner) == "transformers":
+        return type(inner).__name__ in image_classifiers() | video_classifiers()
+    return True  # timm makes one for a network without, of as many classes as are asked for
+
+
+def num_classes(net: nn.Module) -> int | None:
+    """Classes of a classifier; ``None`` where the module does not say."""
+    if isinstance(net, PatchPooling):
+        return net.classifier.out_features
+    inner = net.net if isinstance(net, FramesFirst) else net
+    if library_of(inner) == "transformers":
+        return inner.config.num_labels
+    if library_of(inner) == "torchvision":
+        return describe(inner).args["num_classes"]
+    return getattr(inner, "num_classes", None)
 
 
 def _with_labels(net: nn.Module, num_labels: int | None) -> nn.Module:
     if num_labels is None or num_labels == num_classes(net):
         return net
-    if is_timm(net):
+    library = library_of(net.net if isinstance(net, FramesFirst) else net)
+    if library == "timm":
         net.reset_classifier(num_labels)
         return net
-    if is_transformers(net):
-        return _transformers_with_labels(net, num_labels)
+    if library is not None:
+        return _rebuilt(net, num_labels)
     raise ValueError(
-        f"num_labels={num_labels} cannot be set on a {type(net).__name__}: only timm and transformers classifiers say how "
-        "to replace theirs; replace its last layer yourself before wrapping"
+        f"num_labels={num_labels} cannot be set on a {type(net).__name__}: only timm, transformers and torchvision "
+        "classifiers say how to replace theirs; replace its last layer yourself before wrapping, or pass pool='avg'"
     )
 
 
-def _transformers_with_labels(net: nn.Module, num_labels: int) -> nn.Module:
-    config = type(net.config).from_dict(net.config.to_dict())
-    config.num_labels = num_labels
-    fresh = type(net)(config).to(next(net.parameters()).device)
-    new, old = fresh.state_dict(), net.state_dict()
-    kept = {key: value for key, value in old.items() if key in new and new[key].shape == value.shape}
-    with torch.no_grad():
-        fresh.load_state_dict(kept, strict=False)
-    fresh.config._name_or_path = net.config._name_or_path
+def _rebuilt(net: nn.Module, num_labels: int) -> nn.Module:
+    """The same network with another number of classes, keeping every weight whose shape did not change."""
+    spec = describe(net)
+    if spec.source == "torchvision":
+        fresh = replace(spec, args={"num_classes": num_labels}).build()
+    else:
+        inner = net.net if isinstance(net, FramesFirst) else net
+        config = type(inner.config).from_dict(inner.config.to_dict())
+        config.num_labels = num_labels
+        fresh = type(inner)(config)
+        fresh.config._name_or_path = inner.config._name_or_path
+        fresh = FramesFirst(fresh) if isinstance(net, FramesFirst) else fresh
+    fresh = fresh.to(next(net.parameters()).device)
+    new = fresh.state_dict()
+    kept = {key: value for key, value in net.state_dict().items() if key in new and new[key].shape == value.shape}
+    fresh.load_state_dict(kept, strict=False)
     return fresh.train(net.training)
 
 
-def num_classes(net: nn.Module) -> int | None:
-    """Classes of a timm or transformers classifier; ``None`` where the module does not say."""
-    if is_transformers(net):
-        return net.config.num_labels
-    return getattr(net, "num_classes", None)
+def _pooled(net: nn.Module, num_labels: int | None, input_size: Sequence[int] | None) -> nn.Module:
+    """The network under a linear classifier on the mean over its patches; its own classifier falls away."""
+    num_labels = num_labels or num_classes(net)
+    if num_labels is None:
+        raise ValueError(f"{type(net).__name__} does not say how many classes it has; pass num_labels=...")
+    if library_of(net) == "timm":
+        net.reset_classifier(0)
+    elif has_classifier(net) and isinstance(getattr(net, "classifier", None), nn.Linear):
+        net = _rebuilt(net, 0)  # transformers' own way to leave the classifier out
+    try:
+        preprocessing = describe(net).preprocessing
+    except NotRebuildable:
+        preprocessing = {}
+    size = input_size or preprocessing.get("input_size") or (3, 224, 224)
+    parameter = next(net.parameters())
+    return PatchPooling.of(net, torch.zeros(1, *size, device=parameter.device, dtype=parameter.dtype), num_labels)

@@ -29,7 +29,7 @@ def with_first_tensor(output: Any, tensor: Tensor) -> Any:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The ``(B, classes)`` logits of a network's output: the tensor itself, ``output.logits`` or ``output["logits"]``.
+    """The ``(B, classes)`` logits of a network's output: the tensor itself, ``output.logits``, or the first it holds.
 
     Raises:
         TypeError: there are no logits (a feature-only network, say).
@@ -38,10 +38,10 @@ def logits_of(output: Any) -> Tensor:
         logits = output
     else:
         logits = getattr(output, "logits", None)
-        if logits is None and isinstance(output, dict):
-            logits = output.get("logits")
-        if logits is None and isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-            logits = output[0]
+        if logits is None:
+            logits = output.get("logits") if isinstance(output, dict) else None
+        if logits is None:
+            logits = first_tensor(output)  # features in the place of logits have more dimensions and are refused below
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
         raise TypeError(

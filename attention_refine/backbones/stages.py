@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
 
-from ..layouts import from_grid, to_grid
+from ..layouts import from_grid, infer_layout, to_grid
 from .outputs import first_tensor
-from .sites import Site, quiet
+from .scopes import output_hook, quiet
+from .sites import Site
+from .trace import image_size_of
 
 
 class StageTwin(nn.Module):
@@ -40,24 +44,40 @@ class StageTwin(nn.Module):
         return to_grid(x, bare, size)
 
 
-def following_stage(net: nn.Module, site: Site) -> list[str]:
-    """Names of the modules after the site in its own container, as far as they turn grids into grids."""
+def following_stage(net: nn.Module, site: Site, pixel_values: Tensor) -> list[str]:
+    """Names of the modules after the site in its own container, up to the first that returns no grid (pooling, say)."""
     parent, _, child = site.name.rpartition(".")
     siblings = [name for name, _ in net.get_submodule(parent).named_children()]
-    return [f"{parent}.{name}" if parent else name for name in siblings[siblings.index(child) + 1 :]]
+    following = [f"{parent}.{name}" if parent else name for name in siblings[siblings.index(child) + 1 :]]
+    size, grids = image_size_of(pixel_values), set()
+
+    def note(name: str):
+        def hook(module, args, output):
+            raw = first_tensor(output)
+            if raw is not None and infer_layout(raw, size) is not None:
+                grids.add(name)
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for name in following:
+            stack.enter_context(output_hook(net.get_submodule(name), note(name)))
+        net(pixel_values)
+    return list(takewhile(grids.__contains__, following))
 
 
-def twin_of_last_stage(net: nn.Module, site: Site, feature: Tensor) -> StageTwin | None:
+def twin_of_last_stage(net: nn.Module, site: Site, feature: Tensor, pixel_values: Tensor) -> StageTwin | None:
     """A copy, weights included, of the stage after ``site``, changed to stride 1.
 
     Args:
         feature: an example ``(1, C, h, w)`` at the site, to try the copy on.
+        pixel_values: the image it came from.
 
     Returns:
         ``None`` where nothing with weights follows the site, or it cannot run at stride 1 on the grid alone.
     """
     names: list[str] = []
-    for name in following_stage(net, site):
+    for name in following_stage(net, site, pixel_values):
         if not _keeps_grid(StageTwin.of(net, site, [*names, name]), feature):
             break
         names.append(name)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.adapter import Backbone
-from ..backbones.sites import quiet
+from ..backbones.scopes import quiet
 from ..backbones.stages import StageTwin, twin_of_last_stage
 from ..registry import check_choice
 from .base import Head, heads
@@ -46,12 +46,12 @@ class AttentionBranchConfig:
         branch: ``"twin"`` (the paper's copy of the last stage at stride 1), ``"light"`` (none), or ``"auto"``: the twin
             where the backbone has one.
         stage_init: ``"copy"`` keeps the pretrained weights in the twin, ``"scratch"`` draws new ones.
-        maps: ``"shared"``, one map for all classes, or ``"per_class"``: a map for each, ``g'_k = (1 + M_k) g``, logit ``k``
-            from pass ``k`` (costs the part after the site once per class).
+        maps: ``"shared"``, one map for all classes, or ``"per_class"``: a map for each, ``g'_k = (1 + M_k) g``, logit
+            ``k`` from pass ``k`` (costs the part after the site once per class).
         combine: ``"residual"`` ``(1 + M) g`` or ``"product"`` ``M g``.
         map_kernel: 3, or 1.
         hidden_channels: channels the 1x1 convolution makes; ``None`` for the number of classes.
-        fade_in_steps: training steps over which the map comes in; 0 for at once.
+        fade_in_steps: training forward passes over which the map comes in; 0 for at once.
         weight: weight of the attention branch's own classification loss.
     """
 
@@ -75,6 +75,8 @@ class AttentionBranchConfig:
         check_choice("AttentionBranch", "mechanism", self.mechanism, (None, "scale", "attention"))
         if self.fade_in_steps < 0:
             raise ValueError(f"AttentionBranch: fade_in_steps must be 0 or more, got {self.fade_in_steps}")
+        if self.weight < 0:
+            raise ValueError(f"AttentionBranch: weight must be 0 or more, got {self.weight}")
         if self.hidden_channels is not None and self.hidden_channels < 1:
             raise ValueError(f"AttentionBranch: hidden_channels must be at least 1, got {self.hidden_channels}")
 
@@ -94,13 +96,14 @@ class AttentionBranch(Head):
         stage = None
         if resolved is None:
             with torch.no_grad(), quiet(backbone.net):
-                feature = backbone.features(backbone.example()).grid
+                example = backbone.example()
+                feature = backbone.features(example).grid
                 if self.config.branch != "light":
-                    stage = twin_of_last_stage(backbone.net, backbone.site, feature)
+                    stage = twin_of_last_stage(backbone.net, backbone.site, feature, example)
                 if stage is None and self.config.branch == "twin":
                     raise ValueError(
-                        f"branch='twin' is not possible at {backbone.site.name!r}: no stage with weights follows it that runs "
-                        "at stride 1; use branch='light'"
+                        f"branch='twin' is not possible at {backbone.site.name!r}: no stage with weights follows it "
+                        "that runs at stride 1; use branch='light'"
                     )
             wide = feature.shape[1] if stage is None else _channels(stage, feature)
             resolved = {"channels": wide, "stages": stage.names if stage else []}
@@ -110,33 +113,33 @@ class AttentionBranch(Head):
         if stage is not None and self.config.stage_init == "scratch":
             stage.apply(_reset)
         self.config = replace(self.config, branch="twin" if stage else "light")
-        self._build(stage, resolved["channels"], num_classes)
-        self.to(next(backbone.net.parameters()).device)
+        self._build(stage, resolved["channels"], num_classes, backbone.site.layout.grid_rank)
+        parameter = next(backbone.net.parameters())
+        self.to(parameter.device, parameter.dtype)
 
-    def _build(self, stage: StageTwin | None, channels: int, num_classes: int) -> None:
+    def _build(self, stage: StageTwin | None, channels: int, num_classes: int, grid_rank: int) -> None:
+        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if grid_rank == 2 else (nn.Conv3d, nn.BatchNorm3d)
         hidden = self.config.hidden_channels or num_classes
         kernel = self.config.map_kernel
-        maps = num_classes if self.config.maps == "per_class" else 1
+        self.per_class = self.config.maps == "per_class"
+        self.num_maps = num_classes if self.per_class else 1
         self.stage = stage if stage is not None else nn.Identity()
-        self.response = nn.Sequential(
-            nn.BatchNorm2d(channels), nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()
-        )  # fmt: skip
+        self.response = nn.Sequential(norm(channels), conv(channels, hidden, 1, bias=False), norm(hidden), nn.ReLU())
         self.to_map = nn.Sequential(
-            nn.Conv2d(hidden, maps, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(maps)
+            conv(hidden, self.num_maps, kernel, padding=kernel // 2, bias=False), norm(self.num_maps)
         )
-        self.to_logits = nn.Conv2d(hidden, num_classes, 1, bias=False)
-        for module in (*self.response, *self.to_map, self.to_logits):
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.register_buffer("trained_steps", torch.zeros((), dtype=torch.long))
+        self.to_logits = conv(hidden, num_classes, 1, bias=False)
+        for part in (self.response, self.to_map, self.to_logits):
+            part.apply(_reset)
+        self.register_buffer("begun_steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, feature: Tensor, maps: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The refined feature, the map, and the branch's logits ``{"attention": (B, classes)}``.
 
         Args:
-            feature: ``(B, C, h, w)``.
-            maps: ``(B, K, h, w)`` that replace the branch's own: the branch is not run then, there are no auxiliary
-                logits, and the map acts at full strength.
+            feature: ``(B, C, h, w)``, or ``(B, C, t, h, w)`` of a clip.
+            maps: ``(B, K, h, w)`` (clips ``(B, K, t, h, w)``) that replace the branch's own: the branch is not run
+                then, there are no auxiliary logits, and the map acts at full strength.
 
         Returns:
             With per-class maps the refined feature is the mean over classes; the model runs perception once for each.
@@ -144,20 +147,21 @@ class AttentionBranch(Head):
         if maps is not None:
             return self._refine(feature, self.gain(maps, given=True)), maps, {}
         if self.training:
-            self.trained_steps += 1
+            self.begun_steps += 1
         response = self.response(self.stage(feature))
         maps = torch.sigmoid(self.to_map(response).float())  # float32: a bf16 map has 8 bits
-        logits = self.to_logits(response).mean((2, 3))
+        logits = self.to_logits(response).flatten(2).mean(2)
         return self._refine(feature, self.gain(maps)), maps, {"attention": logits}
 
     def strength(self) -> Tensor | float:
         """How far the mechanism has come in: 0 for a fresh head, 1 after ``fade_in_steps`` training steps."""
         if self.config.fade_in_steps == 0:
             return 1.0
-        return (self.trained_steps / self.config.fade_in_steps).clamp(max=1.0)
+        finished = self.begun_steps - int(self.training)  # the step under way does not count yet
+        return (finished / self.config.fade_in_steps).clamp(0.0, 1.0)
 
     def gain(self, maps: Tensor, given: bool = False) -> Tensor:
-        """``(B, K, h, w)`` that multiplies the feature, or the class token's attention; a given map is at full strength."""
+        """``(B, K, h, w)`` that multiplies feature or class token's attention; a given map acts at full strength."""
         return attention_gain(maps, 1.0 if given else self.strength(), self.config.combine)
 
     @staticmethod
@@ -171,5 +175,10 @@ def _channels(stage: StageTwin, feature: Tensor) -> int:
 
 
 def _reset(module: nn.Module) -> None:
-    if hasattr(module, "reset_parameters"):
+    """New weights as the authors draw them: normal by fan-out for convolutions, 1 and 0 for norms."""
+    if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif hasattr(module, "reset_parameters"):
         module.reset_parameters()

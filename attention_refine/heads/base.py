@@ -20,11 +20,18 @@ class Head(nn.Module):
     :meth:`attach` makes its layers once the backbone is known. ``config_class`` is a dataclass of the options; what
     ``attach`` found out (channels, which stage it copied) is in ``resolved`` and is stored beside them, so that a
     checkpoint is loaded without looking again.
+
+    Attributes:
+        where: where the site finder starts, ``"before_last_stage"`` or ``"last"``.
+        num_maps: K of the maps it makes; known after :meth:`attach`.
+        per_class: logit ``k`` comes from map ``k`` alone, in a pass of its own.
     """
 
     name: str
     config_class: type
-    where = "before_last_stage"  # where the site finder starts
+    where = "before_last_stage"
+    num_maps = 1
+    per_class = False
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -44,5 +51,12 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def forward(self, feature: Tensor, maps: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """``(B, C, h, w)`` to the refined feature, the maps ``(B, K, h, w)`` and auxiliary logits by name."""
+        """``(B, C, h, w)`` to the refined feature, the maps ``(B, K, h, w)`` and auxiliary logits by name.
+
+        With ``maps`` given, those act in place of the head's own, and there are no auxiliary logits.
+        """
         raise NotImplementedError
+
+    def gain(self, maps: Tensor, given: bool = False) -> Tensor:
+        """``(B, K, h, w)``: by how much each location counts more or less, for a map that acts inside attention."""
+        return 1 + maps

@@ -18,12 +18,15 @@ objectives = Registry("objective")
 class Objective(nn.Module):
     """Adds losses during training; may own training-only layers, made by :meth:`attach`.
 
-    ``needs_labels`` says whether it can be computed on unlabelled images.
+    Attributes:
+        needs_labels: whether unlabelled images are passed over.
+        second_order: whether it differentiates a gradient, so that the forward pass must be twice differentiable.
     """
 
     name: str
     config_class: type
     needs_labels = True
+    second_order = False
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -34,6 +37,10 @@ class Objective(nn.Module):
         """Weight of the objective's losses in the total."""
         return self.config.weight
 
+    def weight_of(self, loss: str) -> float:
+        """Weight of one of the objective's losses, by its name; ``weight`` for all of them unless overridden."""
+        return self.weight
+
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "options": asdict(self.config)}
 
@@ -43,7 +50,9 @@ class Objective(nn.Module):
     def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         """Scalar losses by name, each to be minimised.
 
-        ``batch`` holds ``pixel_values``, ``labels`` where there are any, and every further column; ``output.feature`` is
-        the backbone's :class:`~attention_refine.backbones.adapter.Feature`, to resume from without a second full pass.
+        ``batch`` holds ``pixel_values``, ``labels`` where there are any, and every further column; ``output.feature``
+        is the backbone's :class:`~attention_refine.backbones.adapter.Feature`, to resume from without a second full
+        pass, or ``None`` in a model without a head whose backbone has no site. Numbers that are not losses go into
+        ``output.measures``, further predictions into ``output.aux_logits``.
         """
         raise NotImplementedError

@@ -1,0 +1,98 @@
+"""Running a part of a network: up to a module, or from it with the modules before it answering at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+
+class Reached(Exception):
+    """The forward pass came to the module it was to stop at; ``output`` is what that returned."""
+
+    def __init__(self, output: Any):
+        self.output = output
+
+
+def before(net: nn.Module, site: str) -> list[str]:
+    """Names of the largest modules that are neither the site nor above it: the ones to record and to answer for."""
+    path = site.split(".")
+    names = []
+    for depth in range(len(path)):
+        prefix = ".".join(path[:depth])
+        for child, module in net.get_submodule(prefix).named_children():
+            if child != path[depth]:
+                names += _callable_names(f"{prefix}.{child}" if prefix else child, module)
+    return names
+
+
+def _callable_names(name: str, module: nn.Module) -> list[str]:
+    """The module itself, or its children where it is a list or dict, which is never called."""
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        return [inner for child, sub in module.named_children() for inner in _callable_names(f"{name}.{child}", sub)]
+    return [name]
+
+
+@contextmanager
+def recording(module: nn.Module, calls: list[Any]) -> Iterator[None]:
+    """Note the shapes of every output."""
+    handle = module.register_forward_hook(lambda module, args, output: calls.append(shapes(output)))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def stopping(module: nn.Module) -> Iterator[None]:
+    def stop(module, args, output):
+        raise Reached(output)
+
+    handle = module.register_forward_hook(stop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def answering(module: nn.Module, calls: list[Any], blank: bool = True) -> Iterator[None]:
+    """The module returns the recorded outputs in turn instead of running, and runs as usual once they are used up."""
+    remaining = iter(calls)
+    own = module.__dict__.get("forward")
+    run = module.forward
+
+    def answer(*args, **kwargs):
+        for output in remaining:
+            return tree_map(_blank, output) if blank else output
+        return run(*args, **kwargs)
+
+    module.forward = answer
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+@dataclass(frozen=True)
+class _Shape:
+    size: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def shapes(output: Any) -> Any:
+    """An output with its tensors replaced by their shapes: nothing is held in memory."""
+    return tree_map(lambda value: _Shape(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value, output)
+
+
+def _blank(value: Any) -> Any:
+    return torch.zeros(value.size, dtype=value.dtype, device=value.device) if isinstance(value, _Shape) else value

@@ -1,0 +1,78 @@
+"""A linear classifier on the mean of a network's last grid, where it has none of its own or one that ignores patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layouts import to_grid
+from .outputs import first_tensor
+from .probe import UnsupportedBackbone
+from .scopes import output_hook, own_randomness, quiet
+from .sites import Site
+from .trace import image_size_of, trace
+
+
+class PatchPooling(nn.Module):
+    """``classifier(mean over h, w of the feature at a site)``; what the network itself answers is not used.
+
+    A class token sees the patches through attention alone, and some networks mix the scores of several stages: neither
+    leaves a map anything to act on. With the patches pooled, every location counts.
+
+    Args:
+        net: any network.
+        site: module whose output is pooled.
+        channels: of the feature there.
+        num_labels: classes.
+    """
+
+    def __init__(self, net: nn.Module, site: Site, channels: int, num_labels: int):
+        super().__init__()
+        self.net = net
+        self.site = site
+        self.classifier = nn.Linear(channels, num_labels)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        features: list[Tensor] = []
+
+        def keep(module, args, output):
+            features.append(first_tensor(output))
+
+        with output_hook(self.net.get_submodule(self.site.name), keep):
+            self.net(pixel_values)
+        if not features:
+            raise RuntimeError(f"the forward pass never called {self.site.name!r}, whose patches are pooled")
+        grid = to_grid(features[-1], self.site.layout, image_size_of(pixel_values))
+        return self.classifier(grid.flatten(2).mean(2))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What :meth:`from_dict` rebuilds it from, beside the network."""
+        return {
+            "site": self.site.to_dict(),
+            "channels": self.classifier.in_features,
+            "num_labels": self.classifier.out_features,
+        }
+
+    @classmethod
+    def from_dict(cls, net: nn.Module, values: dict[str, Any]) -> PatchPooling:
+        return cls(net, Site.from_dict(values["site"]), values["channels"], values["num_labels"]).train(net.training)
+
+    @classmethod
+    def of(cls, net: nn.Module, pixel_values: Tensor, num_labels: int) -> PatchPooling:
+        """Pool the last grid the network computes: after its final norm, where it has one.
+
+        Raises:
+            UnsupportedBackbone: it computes none.
+        """
+        with quiet(net), own_randomness(pixel_values.device), torch.no_grad():
+            noise = torch.randn_like(pixel_values[:1])
+            found, _ = trace(net, noise)
+        if not found:
+            size = "x".join(map(str, image_size_of(pixel_values)))
+            raise UnsupportedBackbone(f"{type(net).__name__} at {size} returns no grid to pool; use a larger image")
+        last = found[-1]
+        channels = to_grid(first_tensor(last.output), last.layout, image_size_of(noise)).shape[1]
+        made = cls(net, Site(last.name, last.layout), channels, num_labels)
+        return made.to(device=pixel_values.device, dtype=pixel_values.dtype).train(net.training)

@@ -1,0 +1,40 @@
+"""States a network is put into for a moment, and taken out of whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def quiet(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own training flag restored afterwards, also after an exception."""
+    flags = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def output_hook(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    """``hook(module, args, output)`` on one module's forward, removed afterwards; what it returns replaces the output."""
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Random numbers drawn inside come from seed 0 and leave the generators as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield

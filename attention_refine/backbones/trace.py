@@ -1,0 +1,107 @@
+"""One forward pass, watched: which modules return a spatial grid, and how it is laid out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..layouts import Layout, grid_of, infer_layout
+from .cutting import before, shapes
+from .outputs import first_tensor
+from .scopes import output_hook
+
+
+@dataclass
+class Candidate:
+    """A module that ran once and returned a grid.
+
+    Attributes:
+        name: in the network.
+        layout, grid: how its output is laid out, and ``(h, w)`` or ``(t, h, w)``.
+        output: what it returned for the first image.
+        position: how much of the forward pass had happened when it finished, in modules: 0 to 1.
+        earlier: per module that ran before it and does not contain it, the shapes it returned at each call.
+        felt: the logits have a gradient at its locations.
+    """
+
+    name: str
+    layout: Layout
+    grid: tuple[int, ...]
+    output: Any
+    position: float
+    earlier: dict[str, list[Any]]
+    felt: bool = False
+
+    @property
+    def cells(self) -> int:
+        return self.grid[-1] * self.grid[-2]
+
+    @property
+    def depth(self) -> int:
+        """How deep in the network's modules, numbers not counted: ``stages.2`` is as near the top as ``layer3``."""
+        return sum(not part.isdigit() for part in self.name.split("."))
+
+
+def trace(net: nn.Module, image: Tensor) -> tuple[list[Candidate], Any]:
+    """Modules that ran once and returned a grid, in the order in which they finished, and the network's own output.
+
+    Args:
+        image: a single one, ``(1, C, H, W)`` or ``(1, C, T, H, W)``.
+    """
+    size = image_size_of(image)
+    calls: dict[str, list[tuple[int, Any]]] = {}  # per module, when each call finished and the shapes it returned
+    outputs: list[tuple[str, int, Any]] = []
+    clock = itertools.count()
+
+    def record(name: str):
+        def hook(module, args, output):
+            finished = next(clock)
+            calls.setdefault(name, []).append((finished, shapes(output)))
+            raw = first_tensor(output)
+            if raw is not None and raw.is_floating_point() and raw.ndim >= 3 and raw.shape[0] == 1:
+                outputs.append((name, finished, output))
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in net.named_modules():
+            if name:
+                stack.enter_context(output_hook(module, record(name)))
+        result = net(image)
+    total = next(clock)
+    grids = _grids([first_tensor(output) for _, _, output in outputs], size)
+    found = []
+    for name, finished, output in outputs:
+        raw = first_tensor(output)
+        layout = infer_layout(raw, size, grids) if len(calls[name]) == 1 else None
+        if layout is not None:
+            earlier = {
+                other: [shape for moment, shape in calls[other] if moment < finished]
+                for other in before(net, name)
+                if other in calls and calls[other][0][0] < finished
+            }
+            found.append(Candidate(name, layout, grid_of(raw, layout, size), output, finished / total, earlier))
+    return found, result
+
+
+def image_size_of(pixel_values: Tensor) -> tuple[int, ...]:
+    """``(H, W)`` of a batch of images ``(B, C, H, W)``, or ``(T, H, W)`` of clips ``(B, C, T, H, W)``."""
+    return tuple(pixel_values.shape[2:])
+
+
+def _grids(raws: list[Tensor], image_size: tuple[int, ...]) -> frozenset[tuple[int, int]]:
+    """Grids that say themselves what they are, and those that halving them gives (patch merging of tokens)."""
+    found: set[tuple[int, int]] = set()
+    for raw in raws:
+        layout = infer_layout(raw, image_size) if raw.ndim == len(image_size) + 2 else None
+        if layout is not None:
+            h, w = grid_of(raw, layout, image_size)[-2:]
+            while h * w > 1 and (h, w) not in found:
+                found.add((h, w))
+                h, w = math.ceil(h / 2), math.ceil(w / 2)
+    return frozenset(found)

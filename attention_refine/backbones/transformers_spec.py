@@ -1,0 +1,112 @@
+"""What rebuilds a transformers model: its class's name and its config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .clips import FramesFirst
+from .spec import IMAGENET, BackboneSpec, NotRebuildable, plain
+
+
+def describe(net: nn.Module) -> BackboneSpec:
+    name = type(net).__name__
+    if name not in _rebuildable_classes():
+        raise NotRebuildable(f"{name} is no vision model of transformers; use AutoModelForImageClassification")
+    config = plain(net.config.to_diff_dict(), name)
+    config["model_type"] = net.config.model_type
+    config.pop("transformers_version", None)
+    origin = net.config._name_or_path or None
+    return BackboneSpec("transformers", name, config, origin, _preprocessing(net, origin))
+
+
+def image_classifiers() -> set[str]:
+    return _names("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES")
+
+
+def video_classifiers() -> set[str]:
+    return _names("MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES")
+
+
+def _rebuildable_classes() -> set[str]:
+    """Classifiers, and the networks without one that patches are pooled from."""
+    features = _names("MODEL_MAPPING_NAMES") | _names("MODEL_FOR_BACKBONE_MAPPING_NAMES")
+    return image_classifiers() | video_classifiers() | features
+
+
+def _names(mapping: str) -> set[str]:
+    from transformers.models.auto import modeling_auto
+
+    values = getattr(modeling_auto, mapping).values()
+    return {name for value in values for name in ([value] if isinstance(value, str) else value)}
+
+
+def _preprocessing(net: nn.Module, origin: str | None) -> dict[str, Any]:
+    """The image processor saved beside the weights, or what the config says with ImageNet statistics."""
+    config = getattr(net.config, "vision_config", net.config)
+    size = getattr(config, "image_size", None) or getattr(config, "crop_size", None) or 224
+    height, width = (size, size) if isinstance(size, int) else tuple(size)[:2]
+    frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
+    found = {
+        "input_size": [getattr(config, "num_channels", 3), *([frames] if frames else []), height, width],
+        **IMAGENET,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+    }
+    if not origin:
+        return found
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(origin, local_files_only=True).to_dict()
+    except Exception:  # no processor saved with it: the config's size and ImageNet statistics stand
+        return found
+    target = processor.get("crop_size") if processor.get("do_center_crop") else processor.get("size")
+    target = target or {}
+    height = target.get("height") or target.get("shortest_edge") or height
+    width = target.get("width") or target.get("shortest_edge") or width
+    edge = (processor.get("size") or {}).get("shortest_edge")
+    if processor.get("image_mean"):
+        found |= {"mean": list(processor["image_mean"]), "std": list(processor["image_std"])}
+    crop_pct = processor.get("crop_pct") or (
+        min(height, width) / edge if edge and processor.get("do_center_crop") else 1.0
+    )
+    return found | {
+        "input_size": [*found["input_size"][:-2], int(height), int(width)],
+        "interpolation": "bilinear" if int(processor.get("resample") or 3) == 2 else "bicubic",
+        "crop_pct": float(min(1.0, crop_pct)),
+    }
+
+
+def build(spec: BackboneSpec) -> nn.Module:
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if spec.name not in _rebuildable_classes():
+        raise ValueError(f"{spec.name!r} is not a vision model of transformers {transformers.__version__}")
+    args = dict(spec.args)
+    model_type = args.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"model type {model_type!r} is not one of transformers {transformers.__version__}; upgrade transformers"
+        )
+    remote = sorted(_keys(args) & _REMOTE_CODE)
+    if remote:
+        raise ValueError(f"the backbone's config asks for remote code ({', '.join(remote)}), which is never run")
+    network = getattr(transformers, spec.name)
+    if network.config_class.model_type != model_type:
+        raise ValueError(f"{spec.name} is a {network.config_class.model_type!r} network, not {model_type!r}")
+    net = network(network.config_class.from_dict(args)).eval()
+    return FramesFirst(net) if spec.name in video_classifiers() else net
+
+
+# Custom classes, and kernels fetched by the name of a repo.
+_REMOTE_CODE = {"auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "use_kernels"}
+
+
+def _keys(value: Any) -> set[str]:
+    """Every key of a nested config, at any depth."""
+    if isinstance(value, dict):
+        return set(value).union(*map(_keys, value.values()))
+    return set().union(*map(_keys, value)) if isinstance(value, list) else set()

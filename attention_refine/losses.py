@@ -1,0 +1,29 @@
+"""The classification loss, for class indices and for multi-label targets."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy for class indices ``(B,)``, binary cross-entropy for multi-hot labels ``(B, classes)``."""
+    if labels.ndim == 1 and not labels.is_floating_point():
+        _check_classes(labels, logits.shape[1])
+        return F.cross_entropy(logits.float(), labels.long(), label_smoothing=label_smoothing)
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"labels must be class indices ({len(logits)},) or multi-hot {tuple(logits.shape)}, "
+            f"got {labels.dtype} {tuple(labels.shape)}"
+        )
+    labels = labels.float()
+    if label_smoothing:
+        labels = labels * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits.float(), labels)
+
+
+def _check_classes(labels: Tensor, classes: int) -> None:
+    if labels.device.type != "cpu":  # elsewhere looking would stall the device, which checks by itself
+        return
+    for label in labels[(labels < 0) | (labels >= classes)].tolist():
+        raise ValueError(f"label {label} is not one of the {classes} classes, 0 to {classes - 1}")

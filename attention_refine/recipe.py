@@ -1,0 +1,315 @@
+"""One YAML file, one run: what is wrapped, on which data, trained how and judged by what.
+
+``hub_configs/`` holds ready ones. The command line is made from these fields, so a file, the command and this page cannot
+disagree.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from .backbones.sites import UnsupportedBackbone
+from .data import Prepared, class_names, load_dataset, prepare, split_train_validation
+from .evaluation import Evaluation, evaluate
+from .gallery import galleries
+from .files import atomic_file
+from .heads.base import heads
+from .model import RefinedModel, wrap
+from .objectives.base import objectives
+from .options import Options, option
+from .report import write_report
+from .training import TrainingConfig, finetune
+
+
+@dataclass
+class ModelOptions(Options):
+    """What is wrapped."""
+
+    backbone: str = option("resnet50.a1_in1k", "timm name, Hugging Face id or folder")
+    pretrained: bool | str = option(True, "published weights (true), fresh ones (false), or the path of a safetensors file")
+    head: str | dict | None = option(None, "head by name, or {name: ..., option: value}; none for a plain fine-tune")
+    objectives: list[str | dict] = option([], "objectives, each by name or {name: ..., option: value}")
+    image_size: int | None = option(None, "side in pixels; the backbone's own if not given", at_least=8)
+
+
+@dataclass
+class DataOptions(Options):
+    """Which images."""
+
+    source: str = option("shapes", "folder, Hub dataset id, or 'shapes' for the embedded dataset")
+    train_split: str = option("train", "split to train on")
+    validation: float | str = option(0.2, "share of the training split kept for validation, or the name of a split")
+    test_split: str | None = option("test", "split for the last look; none to leave it out")
+    label_column: str | None = option(None, "column of the labels, if not 'label' or 'labels'")
+    image_column: str | None = option(None, "column of the images, if not 'image'")
+    revision: str | None = option(None, "revision of a Hub dataset")
+    augment: str = option("default", "augmentation of the training images", choices=("default", "jitter", "none"))
+    smallest_crop: float = option(0.35, "smallest share of the image that a random crop keeps", above=0, at_most=1)
+    on_error: str = option("raise", "an image that cannot be read: raise, or skip and count it", choices=("raise", "skip"))
+
+
+@dataclass
+class EvaluationOptions(Options):
+    """How the result is judged."""
+
+    perturbation_images: int = option(100, "images of the test split for insertion and deletion; 0 for none", at_least=0)
+    perturbation_steps: int = option(20, "points of the insertion and deletion curves", at_least=2)
+    batch_size: int = option(32, "images at a time", at_least=1)
+    maps: list[str] = option(["model"], "maps that are judged: model, a name in attention_refine.maps, random, centre")
+
+
+@dataclass
+class Recipe:
+    """A whole run; :meth:`load` reads it from YAML."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    @classmethod
+    def sections(cls) -> dict[str, type[Options]]:
+        """The config class of each section."""
+        return {each.name: each.default_factory for each in fields(cls)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "config") -> Recipe:
+        """A recipe from nested plain values; a section or key that does not exist is refused by name.
+
+        Raises:
+            ValueError: naming ``where``, the section and the key.
+        """
+        sections = cls.sections()
+        unknown = sorted(set(values) - set(sections))
+        if unknown:
+            raise ValueError(f"{where}: section {unknown[0]!r} is not one of {', '.join(sections)}")
+        made = {}
+        for name, kind in sections.items():
+            given = values.get(name) or {}
+            if not isinstance(given, dict):
+                raise ValueError(f"{where}: section {name!r} must hold keys and values, not {given!r}")
+            try:
+                made[name] = kind.from_dict(given)
+            except ValueError as error:
+                raise ValueError(f"{where}: section {name!r}: {error}") from error
+        return cls(**made)
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: dict[str, dict[str, Any]] | None = None) -> Recipe:
+        """A recipe from a YAML file, single fields overridden."""
+        return cls.from_dict(merged(read_yaml(path), overrides or {}), where=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name).to_dict() for each in fields(self)}
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ValueError: no such file, not YAML, or not a mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"config {path} does not exist")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"config {path} must hold sections with keys and values, not a {type(values).__name__}")
+    return values
+
+
+def merged(values: dict[str, Any], overrides: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """``values`` with single keys of its sections replaced."""
+    out = dict(values)
+    for section, keys in overrides.items():
+        out[section] = {**(out.get(section) or {}), **keys}
+    return out
+
+
+def load_splits(options: DataOptions, seed: int = 0) -> dict[str, Any]:
+    """The datasets of a run: ``train``, ``validation`` and, if wanted, ``test``, all with the training classes."""
+    columns = {"label_column": options.label_column, "image_column": options.image_column, "revision": options.revision}
+    train = load_dataset(options.source, options.train_split, **columns)
+    names = class_names(train)
+    splits = {}
+    if isinstance(options.validation, str):
+        splits["train"] = train
+        splits["validation"] = load_dataset(options.source, options.validation, class_names=names, **columns)
+    else:
+        splits["train"], splits["validation"] = split_train_validation(train, options.validation, seed)
+    if options.test_split:
+        splits["test"] = load_dataset(options.source, options.test_split, class_names=names, **columns)
+    return splits
+
+
+def build_model(options: ModelOptions, labels: list[str]) -> RefinedModel:
+    """The wrapped model a recipe asks for, its classifier fresh for ``labels``."""
+    size = {"input_size": [3, options.image_size, options.image_size]} if options.image_size else None
+    try:
+        return wrap(
+            options.backbone,
+            head=_made(heads, options.head) if options.head else None,
+            objectives=[_made(objectives, entry) for entry in options.objectives],
+            labels=labels,
+            pretrained=options.pretrained,
+            preprocessing=size,
+        )
+    except UnsupportedBackbone as error:
+        raise ValueError(f"backbone {options.backbone!r}: {error}") from error
+
+
+def _made(registry: Any, entry: str | dict[str, Any]) -> Any:
+    if isinstance(entry, str):
+        return registry.build(entry)
+    options = dict(entry)
+    if "name" not in options:
+        raise ValueError(f"a {registry.kind} given with options needs its name: {{name: {registry.names()[0]}, ...}}")
+    return registry.build(options.pop("name"), options)
+
+
+def prepare_training(recipe: Recipe, model: RefinedModel, split: Any) -> Prepared:
+    """A split ready to train on: augmented, from the run's seed."""
+    return prepare(
+        split,
+        model.preprocessing,
+        train=True,
+        class_names=model.labels,
+        augment=recipe.data.augment,
+        scale=(recipe.data.smallest_crop, 1.0),
+        on_error=recipe.data.on_error,
+        seed=recipe.training.seed,
+        progress=recipe.training.progress,
+    )
+
+
+def prepare_evaluation(recipe: Recipe, model: RefinedModel, split: Any) -> Prepared:
+    """A split ready to be judged: the centre of each image."""
+    return prepare(
+        split,
+        model.preprocessing,
+        class_names=model.labels,
+        on_error=recipe.data.on_error,
+        progress=recipe.training.progress,
+    )
+
+
+# Running one ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """What :func:`run` leaves: the trained model, where it lies, how it was judged and on which images (if any)."""
+
+    model: RefinedModel
+    history: list[dict[str, Any]]
+    model_path: Path
+    report_path: Path
+    evaluation: Evaluation | None
+    test: Any
+
+
+def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
+    """Wrap, train, evaluate and report, into ``recipe.training.output_dir``.
+
+    Args:
+        recipe: the whole run.
+        splits: from :func:`load_splits`, to share them between runs; loaded here if not given.
+    """
+    splits = splits or load_splits(recipe.data, recipe.training.seed)
+    torch.manual_seed(recipe.training.seed)  # the fresh classifier and head
+    model = build_model(recipe.model, class_names(splits["train"]))
+    output = Path(recipe.training.output_dir)
+    result = finetune(
+        model,
+        prepare_training(recipe, model, splits["train"]),
+        recipe.training,
+        eval_dataset=prepare_evaluation(recipe, model, splits["validation"]),
+    )
+    with atomic_file(output / "recipe.yaml") as path:
+        path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    evaluation = None
+    if "test" in splits:
+        evaluation = judge(recipe, model, splits["test"], output)
+    done = Run(
+        model=model,
+        history=result.history,
+        model_path=Path(result.best_path or result.last_path),
+        report_path=output / "report.html",
+        evaluation=evaluation,
+        test=splits.get("test"),
+    )
+    report({output.name: done}, done.report_path, title=f"{output.name} on {recipe.data.source}", config=recipe.to_dict())
+    return done
+
+
+def report(runs: dict[str, Run], path: Path, title: str, config: dict[str, Any] | None = None) -> Path:
+    """One page on one or several runs that were judged on the same images."""
+    judged = {name: done for name, done in runs.items() if done.evaluation is not None}
+    evaluations = {name: done.evaluation for name, done in judged.items()}
+    return write_report(
+        path,
+        evaluations,
+        histories={name: done.history for name, done in runs.items()},
+        galleries=galleries({name: done.model for name, done in judged.items()}, next(iter(judged.values())).test, evaluations)
+        if judged
+        else None,
+        title=title,
+        config=config,
+    )
+
+
+def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Evaluation:
+    """The recipe's evaluation of a model on one split; ``evaluation.json`` and ``samples.csv`` go to ``output``."""
+    options = recipe.evaluation
+    return evaluate(
+        model,
+        prepare_evaluation(recipe, model, split),
+        maps=options.maps,
+        batch_size=options.batch_size,
+        perturbation_images=options.perturbation_images,
+        perturbation_steps=options.perturbation_steps,
+        seed=recipe.training.seed,
+        progress=recipe.training.progress,
+        output=output,
+        resume=recipe.training.resume,
+    )
+
+
+def load_split(options: DataOptions, split: str, labels: list[str]) -> Any:
+    """One split of a recipe's data, its labels those of a model."""
+    return load_dataset(
+        options.source,
+        split,
+        label_column=options.label_column,
+        image_column=options.image_column,
+        revision=options.revision,
+        class_names=labels,
+    )
+
+
+def shipped_names() -> list[str]:
+    """The configs that come with the package."""
+    folder = files("attention_refine.hub_configs")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def shipped(name: str) -> Path:
+    """The path of a config: a file, or the name of one that comes with the package."""
+    if Path(name).is_file():
+        return Path(name)
+    if name.removesuffix(".yaml") in shipped_names():
+        return Path(str(files("attention_refine.hub_configs") / f"{name.removesuffix('.yaml')}.yaml"))
+    close = difflib.get_close_matches(name, shipped_names(), n=3)
+    raise ValueError(f"config {name!r} is neither a file nor a shipped config{'; close: ' + ', '.join(close) if close else ''}")

@@ -1,0 +1,231 @@
+"""Wrapped networks: with patches pooled, of other libraries, of clips, and used in all the ways a backbone is used."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from networks import HF_VIT, TINY_VIT, build, hugging_face
+from torch import nn
+
+import attention_refine as ar
+from attention_refine.backbones.liven import liven
+from attention_refine.backbones.spec import NotRebuildable
+from attention_refine.backbones.table import examine
+
+VIDEO = dict(HF_VIT, num_frames=4)
+
+
+def features_only(kind: str) -> nn.Module:
+    import transformers as hf
+
+    torch.manual_seed(0)
+    return {
+        "dinov2": lambda: hf.Dinov2Model(hf.Dinov2Config(**HF_VIT)),
+        "dinov2 backbone": lambda: hf.Dinov2Backbone(hf.Dinov2Config(**HF_VIT)),
+        "dinov3": lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**HF_VIT)),
+        "siglip": lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**HF_VIT)),
+        "clip": lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**HF_VIT)),
+        "ijepa": lambda: hf.IJepaModel(hf.IJepaConfig(**HF_VIT)),
+    }[kind]().eval()
+
+
+def clips(kind: str) -> nn.Module:
+    import transformers as hf
+
+    torch.manual_seed(0)
+    return {
+        "r3d_18": lambda: torchvision.models.video.r3d_18(num_classes=5),
+        "r2plus1d_18": lambda: torchvision.models.video.r2plus1d_18(num_classes=5),
+        "videomae": lambda: hf.VideoMAEForVideoClassification(hf.VideoMAEConfig(num_labels=5, **VIDEO)),
+    }[kind]().eval()
+
+
+# patches pooled ------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_token_network_with_patches_pooled():
+    found = examine(*build("vit_token"), pool="avg")
+    assert found.faults == [] and found.mechanism == "scale" and found.moved > 0.05
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2 backbone", "dinov3", "siglip", "clip", "ijepa"])
+def test_a_network_of_features_gets_a_classifier(kind):
+    found = examine_features(kind)
+    assert found.faults == [] and found.map_size == (4, 4)
+
+
+def examine_features(kind):
+    model = ar.wrap(features_only(kind), num_labels=5, preprocessing={"input_size": [3, 64, 64]})
+    return examine(model.backbone.net.eval(), torch.randn(2, 3, 64, 64))
+
+
+def test_a_network_of_features_without_labels_is_refused():
+    with pytest.raises(TypeError, match="no classifier.*num_labels"):
+        ar.wrap(features_only("dinov2"), head="abn")
+
+
+def test_a_masking_network_is_refused():
+    import transformers as hf
+
+    with pytest.raises(ar.UnsupportedBackbone, match="random masking"):
+        ar.wrap(hf.ViTMAEModel(hf.ViTMAEConfig(**HF_VIT)), head="abn", num_labels=5)
+
+
+def test_an_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="pool='max' is not one of None, 'avg'"):
+        ar.wrap(build("vit_token")[0], pool="max")
+
+
+def test_pooling_needs_to_know_how_many_classes():
+    with pytest.raises(ValueError, match="num_labels"):
+        ar.wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), pool="avg")
+
+
+# torchvision and plain modules ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.sweep
+def test_a_torchvision_classifier_works_and_comes_back():
+    torch.manual_seed(0)
+    net = torchvision.models.mobilenet_v2(num_classes=5).eval()
+    pixels = torch.randn(4, 3, 64, 64)
+    found = examine(liven(net, pixels), pixels)
+    assert found.faults == [] and found.mechanism == "scale"
+
+
+def test_a_torchvision_classifier_takes_other_labels():
+    net = torchvision.models.squeezenet1_1(num_classes=4)
+    model = ar.wrap(net, labels=["a", "b", "c"], preprocessing={"input_size": [3, 64, 64]})
+    spec = model.backbone.spec
+    assert (spec.source, spec.name, spec.args) == ("torchvision", "squeezenet1_1", {"num_classes": 3})
+    assert torch.equal(model.backbone.net.features[0].weight, net.features[0].weight)
+    assert spec.build().state_dict().keys() == model.backbone.net.state_dict().keys()
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU())
+        self.last = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.last(self.body(x)).relu().mean((2, 3)))
+
+
+def test_a_plain_module_is_usable_but_not_saveable(tmp_path):
+    torch.manual_seed(0)
+    net, pixels = Plain().eval(), torch.randn(2, 3, 32, 32)
+    model = ar.wrap(net, head=ar.AttentionBranch(site="body"), preprocessing={"input_size": [3, 32, 32]}).eval()
+    output = model(pixels)
+    assert output.maps.shape == (2, 1, 8, 8)
+    torch.testing.assert_close(output.logits, net(pixels))
+    with pytest.raises(NotRebuildable, match="Plain is neither"):
+        model.save_pretrained(tmp_path)
+
+
+# clips ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind, grid",
+    [
+        ("videomae", (2, 4, 4)),
+        pytest.param("r3d_18", (2, 6, 6), marks=pytest.mark.sweep),
+        pytest.param("r2plus1d_18", (2, 6, 6), marks=pytest.mark.sweep),
+    ],
+)
+def test_clips_have_maps_in_time(kind, grid):
+    torch.manual_seed(0)
+    side = 64 if kind == "videomae" else 48
+    pixels = torch.randn(2, 3, 4 if kind == "videomae" else 8, side, side)
+    found = examine(clips(kind), pixels)
+    assert found.faults == [] and found.map_size == grid
+
+
+# ways of use ---------------------------------------------------------------------------------------------------------
+
+
+def wrapped(name: str, pixels: torch.Tensor, **args) -> ar.RefinedModel:
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=5, **args).eval()
+    return ar.wrap(net, head="abn", preprocessing={"input_size": list(pixels.shape[1:])}).eval()
+
+
+@pytest.mark.parametrize(
+    "name, args, size, grid",
+    [
+        ("test_resnet", {}, (64, 96), (4, 6)),
+        ("test_convnext", {}, (64, 128), (2, 4)),
+        ("deit_tiny_patch16_224", dict(TINY_VIT, img_size=(64, 96)), (64, 96), (4, 6)),
+        ("deit_tiny_patch16_224", dict(TINY_VIT, dynamic_img_size=True), (96, 64), (6, 4)),
+    ],
+)
+def test_images_need_not_be_square(name, args, size, grid):
+    pixels = torch.randn(2, 3, *size)
+    model = wrapped(name, pixels, **args)
+    output = model(pixels)
+    assert output.maps.shape[2:] == grid
+    torch.testing.assert_close(output.logits, model.backbone(pixels))
+
+
+def test_a_size_other_than_the_one_it_was_wrapped_at():
+    model = wrapped("deit_tiny_patch16_224", torch.zeros(1, 3, 64, 64), **TINY_VIT, dynamic_img_size=True)
+    pixels = torch.randn(2, 3, 96, 128)
+    output = model(pixels)
+    assert output.maps.shape[2:] == (6, 8)
+    torch.testing.assert_close(output.logits, model.backbone(pixels))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_channels_other_than_three(channels):
+    pixels = torch.randn(2, channels, 64, 64)
+    model = wrapped("test_resnet", pixels, in_chans=channels)
+    assert model.preprocessing["input_size"][0] == channels
+    torch.testing.assert_close(model(pixels).logits, model.backbone(pixels))
+
+
+def test_a_frozen_backbone_trains_its_head_alone():
+    pixels = torch.randn(2, 3, 64, 64)
+    model = wrapped("test_resnet", pixels).train()
+    model.backbone.requires_grad_(False)
+    model(pixels, labels=torch.tensor([0, 1])).loss.backward()
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert all(p.grad is not None for p in model.head.parameters())
+
+
+@pytest.mark.parametrize("name, args", [("test_resnet", {}), ("deit_tiny_patch16_224", TINY_VIT)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_keeps_maps_in_float32(name, args, dtype):
+    pixels = torch.randn(2, 3, 64, 64)
+    model = wrapped(name, pixels, **args)
+    full = model(pixels)
+    with torch.autocast("cpu", dtype=dtype):
+        half = model(pixels)
+        own = model.backbone(pixels)
+    assert half.maps.dtype == torch.float32 and half.logits.dtype == dtype
+    assert torch.equal(half.logits, own)  # at wrap, in any precision
+    torch.testing.assert_close(half.maps, full.maps, atol=0.05, rtol=0)
+
+
+def test_channels_last_gives_the_same():
+    pixels = torch.randn(2, 3, 64, 64)
+    model = wrapped("test_resnet", pixels)
+    plain = model(pixels)
+    other = model.to(memory_format=torch.channels_last)(pixels.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(other.logits, plain.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other.maps, plain.maps, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, args", [("test_resnet", {}), ("deit_tiny_patch16_224", TINY_VIT)])
+def test_gradient_checkpointing_is_refused_in_training(name, args):
+    pixels = torch.randn(2, 3, 64, 64)
+    model = wrapped(name, pixels, **args)
+    before = model(pixels, labels=torch.tensor([0, 1])).loss
+    model.backbone.net.set_grad_checkpointing(True)
+    with pytest.raises(RuntimeError, match=r"set_grad_checkpointing\(False\)"):
+        model(pixels, labels=torch.tensor([0, 1]))
+    model.backbone.net.set_grad_checkpointing(False)
+    assert torch.equal(model(pixels, labels=torch.tensor([0, 1])).loss, before)

@@ -1,0 +1,162 @@
+"""The command line as a person uses it: a folder of images in, a model and pages out, and one sentence when it cannot."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from PIL import Image
+
+from attention_refine import shapes
+from attention_refine.cli import main
+
+TINY = [
+    "--model.backbone", "test_resnet", "--model.pretrained", "false", "--model.image_size", "64",
+    "--training.batch_size", "8", "--training.progress", "false", "--evaluation.perturbation_images", "2",
+    "--evaluation.perturbation_steps", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return shapes.write(tmp_path_factory.mktemp("images") / "shapes", splits=("train", "test"), n=24, size=64)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, folder):
+    path = tmp_path_factory.mktemp("config") / "abn.yaml"
+    path.write_text(yaml.safe_dump({"model": {"head": "abn"}, "data": {"source": str(folder)}, "training": {"epochs": 1}}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, config):
+    """A plain and an ABN run, trained through the command."""
+    out = tmp_path_factory.mktemp("runs")
+    for name, head in (("plain", "null"), ("abn", "abn")):
+        assert main(["finetune", str(config), *TINY, "--model.head", head, "--training.output_dir", str(out / name)]) == 0
+    return out
+
+
+def test_finetune_leaves_a_model_numbers_a_recipe_and_a_page(runs):
+    for name in ("plain", "abn"):
+        for file in ("best/config.json", "best/model.safetensors", "history.json", "evaluation.json", "recipe.yaml"):
+            assert (runs / name / file).is_file(), f"{name}/{file}"
+        assert "<html" in (runs / name / "report.html").read_text()
+    recipe = yaml.safe_load((runs / "plain" / "recipe.yaml").read_text())
+    assert recipe["model"]["head"] is None and recipe["training"]["epochs"] == 1, "the command line wins over the file"
+
+
+def test_the_written_recipe_runs_again(runs, tmp_path, capsys):
+    recipe = runs / "abn" / "recipe.yaml"
+    assert main(["finetune", str(recipe), "--training.output_dir", str(tmp_path / "again")]) == 0
+    first, again = (json.loads((path / "history.json").read_text()) for path in (runs / "abn", tmp_path / "again"))
+    assert first == again, "the same recipe gives the same run"
+
+
+def test_evaluate_puts_models_side_by_side(runs, folder, tmp_path, capsys):
+    models = [str(runs / name / "best") for name in ("plain", "abn")]
+    data = ["--data.source", str(folder), "--evaluation.perturbation_images", "2", "--evaluation.perturbation_steps", "2"]
+    assert main(["evaluate", *models, *data, "--output", str(tmp_path / "out")]) == 0
+    assert "report:" in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "plain-best" in page and "abn-best" in page
+    for name in ("plain-best", "abn-best"):
+        summary = json.loads((tmp_path / "out" / name / "evaluation.json").read_text())["summary"]
+        assert 0 <= summary["classification"]["accuracy"]["value"] <= 1
+
+
+def test_explain_writes_a_picture_for_every_image(runs, folder, tmp_path, capsys):
+    out = tmp_path / "explained"
+    (tmp_path / "a.png").write_bytes(next((folder / "test").glob("*.png")).read_bytes())
+    assert main(["explain", str(runs / "abn" / "best"), str(tmp_path / "a.png"), "--output", str(out)]) == 0
+    assert Image.open(out / "a.png").size == (64, 64)
+    command = ["explain", str(runs / "plain" / "best"), str(tmp_path), "--method", "gradient", "--output", str(out)]
+    assert main(command) == 0
+    assert "a.png" in capsys.readouterr().out
+
+
+def test_inspect_says_what_a_model_is(runs, capsys):
+    assert main(["inspect", str(runs / "abn" / "best")]) == 0
+    said = capsys.readouterr().out
+    for words in ("test_resnet", "layer3", "abn", "branch=twin", "copied from layer4", "6: checked square"):
+        assert words in said, words
+
+
+def test_list_names_the_shipped_configs_and_all_of_them_are_valid(capsys):
+    from attention_refine.recipe import Recipe, shipped, shipped_names
+
+    assert main(["finetune", "--list"]) == 0
+    assert capsys.readouterr().out.split() == shipped_names() != []
+    for name in shipped_names():
+        Recipe.load(shipped(name))
+
+
+def test_help_of_every_command(capsys):
+    for command in ("demo", "finetune", "evaluate", "explain", "inspect"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0 and "usage: attention-refine" in capsys.readouterr().out
+
+
+def _refused(capsys, *command) -> str:
+    assert main([*map(str, command)]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("attention-refine: ") and "\n" not in said and "Traceback" not in said
+    return said
+
+
+def test_an_unknown_key_in_a_config(tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text("training: {epoch: 3}")
+    assert "did you mean 'epochs'" in (said := _refused(capsys, "finetune", path)) and "bad.yaml" in said
+    path.write_text("trainng: {epochs: 3}")
+    assert "'trainng' is not one of model, data, training, evaluation" in _refused(capsys, "finetune", path)
+    path.write_text("training: [1, 2")
+    assert "is not YAML" in _refused(capsys, "finetune", path)
+    assert "abn_shapes" in _refused(capsys, "finetune", "abn_shape")
+
+
+def test_an_image_cut_short(folder, config, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shapes.write(broken, splits=("train", "test"), n=24, size=64)
+    victim = sorted((broken / "train").glob("*.png"))[5]
+    victim.write_bytes(victim.read_bytes()[:200])
+    out = tmp_path / "run"
+    command = ["finetune", config, *TINY, "--data.source", broken, "--training.output_dir", out]
+    assert victim.name in _refused(capsys, *command)
+    assert not list(out.rglob("*.safetensors")) or not (out / "best").exists(), "nothing half-written"
+    assert main([*map(str, command), "--data.on_error", "skip", "--training.overwrite", "true"]) == 0
+
+
+def test_a_checkpoint_cut_short(runs, tmp_path, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in (runs / "abn" / "best").iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert "model.safetensors" in _refused(capsys, "inspect", model)
+    assert "model.safetensors" in _refused(capsys, "explain", model, model)
+
+
+def test_a_folder_without_images_and_a_model_that_is_none(runs, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert str(empty) in _refused(capsys, "explain", runs / "abn" / "best", empty)
+    assert str(empty) in _refused(capsys, "inspect", empty)
+    assert "empty" in _refused(capsys, "evaluate", runs / "abn" / "best", "--data.source", empty)
+
+
+def test_a_map_nobody_knows(runs, folder, capsys, tmp_path):
+    image = next((folder / "test").glob("*.png"))
+    said = _refused(capsys, "explain", runs / "abn" / "best", image, "--method", "grad_can", "--output", tmp_path)
+    assert "did you mean 'grad_cam'" in said
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_there(config, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["finetune", config, *TINY, "--training.output_dir", out, "--training.learning_rate", "1e30"]
+    said = _refused(capsys, *command, "--training.optimizer", "sgd", "--training.epochs", "8")
+    assert "finite" in said and "step" in said

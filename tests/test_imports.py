@@ -1,0 +1,200 @@
+"""The house rules that a machine can check: imports point one way, heavy and unsafe modules stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import attention_refine
+
+ROOT = Path(attention_refine.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+# A module may import what stands on its own line or above; what is not named here is a verb, before the command line.
+ORDER = [
+    {"layouts", "registry", "files", "losses"},
+    {"backbones"},
+    {"maps", "heads", "metrics"},
+    {"objectives"},
+    {"model"},
+    {"hub"},
+]
+VERB = len(ORDER)
+LAST = {"cli", "__main__", "__init__"}
+# The support table lives with the backbones it lists, and stands above the models it makes of them.
+TABLE = ROOT / "backbones" / "table.py"
+
+
+def rank(part: str) -> int:
+    named = (place for place, parts in enumerate(ORDER) if part in parts)
+    return next(named, VERB + (part in LAST))
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path) -> list[tuple[int, str, list[str], bool]]:
+    """Every import as ``(line, dotted name, names, lazy)``, made absolute; lazy ones stand in a function."""
+    tree = parsed(path)
+    package = ("attention_refine", *path.relative_to(ROOT).parts[:-1])
+    lazy = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or is_type_checking(node)
+        for inner in ast.walk(node)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name, [], node in lazy) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            found.append((node.lineno, name, [alias.name for alias in node.names], node in lazy))
+    return found
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT.parent)}:{line}"
+
+
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def importers(package: str) -> dict[str, set[str]]:
+    """Files that import ``package`` anywhere, with what they take from it."""
+    found: dict[str, set[str]] = {}
+    for path in FILES:
+        for _, name, taken, _ in imports(path):
+            if name.split(".")[0] == package:
+                these = {f"{name}.{one}" for one in taken} or {name}
+                found[str(path.relative_to(ROOT))] = found.get(str(path.relative_to(ROOT)), set()) | these
+    return found
+
+
+@every_file
+def test_imports_point_one_way(path):
+    """At import time. A method may reach forward for the verb it lends its name to (``model.save_pretrained``)."""
+    here = part_of(path)
+    for line, name, taken, lazy in imports(path):
+        if not name.startswith("attention_refine") or lazy:
+            continue
+        for part in name.split(".")[1:2] or taken:
+            if part != here and (ROOT / part).with_suffix(".py").exists() | (ROOT / part).is_dir():
+                assert rank(part) <= rank(here), f"{where(path, line)} imports {part}, which stands after {here}"
+
+
+def test_no_imports_in_a_circle():
+    modules = {path.relative_to(ROOT.parent).with_suffix("").as_posix().replace("/", "."): path for path in FILES}
+    graph = {
+        module: {
+            inner if inner in modules else name
+            for _, name, taken, lazy in imports(path)
+            if not lazy
+            for inner in (f"{name}.{one}" for one in taken)
+            if inner in modules or name in modules
+        }
+        for module, path in modules.items()
+    }
+    done: set[str] = set()
+
+    def walk(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail[trail.index(module) :], module])
+        if module not in done:
+            for inner in graph[module]:
+                walk(inner, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        walk(module, ())
+
+
+@every_file
+def test_metrics_and_maps_know_nothing_of_the_model(path):
+    if part_of(path) not in ("maps", "metrics", "layouts", "backbones") or path == TABLE:
+        return
+    for line, name, taken, _ in imports(path):
+        parts = {*name.split(".")[1:2], *(taken if name == "attention_refine" else [])}
+        assert not parts & {"model", "hub"} or not name.startswith("attention_refine"), where(path, line)
+
+
+def test_nothing_below_the_command_line_needs_the_support_table():
+    for path in FILES:
+        for line, name, taken, lazy in imports(path):
+            if name.endswith("backbones.table") or (name.endswith("backbones") and "table" in taken):
+                assert lazy or part_of(path) in LAST, where(path, line)
+
+
+def test_only_backbones_know_timm_and_transformers():
+    allowed_elsewhere = {"model.py": {"transformers.utils.ModelOutput"}}
+    for package in ("timm", "transformers"):
+        for file, taken in importers(package).items():
+            if not file.startswith("backbones/"):
+                assert taken <= allowed_elsewhere.get(file, set()), f"{file} imports {sorted(taken)}"
+
+
+def test_only_places_that_resolve_a_name_know_the_hub():
+    allowed = ("hub.py", "data.py", "backbones/")
+    assert all(file.startswith(allowed) for file in importers("huggingface_hub")), importers("huggingface_hub")
+
+
+def test_only_training_knows_accelerate():
+    allowed = {"training.py", "checkpoints.py", "batches.py", "validation.py", "schedules.py", "parameter_groups.py"}
+    assert set(importers("accelerate")) <= allowed
+
+
+def test_no_pickle_and_no_evaluated_code():
+    """Checkpoints are data. ``torch.load`` is a pickle too, unless it is told to read weights only."""
+    for path in FILES:
+        for line, name, taken, _ in imports(path):
+            roots = {name.split(".")[0], *(f"{name}.{one}" for one in taken)}
+            assert not roots & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}, where(path, line)
+        for node in ast.walk(parsed(path)):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func
+            if isinstance(called, ast.Name):
+                assert called.id not in ("eval", "exec", "compile", "__import__"), where(path, node.lineno)
+            if ast.unparse(called) == "torch.load":
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert given.get("weights_only") == "True", f"{where(path, node.lineno)}: torch.load of a pickle"
+            for keyword in node.keywords:
+                if keyword.arg == "trust_remote_code":
+                    assert getattr(keyword.value, "value", None) is False, where(path, node.lineno)
+
+
+PROBE = """
+import sys, time
+import torch, transformers.utils
+start = time.process_time()
+import attention_refine
+took = time.process_time() - start
+heavy = [name for name in ("matplotlib", "timm", "datasets", "accelerate", "torchvision", "transformers.models.vit",
+                           "transformers.modeling_utils", "scipy.stats", "sklearn") if name in sys.modules]
+print(f"{took:.2f}", *heavy)
+"""
+
+
+def test_importing_the_package_is_quick_and_light():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    run = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    took, *heavy = run.stdout.split()
+    assert not {"matplotlib", "timm", "transformers.models.vit", "transformers.modeling_utils"} & set(heavy), heavy
+    assert float(took) < 2.0  # CPU seconds of its own, torch not counted
