@@ -5,7 +5,7 @@
 
 The second trains a small network for a minute on the embedded dataset, whose badge in the background lies, and says how
 often it is right with and without it. The target is the class the network predicts. Drawn is the positive part of each
-map, from 0 (dark) to its 99.5th percentile (bright), blended with the image.
+map, from its lowest value (dark) to its 99.5th percentile (bright), blended with the image.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ ORDER = (
 SHAPES = {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
-def options(size: int) -> dict[str, dict]:
+def options(size: int, masks: int) -> dict[str, dict]:
     return {
         "integrated_gradients": {"reduce": "abs"},
         "score_cam": {"top_channels": 64},
         "smooth_grad": {"samples": 15},
         "occlusion": {"window": size // 6, "stride": size // 12},
-        "rise": {"masks": 300},
+        "rise": {"masks": masks},
     }
 
 
-def made(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def made(net: nn.Module, x: Tensor, masks: int) -> dict[str, Tensor]:
     """Every map that applies to the network."""
     found = {}
-    given = options(x.shape[-1])
+    given = options(x.shape[-1], masks)
     for name in (*ORDER, *sorted(set(maps.list_maps()) - set(ORDER))):
         try:
             found[name] = maps.by_name(name)(net, x, **given.get(name, {})).mean(1).detach()
@@ -53,13 +53,15 @@ def made(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def drawn(pixels: Tensor, values: Tensor, preprocessing: dict, side: int) -> Image.Image:
-    positive = values.clamp_min(0)
+    positive = values.clamp_min(0) - values.min().clamp_min(0)  # RISE's lowest value is far above 0
     top = positive.flatten().quantile(0.995).clamp_min(1e-12)
     return overlay(denormalize(pixels, preprocessing), (positive / top)[None], 0.6, scale="unit").resize((side, side))
 
 
-def picture(net: nn.Module, x: Tensor, masks: list, names: list[str], preprocessing: dict, side: int) -> Image.Image:
-    found = made(net, x)
+def picture(
+    net: nn.Module, x: Tensor, masks: list, names: list[str], preprocessing: dict, side: int, rise_masks: int
+) -> Image.Image:
+    found = made(net, x, rise_masks)
     with torch.no_grad():
         best = logits_of(net(x)).softmax(1).max(1)
     head, left, gap = 34, 4, 3
@@ -82,7 +84,7 @@ def picture(net: nn.Module, x: Tensor, masks: list, names: list[str], preprocess
 def embedded(split: str, size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
     rows = list(shapes.rows(split, size=size))
     images = torch.stack([torch.from_numpy(row["image"]) for row in rows]).permute(0, 3, 1, 2)
-    masks = torch.stack([torch.from_numpy(row["mask"]) for row in rows])
+    masks = torch.stack([torch.from_numpy(row["mask"]) > 0 for row in rows])
     return (images / 255 - 0.5) / 0.25, torch.tensor([row["label"] for row in rows]), masks
 
 
@@ -127,6 +129,7 @@ def main() -> None:
     parser.add_argument("--network", help="timm's name of the network; the file's name unless given")
     parser.add_argument("--rows", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rise-masks", type=int, default=300)
     parser.add_argument("--side", type=int, default=96, help="of a picture, in pixels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True)
@@ -142,7 +145,7 @@ def main() -> None:
         names = imagenet_names()
         items = list(Spread(given.images, preprocessing, given.rows))
         x, masks = torch.stack([item["pixel_values"] for item in items]), [item.get("mask") for item in items]
-    sheet = picture(net, x, list(masks), names, preprocessing, given.side)
+    sheet = picture(net, x, list(masks), names, preprocessing, given.side, given.rise_masks)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     sheet.quantize(256).save(given.output, optimize=True)
     print(f"{given.output}: {given.output.stat().st_size // 1000} kB")

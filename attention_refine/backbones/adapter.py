@@ -20,6 +20,7 @@ from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
 from .cutting import Reached, answering, before, recording, stopping
 from .outputs import first_tensor, logits_of, with_first_tensor
+from .scopes import quiet
 from .sites import Site, check_site, find_site
 from .spec import BackboneSpec
 from .trace import image_size_of
@@ -128,6 +129,12 @@ class Backbone(nn.Module):
                 "(timm: set_grad_checkpointing(False), transformers: gradient_checkpointing_disable()) and save memory with "
                 "bf16, a frozen backbone or gradient accumulation"
             )
+
+    def after_site(self) -> list[nn.Module]:
+        """The largest modules that run only after the site; all else that has weights is the extractor."""
+        with torch.no_grad(), quiet(self.net):
+            earlier = self.features(self.example()).earlier
+        return [self.net.get_submodule(name) for name in _before(self.net, self._site().name) if name not in earlier]
 
     def _site(self) -> Site:
         if self.site is None:

@@ -79,9 +79,9 @@ class Probe:
         with torch.enable_grad():
             found, output = trace(self.net, self.first.clone().requires_grad_())
             logits = logits_of(output)
-        if not logits.requires_grad:
-            raise UnsupportedBackbone("the network's logits do not depend on its input differentiably")
-        self._feel(found, logits)
+            if not logits.requires_grad:
+                raise UnsupportedBackbone("the network's logits do not depend on its input differentiably")
+            self._feel(found, logits)
         for candidate in found:  # keep values, not the graph
             candidate.output = with_first_tensor(candidate.output, first_tensor(candidate.output).detach().clone())
         return found

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from ..layouts import Layout
@@ -196,7 +195,7 @@ def reading_site(net: nn.Module, pixel_values: Tensor) -> Site:
     known = _READING.setdefault(net, {})
     size = tuple(pixel_values.shape[1:])
     if size not in known:
-        with quiet(net), own_randomness(pixel_values.device), torch.enable_grad():
+        with quiet(net), own_randomness(pixel_values.device):
             probe = Probe(net, pixel_values[:1])
             for candidate in reversed(probe.candidates):
                 if probe.left > 1 and candidate.felt and probe.is_cut(candidate) and probe.is_read(candidate):
