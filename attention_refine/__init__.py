@@ -11,7 +11,14 @@ from .backbones.adapter import Backbone
 from .heads import AttentionBranch, Head, list_heads, register_head
 from .hub import CheckpointError, load
 from .model import RefinedModel, RefinedOutput, wrap
-from .objectives import AttentionMining, Objective, list_objectives, register_objective
+from .objectives import (
+    AttentionMining,
+    GuidedInference,
+    MapSupervision,
+    Objective,
+    list_objectives,
+    register_objective,
+)
 
 if TYPE_CHECKING:
     from . import data
@@ -36,7 +43,9 @@ __all__ = [
     "Backbone",
     "CheckpointError",
     "Evaluation",
+    "GuidedInference",
     "Head",
+    "MapSupervision",
     "Objective",
     "RefinedModel",
     "RefinedOutput",

@@ -137,10 +137,9 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .gallery import galleries
     from .hub import load
     from .recipe import Recipe, judge, load_split, merged, read_yaml, shipped
-    from .report import write_report
+    from .report import galleries, write_report
 
     values = read_yaml(shipped(arguments.config)) if arguments.config else {}
     values = merged({key: values.get(key) or {} for key in ("data", "evaluation")}, _overrides(arguments))

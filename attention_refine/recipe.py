@@ -18,13 +18,12 @@ import yaml
 from .backbones.sites import UnsupportedBackbone
 from .data import Prepared, class_names, load_dataset, prepare, split_train_validation
 from .evaluation import Evaluation, evaluate
-from .gallery import galleries
 from .files import atomic_file
 from .heads.base import heads
 from .model import RefinedModel, wrap
 from .objectives.base import objectives
 from .options import Options, option
-from .report import write_report
+from .report import galleries, write_report
 from .training import TrainingConfig, finetune
 
 

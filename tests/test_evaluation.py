@@ -20,8 +20,8 @@ import torch
 from attention_refine import maps, metrics, shapes, wrap
 from attention_refine.data import prepare
 from attention_refine.evaluation import Evaluation, compare, evaluate, map_names
-from attention_refine.judging import Judge
-from attention_refine.whole_set import mean_average_precision
+from attention_refine.evaluation.judging import Judge
+from attention_refine.evaluation.whole_set import mean_average_precision
 
 PREPROCESSING = {"input_size": [3, 64, 64], "crop_pct": 1.0}
 QUIET = {"progress": False, "perturbation_images": 4, "perturbation_steps": 4}
@@ -425,7 +425,7 @@ def test_two_processes_give_what_one_gives(data, tmp_path):
 
 
 def test_a_stream_is_shared_without_loss_or_repeat(data):
-    from attention_refine.evaluation_batches import evaluation_batches
+    from attention_refine.evaluation.batches import evaluation_batches
 
     stream = prepare(data.to_iterable_dataset(), made_model().preprocessing)
     shares = [[p for b in evaluation_batches(stream, rank, 3, {4}, 2, 0) for p in b["position"]] for rank in range(3)]

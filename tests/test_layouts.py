@@ -25,7 +25,9 @@ def raw_feature(layout: Layout, batch: int, channels: int, grid: tuple[int, ...]
     return torch.arange(torch.Size(shape).numel(), dtype=torch.float32).view(shape)
 
 
-@given(st.sampled_from(["NCHW", "NHWC", "NLC"]), st.integers(0, MAX_PREFIX), small, small, side, side, st.integers(1, 16))
+@given(
+    st.sampled_from(["NCHW", "NHWC", "NLC"]), st.integers(0, MAX_PREFIX), small, small, side, side, st.integers(1, 16)
+)
 def test_image_features_make_the_round_trip(format, prefix, batch, channels, h, w, stride):
     layout = Layout(format, prefix if format == "NLC" else 0)
     raw = raw_feature(layout, batch, channels, (h, w))
@@ -46,7 +48,15 @@ def test_clip_features_make_the_round_trip(format, batch, channels, t, h, w):
     assert torch.equal(from_grid(grid, raw, layout), raw)
 
 
-@given(st.integers(0, 2), small, small, st.integers(1, 8), st.sampled_from([1, 2]), st.integers(2, 9), st.sampled_from([8, 16]))
+@given(
+    st.integers(0, 2),
+    small,
+    small,
+    st.integers(1, 8),
+    st.sampled_from([1, 2]),
+    st.integers(2, 9),
+    st.sampled_from([8, 16]),
+)
 def test_clip_tokens_make_the_round_trip_on_some_exact_tiling(prefix, batch, channels, t, tubelet, side, patch):
     # Tokens alone do not say how time was cut where several cuts tile the clip; the answer must tile it exactly.
     layout = Layout("NLC", prefix, grid_rank=3)

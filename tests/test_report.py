@@ -16,9 +16,9 @@ from PIL import Image
 from attention_refine import maps, shapes, wrap
 from attention_refine.data import prepare
 from attention_refine.evaluation import compare, evaluate
-from attention_refine.gallery import galleries, gallery
 from attention_refine.overlay import outline, overlay
 from attention_refine.report import write_report
+from attention_refine.report.gallery import galleries, gallery
 
 EVIL = "<script>alert('x')</script>"
 CLASSES = [EVIL, *shapes.CLASSES[1:]]

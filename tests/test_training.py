@@ -22,11 +22,11 @@ from torch import nn
 from training_runs import TinyImages, TinyModel, killed_at_disk_call, killed_at_forward, last_weights, train
 
 import attention_refine
-from attention_refine.batches import BatchOrder, SeededItems, step_batches
-from attention_refine.checkpoints import atomic_folder, damage, list_checkpoints
-from attention_refine.parameter_groups import make_optimizer
-from attention_refine.schedules import learning_rate_factor
 from attention_refine.training import TrainingConfig, TrainingError, finetune
+from attention_refine.training.batches import BatchOrder, SeededItems, step_batches
+from attention_refine.training.checkpoints import atomic_folder, damage, list_checkpoints
+from attention_refine.training.parameter_groups import make_optimizer
+from attention_refine.training.schedules import learning_rate_factor
 
 HERE = Path(__file__).parent
 collate = torch.utils.data.default_collate

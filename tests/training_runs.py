@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_refine import checkpoints
-from attention_refine.training import TrainingConfig, finetune
+from attention_refine.training import TrainingConfig, checkpoints, finetune
 
 
 @dataclass

@@ -1,0 +1,82 @@
+"""The images of an evaluation: each once, in order, dealt out to the processes, those already done left out."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import datasets
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from attention_refine.data import collate
+
+Entry = tuple[int, "str | None", dict[str, Any]]
+
+
+def evaluation_batches(
+    dataset: Any, rank: int, world: int, done: Container[int], batch_size: int, num_workers: int
+) -> Iterator[dict[str, Any]]:
+    """Batches of one process's images: ``pixel_values``, ``labels``, ``index``, and
+
+    * ``position``, list of int: place in the dataset, or in the stream;
+    * ``file``, list of the image file's name, None where unknown;
+    * ``truth``, list of bool: whether the image has a mask or boxes;
+    * ``mask`` (B, 1, H, W) and ``boxes``, empty where an image has none, so that what one lacks the others keep.
+
+    Args:
+        rank: of ``world`` processes; a stream is read by each of them, which keeps its share.
+        done: positions to leave out.
+    """
+    if isinstance(dataset, IterableDataset):
+        items = DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
+        numbered = ((position, None, item) for position, item in enumerate(items))
+        mine = (entry for entry in numbered if entry[0] % world == rank and entry[0] not in done)
+        while entries := list(islice(mine, batch_size)):
+            yield _batch(entries)
+        return
+    positions = [position for position in range(rank, len(dataset), world) if position not in done]
+    batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+    # Its own generator: a loader that drew its workers' seeds from the global one would leave that changed.
+    generator = torch.Generator().manual_seed(0)
+    yield from DataLoader(
+        _Numbered(dataset), batch_sampler=batches, collate_fn=_batch, num_workers=num_workers, generator=generator
+    )
+
+
+class _Numbered(Dataset):
+    """Items with their position in the dataset and their file's name."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        rows = getattr(dataset, "dataset", None)
+        has_images = isinstance(rows, datasets.Dataset) and "image" in rows.column_names
+        self.images = rows.select_columns(["image"]) if has_images else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> Entry:
+        item = self.dataset[position]
+        cell = None if self.images is None else self.images[int(item["index"])]["image"]
+        return position, cell.get("path") if isinstance(cell, dict) else None, item
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _batch(entries: Sequence[Entry]) -> dict[str, Any]:
+    positions, files, items = zip(*entries)
+    batch = collate([{key: torch.as_tensor(item[key]) for key in ("pixel_values", "labels")} for item in items])
+    nothing = torch.zeros(1, *batch["pixel_values"].shape[-2:], dtype=torch.uint8)
+    return {
+        **batch,
+        "index": torch.tensor([int(item.get("index", position)) for position, item in zip(positions, items)]),
+        "position": list(positions),
+        "file": list(files),
+        "truth": ["mask" in item for item in items],
+        "mask": torch.stack([item.get("mask", nothing) for item in items]),
+        "boxes": [item.get("boxes", torch.zeros(0, 4)) for item in items],
+    }

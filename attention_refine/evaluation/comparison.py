@@ -1,0 +1,147 @@
+"""Several models on the same images: paired differences with intervals, and p-values corrected for their number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from attention_refine import metrics
+from attention_refine.evaluation.measures import CONTROLS, MEASURES
+from attention_refine.evaluation.results import CORRECT, Evaluation, column_of, number, text_table
+from attention_refine.evaluation.whole_set import statistic_of
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over the same images of ``model`` minus the reference; ``p_corrected`` by Holm over the whole comparison.
+
+    ``map`` is None for measures of the prediction. Macro F1 and mean average precision are no means over images: they
+    have an interval, and None for both p-values.
+    """
+
+    model: str
+    map: str | None
+    measure: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    p_corrected: float | None
+    count: int
+    excluded: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every model against ``reference``, the first one given."""
+
+    reference: str
+    differences: list[Difference]
+
+    def of(self, model: str, measure: str, map: str | None = None) -> Difference | None:
+        """One difference, or None where it was not measured in both."""
+        found = (d for d in self.differences if (d.model, d.measure, d.map) == (model, measure, map))
+        return next(found, None)
+
+    def __str__(self) -> str:
+        rows = [
+            [
+                d.model,
+                d.map or "",
+                MEASURES[d.measure].title,
+                _signed(d),
+                _p(d.p_value),
+                _p(d.p_corrected),
+                str(d.count),
+            ]
+            for d in self.differences
+        ]
+        head = ["model", "map", "measure", f"minus {self.reference}", "p", "p (Holm)", "images"]
+        return "\n".join(text_table(head, rows))
+
+
+def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000, seed: int = 0) -> Comparison:
+    """Paired differences of every further model to the first, on the same images.
+
+    Means over images: interval by bootstrap, p-value by flipping the differences' signs at random, all of them
+    corrected together by Holm's method. An image that either model does not count is left out. The controls are not
+    compared: they do not come from the models.
+
+    Raises:
+        ValueError: fewer than two evaluations, or evaluations of different images or labels.
+    """
+    if len(evaluations) < 2:
+        raise ValueError(f"a comparison needs at least two evaluations, got {len(evaluations)}")
+    (reference, base), *others = evaluations.items()
+    for name, other in others:
+        _check_same_images(reference, base, name, other)
+    found: list[Difference] = []
+    for name, other in others:
+        for measure in base.summary["classification"]:
+            if measure not in other.summary["classification"]:
+                continue
+            if measure in CORRECT:
+                test = metrics.paired_test(
+                    column_of(other.samples, CORRECT[measure]), column_of(base.samples, CORRECT[measure]),
+                    "permutation", n_resamples, seed=seed,
+                )  # fmt: skip
+                found.append(_difference(name, None, measure, test))
+            else:
+                found.append(_difference(name, None, measure, _set_difference(measure, other, base, seed)))
+        for map_name, cells in base.summary["maps"].items():
+            if map_name in CONTROLS:
+                continue
+            for measure in cells:
+                if measure in other.summary["maps"].get(map_name, {}):
+                    column = f"{map_name}/{measure}"
+                    a, b = column_of(other.samples, column), column_of(base.samples, column)
+                    test = metrics.paired_test(a, b, "permutation", n_resamples, seed=seed)
+                    # Images that neither was run on are not excluded: they were not asked about.
+                    absent = sum(column not in x and column not in y for x, y in zip(other.samples, base.samples))
+                    found.append(_difference(name, map_name, measure, test, absent))
+    tested = [d for d in found if d.p_value is not None]
+    corrected = iter(metrics.holm([d.p_value for d in tested]))
+    final = [d if d.p_value is None else Difference(**{**vars(d), "p_corrected": next(corrected)}) for d in found]
+    return Comparison(reference, final)
+
+
+def _set_difference(measure: str, a: Evaluation, b: Evaluation, seed: int) -> metrics.Interval:
+    classes = len(a.settings["classes"])
+    ours, theirs = (statistic_of(measure, evaluation.samples, classes) for evaluation in (a, b))
+    rows = torch.arange(len(a.samples))
+    return metrics.bootstrap_statistic(lambda drawn: ours(drawn) - theirs(drawn), rows, seed=seed)
+
+
+def _difference(model: str, map_name: str | None, measure: str, found, absent: int = 0) -> Difference:
+    """From a PairedTest, or from an Interval of a difference."""
+    paired = isinstance(found, metrics.PairedTest)
+    value = number(found.difference if paired else found.value)
+    p_value = found.p_value if paired else None
+    low, high = number(found.low), number(found.high)
+    excluded = found.excluded - absent
+    return Difference(model, map_name, measure, value, low, high, p_value, None, found.count, excluded)
+
+
+def _check_same_images(reference: str, base: Evaluation, name: str, other: Evaluation) -> None:
+    if base.settings["classes"] != other.settings["classes"]:
+        raise ValueError(f"{name!r} and {reference!r} have different classes: evaluate both models on one dataset")
+    if len(base.samples) != len(other.samples):
+        counts = f"{len(other.samples)} and {len(base.samples)}"
+        raise ValueError(f"{name!r} and {reference!r} have {counts} images: a paired comparison needs the same ones")
+    for a, b in zip(base.samples, other.samples):
+        for key in ("index", "label"):
+            if a[key] != b[key]:
+                raise ValueError(
+                    f"{name!r} and {reference!r} are not of the same images: where one has {key} {b[key]}, "
+                    f"the other has {a[key]}"
+                )
+
+
+def _signed(d: Difference) -> str:
+    return "none" if d.difference is None else f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else ("< 0.001" if value < 0.001 else f"{value:.3f}")

@@ -1,0 +1,79 @@
+"""What an evaluation has done so far, on disk, so that one cut short can be continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attention_refine.training.checkpoints import atomic_text
+
+
+class Journal:
+    """Records of the images done, a line each, in ``folder/parts``.
+
+    A line cut short by a kill is ignored, and its image done again. Every attempt of every process writes a file of
+    its own, so that nothing is appended after a cut line.
+
+    Args:
+        settings: all that decides the values; kept beside the records.
+        resume: read what is there (it is ``done``, by position) instead of removing it.
+        rank: of this process. The first one removes and begins the folder; wait for it before :meth:`add`.
+
+    Raises:
+        ValueError: ``resume`` with other settings, naming the first that differs.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool, rank: int):
+        self.parts, self.rank, self.done = folder / "parts", rank, {}
+        self.file: Path | None = None
+        settings = json.loads(json.dumps(settings))
+        if resume and (self.parts / "settings.json").exists():
+            self._check(json.loads((self.parts / "settings.json").read_text(encoding="utf-8")), settings)
+            self.done = self._read()
+        elif rank == 0:
+            shutil.rmtree(self.parts, ignore_errors=True)
+            self.parts.mkdir(parents=True)
+            atomic_text(self.parts / "settings.json", json.dumps(settings, indent=1))
+
+    def add(self, records: Mapping[int, dict]) -> None:
+        """Keep the records of a batch."""
+        if self.file is None:
+            attempt = len(list(self.parts.glob(f"{self.rank:04d}-*.jsonl")))
+            self.file = self.parts / f"{self.rank:04d}-{attempt:04d}.jsonl"
+        with self.file.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps([position, record]) + "\n" for position, record in records.items())
+
+    def _read(self) -> dict[int, dict]:
+        done = {}
+        for file in sorted(self.parts.glob("*.jsonl")):
+            for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+                try:
+                    position, record = json.loads(line)
+                except ValueError:  # cut short
+                    continue
+                done[position] = record
+        return done
+
+    def _check(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        for key, value in now.items():
+            if before.get(key) != value:
+                raise ValueError(
+                    f"the evaluation in {self.parts.parent} cannot be continued, because its {key} differs: "
+                    "choose another output folder, or resume=False to start anew"
+                )
+
+
+def digest(model: nn.Module) -> str:
+    """A short hash of every weight, so that one model's evaluation is not continued with another."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, value in model.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,221 @@
+"""A model's predictions and maps on a batch, measured: one forward for all that can share it, a record an image."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attention_refine import maps as map_functions
+from attention_refine import metrics
+from attention_refine.backbones import logits_of, reading_site
+from attention_refine.evaluation.measures import CONTROLS, measure_maps, perturb
+from attention_refine.maps.conditions import map_conditions
+from attention_refine.maps.grad_cam import cam
+from attention_refine.maps.pixels import image_size
+from attention_refine.maps.site import Reading, tapped
+
+# Fixed chunks of forwards: a size found by the clock would not give the same last digits twice.
+CHUNK = {"cpu": 8, "other": 64}
+
+MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def map_names() -> list[str]:
+    """Names that ``evaluate(maps=...)`` takes: the model's own map, every function of ``maps``, and the controls."""
+    return ["model", *(name for name in map_functions.__all__ if _makes_maps(name)), *CONTROLS]
+
+
+def _makes_maps(name: str) -> bool:
+    function = getattr(map_functions, name)
+    if not inspect.isfunction(function):
+        return False
+    signature = inspect.signature(function)
+    return list(signature.parameters)[:3] == ["net", "pixel_values", "target"] and (
+        signature.return_annotation in (Tensor, "Tensor")
+    )
+
+
+def map_sources(maps: Sequence[str] | Mapping[str, MapFunction | None]) -> dict[str, MapFunction | None]:
+    """The maps to judge, a function each; None for those that come with the forward pass, and for the controls.
+
+    Raises:
+        ValueError: a name that is not one of :func:`map_names`, or a bare string.
+    """
+    if isinstance(maps, str):
+        raise ValueError(f"maps must be a list of names, got the string {maps!r}: give [{maps!r}]")
+    sources = dict(maps) if isinstance(maps, Mapping) else dict.fromkeys(maps)
+    for name, function in sources.items():
+        if function is None and name not in ("model", "grad_cam", *CONTROLS):
+            if name not in map_names():
+                raise ValueError(f"map {name!r} is not one of {', '.join(map_names())}")
+            sources[name] = _by_name(name)
+    return sources
+
+
+def _by_name(name: str) -> MapFunction:
+    function = getattr(map_functions, name)
+    # No target: the predicted class is the default of all, and what is the same for every class refuses one.
+    return lambda net, pixel_values, target: function(net, pixel_values)
+
+
+class Judge:
+    """Measures batches with one model.
+
+    Args:
+        measures: names with options, from :func:`attention_refine.measures.chosen_measures`.
+        sources: maps, from :func:`map_sources`.
+        multi_label: whether labels are multi-hot.
+        perturbed: positions of the images that the measures which cost forwards are taken on.
+        n_steps: of insertion and deletion.
+        seed: of the random control.
+        classes: how many the dataset has; 0 where it does not say.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        measures: Mapping[str, Mapping[str, Any]],
+        sources: Mapping[str, MapFunction | None],
+        *,
+        multi_label: bool,
+        perturbed: Container[int],
+        n_steps: int,
+        seed: int,
+        classes: int,
+    ):
+        self.model, self.measures, self.sources = model, measures, sources
+        self.multi_label, self.perturbed, self.n_steps = multi_label, perturbed, n_steps
+        self.seed, self.classes = seed, classes
+        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        head = getattr(model, "head", None)
+        self.per_class = getattr(getattr(head, "config", None), "maps", None) == "per_class"
+        taken = {name for name, function in sources.items() if function is None}
+        self.reads_grad_cam = "grad_cam" in taken or ("model" in taken and head is None)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[int, dict]:
+        """``{position: {"sample": values, "curves": curves, "classes": number}}`` of a batch."""
+        pixels = batch["pixel_values"].to(self.device)
+        logits, maps = self.look(pixels, batch["index"])
+        self._check_labels(batch, logits.shape[1])
+        entries = self._predictions(batch, logits.float().cpu())
+        curves: list[dict[str, Any]] = [{} for _ in entries]
+        self._on_maps(batch, pixels, logits.argmax(1), maps, entries, curves)
+        classes = logits.shape[1]
+        records = zip(batch["position"], entries, curves)
+        return {position: {"sample": entry, "curves": lines, "classes": classes} for position, entry, lines in records}
+
+    def _check_labels(self, batch: dict[str, Any], outputs: int) -> None:
+        if self.classes and self.classes != outputs:
+            raise ValueError(
+                f"the model has {outputs} classes and the dataset {self.classes}: wrap the model with "
+                f"num_labels={self.classes}, or choose the dataset it was trained for"
+            )
+        labels = batch["labels"]
+        if self.multi_label:
+            return
+        outside = ((labels < 0) | (labels >= outputs)).nonzero().flatten().tolist()
+        if outside:
+            row, label = int(batch["index"][outside[0]]), int(labels[outside[0]])
+            raise ValueError(
+                f"row {row} of the dataset has label {label}, and the model's classes are 0 to {outputs - 1}"
+            )
+
+    def look(self, pixels: Tensor, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits, and every map ``(B, 1, h, w)`` by name. Prediction, head's map and Grad-CAM share a forward.
+
+        Args:
+            pixels: ``(B, 3, H, W)`` on the model's device.
+            index: ``(B,)`` rows in the dataset, for the random control and for messages.
+        """
+        grad_cam = None
+        with map_conditions(self.model, pixels, create_graph=False) as (net, images):
+            if self.reads_grad_cam:
+                site = reading_site(net, images)
+                with tapped(net.get_submodule(site.name), cut=True) as features:
+                    output = net(images)
+                logits = logits_of(output)
+                reading = Reading(logits, features[0], site.layout, image_size(images))
+                grad_cam = cam(reading, logits.gather(1, logits.argmax(1, keepdim=True)), create_graph=False)
+            else:
+                with torch.no_grad():
+                    output = net(images)
+        logits = logits_of(output).detach()
+        target = logits.argmax(1)
+        made: dict[str, Tensor] = {}
+        for name, function in self.sources.items():
+            if function is not None:
+                made[name] = function(self.model, pixels, target)
+            elif name == "grad_cam":
+                made[name] = grad_cam
+            elif name == "model":
+                maps = getattr(output, "maps", None)
+                made[name] = grad_cam if maps is None else self._first(maps, target)
+        size = tuple(next(iter(made.values())).shape[-2:]) if made else (7, 7)
+        for name in self.sources:
+            if name not in made:  # the controls, at the size of the first map: coarse and fine noise score differently
+                noise = name == "random"
+                made[name] = (
+                    metrics.random_maps(index, size, self.seed) if noise else metrics.centre_maps(len(index), size)
+                )
+        made = {name: made[name].detach().float().to(self.device) for name in self.sources}
+        for name, maps in made.items():
+            broken = (~maps.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+            if broken:
+                row = int(index[broken[0]])
+                raise ValueError(f"map {name!r} of row {row} of the dataset is not finite: look at the model's weights")
+        return logits, made
+
+    def _first(self, maps: Tensor, target: Tensor) -> Tensor:
+        """One map an image: the predicted class's, or the first-ranked."""
+        if self.per_class:
+            return maps[torch.arange(len(maps), device=maps.device), target][:, None]
+        return maps[:, :1]
+
+    def _predictions(self, batch: dict[str, Any], logits: Tensor) -> list[dict[str, Any]]:
+        labels = batch["labels"]
+        probabilities = logits.sigmoid() if self.multi_label else logits.softmax(1)
+        columns = {
+            "index": batch["index"].tolist(),
+            "file": batch["file"],
+            "label": [_classes(row) for row in labels] if self.multi_label else labels.tolist(),
+            "prediction": [_classes(row > 0) for row in logits] if self.multi_label else logits.argmax(1).tolist(),
+            "score": probabilities.amax(1).tolist(),
+            "correct": metrics.correct(logits, labels).bool().tolist(),
+            "truth": batch["truth"],
+        }
+        if "top5_accuracy" in self.measures:
+            columns["correct_top5"] = metrics.correct(logits, labels, top_k=5).bool().tolist()
+        if self.multi_label:
+            columns["logits"] = logits.tolist()
+        return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+    def _on_maps(self, batch, pixels, target, made, entries, curves) -> None:
+        """Fill in ``<map>/<measure>`` of every entry, and the curves of those that have one."""
+        rows = [row for row, position in enumerate(batch["position"]) if position in self.perturbed]
+        mask = batch["mask"].to(self.device) if any(batch["truth"]) else None
+        boxes = batch["boxes"] if any(len(boxes) for boxes in batch["boxes"]) else None
+        for name, maps in made.items():
+            for measure, values in measure_maps(self.measures, maps, mask, boxes).items():
+                for entry, value in zip(entries, values.tolist()):
+                    entry[f"{name}/{measure}"] = value if value == value else None
+            if not rows:
+                continue
+            found, lines = perturb(
+                self.measures, self.model, pixels[rows], maps[rows], target[rows], n_steps=self.n_steps,
+                score="sigmoid" if self.multi_label else "softmax",
+                batch_size=CHUNK["cpu" if self.device.type == "cpu" else "other"],
+            )  # fmt: skip
+            for measure, values in found.items():
+                for row, value in zip(rows, values.tolist()):
+                    entries[row][f"{name}/{measure}"] = value if value == value else None
+            for measure, (curve, fractions) in lines.items():
+                for row, line in zip(rows, curve.tolist()):
+                    curves[row][f"{name}/{measure}"] = {"fractions": fractions.tolist(), "curve": line}
+
+
+def _classes(present: Tensor) -> list[int]:
+    return present.nonzero().flatten().tolist()

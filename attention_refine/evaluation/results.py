@@ -1,0 +1,174 @@
+"""What an evaluation found: every sample's values, and their means with intervals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention_refine import metrics
+from attention_refine.evaluation.measures import MEASURES, names_of
+from attention_refine.evaluation.whole_set import statistic_of
+from attention_refine.training.checkpoints import atomic_text
+
+FORMAT = 1
+
+Sample = dict[str, Any]
+
+
+@dataclass
+class Evaluation:
+    """The result of :func:`attention_refine.evaluate`.
+
+    Attributes:
+        summary: ``{"images": counts, "classification": {measure: cell}, "maps": {map: {measure: cell}}}``; a cell is
+            ``value``, ``low``, ``high`` (percentile bootstrap at ``level``), ``count`` (images counted) and
+            ``excluded`` (images measured for which there is no value: no ground truth, or no object in view). Where
+            nothing was counted ``value`` is None.
+        samples: one dict an image, in the order of the dataset: ``index``, ``file``, ``label``, ``prediction`` (class
+            indices; lists where an image has several labels), ``score`` (probability of the first class), ``correct``,
+            ``truth`` (whether there is a mask or a box), and ``<map>/<measure>``. An excluded value is None; a
+            measure that needs forwards is absent from the images it was not run on. Multi-label samples keep their
+            ``logits``.
+        curves: ``{map: {measure: {"fractions", "mean", "count"}}}``, mean curves over the images they were run on.
+        settings: what was asked, and ``classes``, the class names.
+    """
+
+    summary: dict[str, Any]
+    samples: list[Sample]
+    curves: dict[str, Any]
+    settings: dict[str, Any]
+
+    def values(self, column: str) -> Tensor:
+        """``(n,)`` float64 of one column of ``samples``; NaN where a sample has no value.
+
+        Raises:
+            KeyError: no sample has the column.
+        """
+        if not any(column in sample for sample in self.samples):
+            known = sorted({key for sample in self.samples for key in sample})
+            raise KeyError(f"the evaluation has no column {column!r}; it has {', '.join(known)}")
+        return column_of(self.samples, column)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write everything, whole or not at all."""
+        content = {"format": FORMAT, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        _write(path, json.dumps(content, indent=1, allow_nan=False))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Evaluation:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the file is not whole, or not of this format.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']!r}, and this version reads {FORMAT}")
+            return cls(**{field.name: content[field.name] for field in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not an evaluation written by to_json ({error})") from error
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the samples as a table, labels by name; whole or not at all."""
+        classes = self.settings["classes"]
+
+        def readable(key: str, value: Any) -> Any:
+            if key in ("label", "prediction"):
+                return "|".join(classes[i] for i in value) if isinstance(value, list) else classes[value]
+            return "" if value is None else value
+
+        columns = list(dict.fromkeys(key for sample in self.samples for key in sample if key != "logits"))
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows({key: readable(key, value) for key, value in sample.items()} for sample in self.samples)
+        _write(path, text.getvalue())
+
+    def __str__(self) -> str:
+        counts = self.summary["images"]
+        lines = [f"{counts['total']} images, {counts['with_truth']} with ground truth, {counts['skipped']} skipped"]
+        cells = self.summary["classification"]
+        if cells:
+            lines += ["", *text_table(["", "value"], [[MEASURES[n].title, _shown(c)] for n, c in cells.items()])]
+        maps = self.summary["maps"]
+        if maps:
+            measures = list(dict.fromkeys(name for cells in maps.values() for name in cells))
+            rows = [
+                [MEASURES[m].title + {True: " ↑", False: " ↓"}.get(MEASURES[m].higher_is_better, "")]
+                + [_shown(cells[m]) if m in cells else "" for cells in maps.values()]
+                + [str(max((cells[m]["count"] for cells in maps.values() if m in cells), default=0))]
+                for m in measures
+            ]
+            lines += ["", *text_table(["map", *maps, "images"], rows)]
+        return "\n".join(lines)
+
+
+def summarise(samples: Sequence[Sample], settings: Mapping[str, Any], skipped: int) -> dict[str, Any]:
+    """The summary of :class:`Evaluation` from its samples."""
+    measures, names, seed = settings["measures"], settings["maps"], settings["seed"]
+    on_labels = {name: _cell(_whole_set(name, samples, settings, seed)) for name in names_of(measures, "labels")}
+    maps: dict[str, dict] = {}
+    for name in names:
+        asked = [m for m in measures if any(f"{name}/{m}" in sample for sample in samples)]
+        columns = {m: [s for s in samples if f"{name}/{m}" in s] for m in asked}
+        maps[name] = {m: _cell(metrics.bootstrap(column_of(columns[m], f"{name}/{m}"), seed=seed)) for m in asked}
+    images = {"total": len(samples), "with_truth": sum(sample["truth"] for sample in samples), "skipped": skipped}
+    return {
+        "images": images,
+        "classification": on_labels,
+        "maps": {name: cells for name, cells in maps.items() if cells},
+    }
+
+
+CORRECT = {"accuracy": "correct", "precision_at_1": "correct", "top5_accuracy": "correct_top5"}
+
+
+def _whole_set(measure: str, samples: Sequence[Sample], settings: Mapping[str, Any], seed: int) -> metrics.Interval:
+    if measure in CORRECT:
+        return metrics.bootstrap(column_of(samples, CORRECT[measure]), seed=seed)
+    statistic = statistic_of(measure, samples, len(settings["classes"]))
+    return metrics.bootstrap_statistic(statistic, torch.arange(len(samples)), seed=seed)
+
+
+def column_of(samples: Sequence[Sample], key: str) -> Tensor:
+    """``(n,)`` float64 of one column; NaN where a sample has no value."""
+    values = (sample.get(key) for sample in samples)
+    return torch.tensor([math.nan if value is None else float(value) for value in values], dtype=torch.float64)
+
+
+def _cell(interval: metrics.Interval) -> dict[str, Any]:
+    return {key: number(value) for key, value in vars(interval).items()}
+
+
+def number(value: float) -> float | None:
+    """JSON has no NaN: no value is None."""
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def _write(path: str | Path, text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    atomic_text(Path(path), text)
+
+
+def _shown(cell: Mapping[str, Any]) -> str:
+    if cell["value"] is None:
+        return "none"
+    return f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in plain text."""
+    widths = [max(len(str(row[i])) for row in (head, *rows)) for i in range(len(head))]
+    lines = ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (head, *rows)]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

@@ -1,0 +1,223 @@
+"""A report on one or several evaluations: one HTML file with everything in it, for a person to read."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from attention_refine.evaluation.comparison import Comparison, Difference, compare
+from attention_refine.evaluation.measures import MEASURES
+from attention_refine.evaluation.results import Evaluation
+from attention_refine.overlay import legend
+from attention_refine.report.figures import colour_of, perturbation_charts, training_charts
+from attention_refine.report.gallery import GalleryRow
+from attention_refine.training.checkpoints import atomic_text
+
+CORRECTED = 0.05  # differences with a corrected p-value below it are marked
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: value and interval as text, whether it is the best, the difference to the first model."""
+
+    value: str
+    interval: str = ""
+    best: bool = False
+    difference: str = ""
+    sure: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: what was measured, an arrow for the better direction, on how many images, and its cells."""
+
+    title: str
+    arrow: str
+    count: str
+    cells: list[Cell]
+
+
+def write_report(
+    path: str | Path,
+    evaluations: Mapping[str, Evaluation],
+    *,
+    histories: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    galleries: Mapping[str, Sequence[GalleryRow]] | None = None,
+    title: str = "Attention report",
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write one self-contained HTML file, whole or not at all, and return its path.
+
+    Args:
+        evaluations: by the models' names, in the order of the columns; the others are compared with the first. They are
+            compared only where they are of the same images. May be empty (training curves alone).
+        histories: ``TrainingResult.history`` by the models' names.
+        galleries: rows of pictures by title: see :func:`attention_refine.gallery.galleries`.
+        config: what the run was told, shown folded up.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("attention_refine", package_path="report"), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["picture"] = picture
+    names = list(evaluations)
+    comparison, why_not = _comparison(evaluations)
+    every = list(dict.fromkeys([*names, *(histories or {})]))
+    text = environment.get_template("report.html.jinja").render(
+        title=title,
+        date=datetime.date.today().isoformat(),
+        names=names,
+        colours={name: colour_of(number) for number, name in enumerate(every)},
+        images=_images(evaluations),
+        tables=_headline(evaluations, comparison),
+        map_tables=[
+            (name, *_maps(evaluation)) for name, evaluation in evaluations.items() if len(_judged(evaluation)) > 1
+        ],
+        why_not=why_not,
+        compared=comparison is not None,
+        training=training_charts(_all_of(every, histories)) if histories else [],
+        curves=perturbation_charts({name: evaluations[name] for name in names}) if names else [],
+        perturbed=_perturbed(evaluations),
+        galleries=galleries or {},
+        legend=legend(),
+        config=json.dumps(config, indent=2, default=str) if config else "",
+        settings=json.dumps({n: _settings(e) for n, e in evaluations.items()}, indent=2) if evaluations else "",
+        corrected=CORRECTED,
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_text(path, text)
+    return path
+
+
+def picture(image: Image.Image) -> str:
+    """A ``data:`` address of the image: JPEG, or PNG where that is smaller."""
+    encoded = {}
+    for kind, options in (("jpeg", {"quality": 88}), ("png", {"optimize": True})):
+        content = io.BytesIO()
+        image.convert("RGB").save(content, kind, **options)
+        encoded[kind] = content.getvalue()
+    kind = min(encoded, key=lambda k: len(encoded[k]))
+    return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
+
+
+def _comparison(evaluations: Mapping[str, Evaluation]) -> tuple[Comparison | None, str]:
+    if len(evaluations) < 2:
+        return None, ""
+    try:
+        return compare(evaluations), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _headline(evaluations: Mapping[str, Evaluation], comparison: Comparison | None) -> list[tuple[str, list[Line]]]:
+    """The measures of the prediction, and those of each model's own map."""
+    groups = [("Prediction", None), ("Map", "model")]
+    tables = []
+    for heading, map_name in groups:
+        cells = {name: _cells(evaluation, map_name) for name, evaluation in evaluations.items()}
+        measures = list(dict.fromkeys(measure for found in cells.values() for measure in found))
+        lines = [_line(measure, map_name, cells, comparison) for measure in measures]
+        if lines:
+            tables.append((heading, lines))
+    return tables
+
+
+def _cells(evaluation: Evaluation, map_name: str | None) -> Mapping[str, Any]:
+    if map_name is None:
+        return evaluation.summary["classification"]
+    return evaluation.summary["maps"].get(map_name, {})
+
+
+def _line(measure: str, map_name: str | None, cells: Mapping[str, Mapping], comparison: Comparison | None) -> Line:
+    found = {name: of_model.get(measure) for name, of_model in cells.items()}
+    best = _best(measure, found)
+    row = []
+    for name, cell in found.items():
+        difference = comparison.of(name, measure, map_name) if comparison is not None else None
+        row.append(_cell(cell, name in best, difference))
+    counts = sorted({cell["count"] for cell in found.values() if cell})
+    return Line(MEASURES[measure].title, _arrow(measure), " / ".join(map(str, counts)), row)
+
+
+def _best(measure: str, found: Mapping[str, Mapping | None]) -> set[str]:
+    values = {name: round(cell["value"], 3) for name, cell in found.items() if cell and cell["value"] is not None}
+    higher = MEASURES[measure].higher_is_better
+    if len(values) < 2 or higher is None or len(set(values.values())) == 1:
+        return set()
+    top = max(values.values()) if higher else min(values.values())
+    return {name for name, value in values.items() if value == top}
+
+
+def _cell(cell: Mapping[str, Any] | None, best: bool, difference: Difference | None = None) -> Cell:
+    if cell is None or cell["value"] is None:
+        return Cell("–")
+    against = ""
+    if difference is not None and difference.difference is not None:
+        against = f"{_signed(difference.difference)} [{_signed(difference.low)}, {_signed(difference.high)}]"
+    sure = bool(against) and difference.p_corrected is not None and difference.p_corrected < CORRECTED
+    interval = f"{_plain(cell['low'])} to {_plain(cell['high'])}"
+    return Cell(_plain(cell["value"]), interval, best, against, sure)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _arrow(measure: str) -> str:
+    return {True: "↑", False: "↓", None: ""}[MEASURES[measure].higher_is_better]
+
+
+def _judged(evaluation: Evaluation) -> list[str]:
+    return list(evaluation.summary["maps"])
+
+
+def _maps(evaluation: Evaluation) -> tuple[list[str], list[Line]]:
+    """One model's maps and controls side by side."""
+    maps = evaluation.summary["maps"]
+    measures = list(dict.fromkeys(measure for cells in maps.values() for measure in cells))
+    lines = []
+    for measure in measures:
+        found = {name: cells.get(measure) for name, cells in maps.items()}
+        best = _best(measure, found)
+        counts = sorted({cell["count"] for cell in found.values() if cell})
+        cells = [_cell(cell, name in best) for name, cell in found.items()]
+        lines.append(Line(MEASURES[measure].title, _arrow(measure), " / ".join(map(str, counts)), cells))
+    return list(maps), lines
+
+
+def _images(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """What each model was evaluated on; one entry where that is the same for all."""
+    found = [{"model": name, **e.summary["images"]} for name, e in evaluations.items()]
+    alike = found and all({**entry, "model": ""} == {**found[0], "model": ""} for entry in found)
+    return [{**found[0], "model": ""}] if alike else found
+
+
+def _perturbed(evaluations: Mapping[str, Evaluation]) -> str:
+    counts = {c["count"] for e in evaluations.values() for curves in e.curves.values() for c in curves.values()}
+    return " or ".join(map(str, sorted(counts)))
+
+
+def _all_of(names: Sequence[str], histories: Mapping[str, Any]) -> dict[str, Any]:
+    """Histories for every model, so that its colour is the same in every chart."""
+    return {name: histories.get(name, []) for name in names}
+
+
+def _settings(evaluation: Evaluation) -> dict[str, Any]:
+    settings = dict(evaluation.settings)
+    settings["classes"] = len(settings["classes"])
+    return settings

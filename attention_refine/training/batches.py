@@ -1,0 +1,182 @@
+"""Which images each optimiser step sees: a function of (seed, epoch, step), so that a run can be resumed or divided.
+
+One optimiser step takes a *global batch*: ``batch_size`` images for each process and each accumulation slot. The
+global batches do not depend on how they are divided: 2 processes of 8 images, or 2 slots of 8, see what one batch of 16
+sees.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+Batch = dict[str, Any]
+Collate = Callable[[list], Batch]
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The order of a dataset's images.
+
+    The last, short global batch of an epoch is shared evenly between the processes, over as many slots as leave at
+    least two images to each (batch norm cannot normalise one). It is left out where it has fewer than two for each
+    process; the next epoch has another order, so no image is always left out.
+
+    Args:
+        size: images in the dataset; None for a stream, which comes in its own order and whose end is not known.
+        batch_size: images per process and slot.
+        processes: processes that train together.
+        slots: gradient accumulation steps.
+        seed: of the shuffling.
+
+    Raises:
+        ValueError: the dataset is too small for one global batch.
+    """
+
+    size: int | None
+    batch_size: int
+    processes: int = 1
+    slots: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.size == 0:
+            raise ValueError("the training dataset is empty: there is nothing to learn from")
+        if self.size is not None and self.steps == 0:
+            raise ValueError(
+                f"{self.size} images are too few for {self.processes} processes, {min(2, self.batch_size)} for each: "
+                "use fewer processes, or more images"
+            )
+
+    @property
+    def whole(self) -> int:
+        """Images in a full global batch."""
+        return self.batch_size * self.processes * self.slots
+
+    @property
+    def least(self) -> int:
+        """Images that the last, short global batch of an epoch needs to be used."""
+        return min(2, self.batch_size) * self.processes
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in an epoch; not for a stream."""
+        full, rest = divmod(self.size, self.whole)
+        return full + (rest >= self.least)
+
+    def shuffled(self, epoch: int) -> list[int]:
+        """The rows in the order of an epoch."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
+        return torch.randperm(self.size, generator=generator).tolist()
+
+    def divide(self, images: list, process: int) -> list[list]:
+        """One process's batches of a global batch: one per slot, fewer if it is a short one."""
+        slots = min(self.slots, len(images) // self.least)
+        shares = np.array_split(np.arange(len(images)), slots * self.processes)
+        return [[images[i] for i in shares[slot * self.processes + process]] for slot in range(slots)]
+
+    def batches(self, epoch: int, process: int = 0, first_step: int = 0) -> list[list[int]]:
+        """One process's batches of rows from ``first_step`` to the end of the epoch: ``slots`` of them a step."""
+        rows = self.shuffled(epoch)
+        starts = range(first_step * self.whole, self.steps * self.whole, self.whole)
+        return [batch for start in starts for batch in self.divide(rows[start : start + self.whole], process)]
+
+
+def mixed_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers, such that neighbouring numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class SeededItems(Dataset):
+    """A dataset whose random augmentation depends on (seed, epoch, row) only, whichever worker or process draws it.
+
+    Every generator that a transform may use (torch, NumPy, Python) is seeded for the item and put back afterwards.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, epoch: int):
+        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int):
+        seed = mixed_seed(self.seed, self.epoch, row)
+        python, numpy = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            try:
+                return self.dataset[row]
+            finally:
+                random.setstate(python)
+                np.random.set_state(numpy)
+
+
+def step_batches(
+    dataset: Dataset, order: BatchOrder, epoch: int, process: int, *, first_step: int, collate: Collate, **options: Any
+) -> Iterator[tuple[list[Batch], int]]:
+    """The optimiser steps of an epoch from ``first_step`` on: this process's batches, and the images of all processes.
+
+    A stream is read by every process, which keeps its share; a resumed one is read again up to ``first_step``.
+
+    Args:
+        dataset: map-style, or a stream (``IterableDataset``) that seeds its own augmentation. ``set_epoch`` is called.
+        options: ``num_workers`` and ``pin_memory`` of the loader.
+    """
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(epoch)
+    # Its own generator: a loader that drew its workers' seeds from the global one would make a resumed run differ.
+    options["generator"] = torch.Generator().manual_seed(mixed_seed(order.seed, epoch))
+    if isinstance(dataset, IterableDataset):
+        items = iter(DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, **options))
+        for step in count():
+            images = list(islice(items, order.whole))
+            if len(images) < order.least:
+                return
+            if step >= first_step:
+                yield [collate(batch) for batch in order.divide(images, process)], len(images)
+    rows = order.batches(epoch, process, first_step)
+    seeded = SeededItems(dataset, order.seed, epoch)
+    loaded = iter(DataLoader(seeded, batch_sampler=rows, collate_fn=collate, **options))
+    for step in range(first_step, order.steps):
+        yield list(islice(loaded, order.slots)), min(order.whole, order.size - step * order.whole)
+
+
+def evaluation_batches(
+    dataset: Dataset, batch_size: int, process: int, processes: int, *, seed: int, collate: Collate, **options: Any
+) -> DataLoader:
+    """Every image once, in order, dealt out to the processes; a stream is read by all, and each keeps its share."""
+    options["generator"] = torch.Generator().manual_seed(seed)
+    if isinstance(dataset, IterableDataset):
+        return _DealtStream(dataset, batch_size, process, processes, collate, options)
+    rows = range(process, len(dataset), processes)
+    batches = [list(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
+    return DataLoader(SeededItems(dataset, seed, 0), batch_sampler=batches, collate_fn=collate, **options)
+
+
+@dataclass
+class _DealtStream:
+    dataset: IterableDataset
+    batch_size: int
+    process: int
+    processes: int
+    collate: Collate
+    options: dict[str, Any]
+
+    def __iter__(self) -> Iterator[Batch]:
+        items = iter(DataLoader(self.dataset, batch_size=None, collate_fn=_as_it_is, **self.options))
+        mine = islice(items, self.process, None, self.processes)
+        while batch := list(islice(mine, self.batch_size)):
+            yield self.collate(batch)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

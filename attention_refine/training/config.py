@@ -1,0 +1,124 @@
+"""The options of a training run, checked when they are given; the command line is made from these fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from attention_refine.options import Options, option
+from attention_refine.training.schedules import SCHEDULES
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+PRECISIONS = ("no", "bf16", "fp16")
+MODES = ("max", "min")
+# A metric whose name has one of these words is better when smaller.
+SMALLER_IS_BETTER = ("loss", "error", "deletion", "entropy")
+
+
+class TrainingError(RuntimeError):
+    """A training run cannot start, go on or be resumed; the message says why and what to do."""
+
+
+@dataclass
+class TrainingConfig(Options):
+    """Options of :func:`attention_refine.finetune`; ``fields(TrainingConfig)[i].metadata["help"]`` documents each.
+
+    Raises:
+        ValueError: a value of the wrong type or out of range; the message names field, value and what is accepted.
+    """
+
+    output_dir: str = option("runs/finetune", "folder for checkpoints/, best/ and last/", may_change=True)
+    resume: bool = option(False, "continue the run in output_dir from its newest intact checkpoint", may_change=True)
+    overwrite: bool = option(False, "delete the checkpoints of an earlier run in output_dir", may_change=True)
+    seed: int = option(0, "seed of the order of the images, the augmentation and dropout", at_least=0)
+
+    epochs: int = option(10, "passes over the training images (ignored when max_steps is given)", at_least=1)
+    max_steps: int | None = option(None, "optimiser steps in all, in place of epochs", at_least=1)
+    batch_size: int = option(32, "images per process and accumulation step", at_least=1)
+    gradient_accumulation_steps: int = option(
+        1, "batches whose gradients are added up for one optimiser step", at_least=1
+    )
+    num_workers: int = option(
+        0, "processes that load images; 0 loads in the training process", at_least=0, may_change=True
+    )
+    channels_last: bool = option(False, "channels-last memory format; faster convolutions on most devices")
+    mixed_precision: str = option("no", "precision of the forward pass; fp16 needs a GPU", choices=PRECISIONS)
+    find_unused_parameters: bool = option(
+        True, "several processes: allow parameters that a step's loss does not reach", may_change=True
+    )
+
+    optimizer: str = option("adamw", "optimiser", choices=OPTIMIZERS)
+    learning_rate: float = option(1e-4, "peak learning rate (of the backbone)", above=0)
+    head_learning_rate_multiplier: float = option(
+        1.0, "rate of everything that is not pretrained (head, objectives), as a multiple of learning_rate", above=0
+    )
+    weight_decay: float = option(0.01, "weight decay; norms, biases and other vectors have none", at_least=0)
+    momentum: float = option(0.9, "momentum of sgd", at_least=0, below=1)
+    clip_grad_norm: float | None = option(
+        None, "largest gradient norm; longer gradients are scaled down to it", above=0
+    )
+    label_smoothing: float = option(0.0, "share of the label spread over all classes", at_least=0, below=1)
+
+    schedule: str = option("cosine", "learning rate over time", choices=SCHEDULES)
+    warmup_steps: int = option(0, "optimiser steps of linear warm-up", at_least=0)
+    warmup_ratio: float = option(0.0, "warm-up as a share of all steps, in place of warmup_steps", at_least=0, below=1)
+    milestones: list[float] = option([], "schedule step: epochs after which the rate is multiplied by gamma", above=0)
+    gamma: float = option(0.1, "schedule step: factor at a milestone", above=0, at_most=1)
+    final_learning_rate_ratio: float = option(
+        0.0, "share of the peak rate that the schedule decays to", at_least=0, at_most=1
+    )
+
+    freeze_backbone: bool = option(False, "train the head and the objectives only; implies freeze_batch_norm")
+    freeze_extractor: bool = option(False, "keep what comes before the map as it is, batch norm statistics included")
+    freeze_batch_norm: bool = option(False, "keep the backbone's batch norm statistics as they are")
+
+    eval_every: int = option(1, "epochs between evaluations; the last epoch is always evaluated", at_least=1)
+    eval_batch_size: int | None = option(None, "images per process in evaluation; batch_size if not given", at_least=1)
+    monitor: str = option("accuracy", "evaluation metric that chooses the best model")
+    monitor_mode: str | None = option(
+        None, f"whether larger or smaller is better; if not given, min for names with {', '.join(SMALLER_IS_BETTER)}",
+        choices=MODES,
+    )  # fmt: skip
+    early_stopping_patience: int | None = option(
+        None, "evaluations without improvement before the run stops", at_least=1
+    )
+
+    save_every_epochs: int | None = option(
+        1, "epochs between checkpoints; the end is always saved", at_least=1, may_change=True
+    )
+    save_every_steps: int | None = option(
+        None, "optimiser steps between checkpoints as well", at_least=1, may_change=True
+    )
+    keep_last: int = option(2, "checkpoints kept; older ones are deleted", at_least=1, may_change=True)
+    log_with: str | None = option(None, "tracker: tensorboard, trackio, wandb, ... (see accelerate)", may_change=True)
+    log_every: int = option(10, "optimiser steps between log entries of the tracker", at_least=1, may_change=True)
+    progress: bool = option(True, "show a progress bar on the main process", may_change=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.output_dir:
+            raise ValueError("output_dir is empty: name the folder that the checkpoints go to")
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} both say how long the warm-up "
+                "is: give one of them"
+            )
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule 'step' needs milestones: the epochs after which the rate falls, such as [6, 8]")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"milestones={self.milestones} have no effect with schedule {self.schedule!r}: use 'step'")
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise, got {self.milestones}")
+        if self.resume and self.overwrite:
+            raise ValueError("resume=True continues the run that overwrite=True would delete: give one of them")
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether the best model has the largest value of the monitored metric."""
+        if self.monitor_mode is not None:
+            return self.monitor_mode == "max"
+        return not any(word in self.monitor.lower() for word in SMALLER_IS_BETTER)
+
+    def choices_that_matter(self) -> dict[str, Any]:
+        """The fields that decide the weights a run ends with: a resumed run must have the same."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("may_change")}

@@ -1,0 +1,112 @@
+"""Which parameters learn, and how fast: backbone or new, decayed or not, frozen or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from attention_refine.training.config import TrainingConfig, TrainingError
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """``model.backbone``, or the whole model where there is none."""
+    backbone = getattr(model, "backbone", None)
+    return backbone if isinstance(backbone, nn.Module) else model
+
+
+def pretrained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The backbone's parameters without its classifier's, which is fresh when the classes are."""
+    fresh = {id(parameter) for layer in _classifiers(model) for parameter in layer.parameters()}
+    return [parameter for parameter in backbone_of(model).parameters() if id(parameter) not in fresh]
+
+
+def extractor_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of what comes before the site, where the map acts.
+
+    Raises:
+        TrainingError: the model has no such site.
+    """
+    later = {id(parameter) for module in _after_site(model) for parameter in module.parameters()}
+    return [parameter for parameter in backbone_of(model).parameters() if id(parameter) not in later]
+
+
+def _after_site(model: nn.Module) -> list[nn.Module]:
+    backbone = backbone_of(model)
+    if getattr(backbone, "site", None) is None:
+        raise TrainingError(
+            "freeze_extractor=True keeps what comes before the map, and this model has no head or objective that makes "
+            "one: use freeze_backbone=True, or wrap it with head='abn'"
+        )
+    return backbone.after_site()
+
+
+def _classifiers(model: nn.Module) -> list[nn.Module]:
+    """The backbone's last layers: those timm names, else the last one with an output per class."""
+    backbone = backbone_of(model)
+    net = getattr(backbone, "net", backbone)
+    if callable(getattr(net, "get_classifier", None)):
+        found = net.get_classifier()
+        return [
+            layer for layer in (found if isinstance(found, tuple | list) else [found]) if isinstance(layer, nn.Module)
+        ]
+    classes = len(getattr(model, "labels", None) or ())
+    layers = [m for m in net.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) == classes]
+    return layers[-1:]
+
+
+@contextmanager
+def frozen(model: nn.Module, config: TrainingConfig) -> Iterator[None]:
+    """Without gradients for the pretrained parameters, or the extractor's, if the config says so; as before afterwards."""
+    parameters = pretrained_parameters(model) if config.freeze_backbone else []
+    parameters += extractor_parameters(model) if config.freeze_extractor else []
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def keep_batch_norm(model: nn.Module, config: TrainingConfig) -> None:
+    """After ``model.train()``: the backbone's or extractor's batch norm in evaluation mode, if the config says so."""
+    if not (config.freeze_batch_norm or config.freeze_backbone or config.freeze_extractor):
+        return
+    everything = config.freeze_batch_norm or config.freeze_backbone
+    learning = set() if everything else {inner for module in _after_site(model) for inner in module.modules()}
+    for module in backbone_of(model).modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in learning:
+            module.eval()
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimiser over four groups: pretrained or new, with weight decay (matrices, kernels) or without (vectors).
+
+    Raises:
+        TrainingError: no parameter needs a gradient.
+    """
+    pretrained = {id(parameter) for parameter in pretrained_parameters(model)}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
+        (old, decays): [] for old in (True, False) for decays in (True, False)
+    }
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[id(parameter) in pretrained, parameter.ndim > 1].append(parameter)
+    if not any(groups.values()):
+        raise TrainingError(
+            "the model has no parameter to train: with freeze_backbone=True it needs a head or an objective that learns"
+        )
+    options = []
+    for (old, decays), parameters in groups.items():
+        if parameters:
+            rate = config.learning_rate * (1.0 if old else config.head_learning_rate_multiplier)
+            weight_decay = config.weight_decay if decays else 0.0
+            options.append({"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": weight_decay})
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(options, lr=config.learning_rate, momentum=config.momentum)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(options, lr=config.learning_rate)

@@ -1,0 +1,90 @@
+"""Where a training run is, whether it may go on, and whether its model is the best so far. Plain values only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attention_refine.training.config import TrainingConfig, TrainingError
+
+MOST_SKIPPED = 25  # fp16 halves its scale at each skipped step: past 2**-25 the gradient itself is not finite
+
+
+@dataclass
+class Progress:
+    """Where a run is: all that a checkpoint holds beside the tensors and the random generators."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    images: int = 0  # seen in this epoch
+    sums: dict[str, float] = field(default_factory=dict)  # of each loss over these images
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_metric: float | None = None
+    best_step: int | None = None
+    evaluations_since_best: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    stopped_early: bool = False
+    finished: bool = False
+
+
+def check_same_run(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to continue the checkpoint ``folder`` of a run with the facts ``before`` as one with the facts ``now``."""
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise TrainingError(
+                f"{folder} was made with {name}={before.get(name)!r} and this run has {name}={now.get(name)!r}, which "
+                f"would change its outcome: resume with {name}={before.get(name)!r}, or start a new run in another "
+                "output_dir"
+            )
+
+
+def check_finite(values: dict[str, float], progress: Progress, config: TrainingConfig) -> None:
+    """Stop before a step whose losses or gradient are not finite, naming those that are not."""
+    broken = {name: value for name, value in values.items() if not math.isfinite(value)}
+    if broken:
+        parts = [name for name in broken if name != "loss"] or list(broken)
+        raise TrainingError(
+            f"training stopped at step {progress.step + 1} (epoch {progress.epoch + 1}): {' and '.join(parts)} "
+            f"{'is' if len(parts) == 1 else 'are'} {broken[parts[0]]}; try a learning_rate below "
+            f"{config.learning_rate}, clip_grad_norm=1.0, warmup_steps, or mixed_precision='no', and look at the "
+            f"images of this step; earlier checkpoints in {config.output_dir} are intact"
+        )
+
+
+def count_skipped(skipped: bool, progress: Progress, config: TrainingConfig) -> None:
+    """Count a step that fp16 left out; stop when it leaves out nothing else."""
+    progress.skipped_steps += skipped
+    progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
+    if progress.skipped_in_a_row >= MOST_SKIPPED:
+        raise TrainingError(
+            f"training stopped at step {progress.step + 1}: the fp16 gradient was not finite in {MOST_SKIPPED} steps "
+            f"in a row; use mixed_precision='bf16' or 'no', or a learning_rate below {config.learning_rate}"
+        )
+
+
+def close_epoch(progress: Progress, metrics: dict[str, float], config: TrainingConfig, learning_rate: float) -> None:
+    """Write the epoch into the history and stand at the start of the next."""
+    means = {f"train/{name}": total / progress.images for name, total in progress.sums.items()}
+    entry = {"epoch": progress.epoch + 1, "step": progress.step, "learning_rate": learning_rate, **means}
+    progress.history.append({**entry, **{f"eval/{name}": value for name, value in metrics.items()}})
+    progress.epoch += 1
+    progress.step_in_epoch = progress.images = 0
+    progress.sums = {}
+
+
+def improves(metrics: dict[str, float], progress: Progress, config: TrainingConfig) -> bool:
+    """Compare with the best so far, and remember."""
+    if config.monitor not in metrics:
+        known = ", ".join(sorted(metrics)) or "nothing, as the evaluation is empty"
+        raise TrainingError(f"monitor={config.monitor!r} was not measured; measured are {known}")
+    value, best = metrics[config.monitor], progress.best_metric
+    sign = 1 if config.larger_is_better else -1
+    if math.isnan(value) or (best is not None and sign * value <= sign * best):
+        progress.evaluations_since_best += 1
+        return False
+    progress.best_metric, progress.best_step, progress.evaluations_since_best = value, progress.step, 0
+    return True
