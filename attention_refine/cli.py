@@ -1,4 +1,4 @@
-"""The command line: ``attention-refine demo | finetune | evaluate | explain | inspect | backbones``."""
+"""The command line: ``attention-refine demo | finetune | evaluate | compare | explain | inspect | backbones``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--config", help="YAML file whose data and evaluation sections are used")
     _add_sections(evaluate, only=("data", "evaluation"))
 
+    compare = _command(commands, "compare", _compare, "put finished evaluations side by side, with paired differences")
+    compare.add_argument("evaluations", nargs="+", metavar="EVALUATION", help="folder or evaluation.json, optionally name=FILE")
+    compare.add_argument("--output", default="comparison.html", help="page to write (default: %(default)s)")
+
     explain = _command(commands, "explain", _explain, "write images with the model's map drawn over them")
     explain.add_argument("model", metavar="MODEL", help="saved folder or Hub id")
     explain.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
@@ -62,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = _command(commands, "inspect", _inspect, "say what a saved model is: backbone, site, head, classes, size")
     inspect.add_argument("model", metavar="MODEL", help="saved folder or Hub id")
+
+    backbones = _command(commands, "backbones", _backbones, "which networks can be wrapped and where the map acts, found by running")
+    backbones.add_argument("--filter", default="", help="only networks whose name holds this text, such as timm/swin")
     return parser
 
 
@@ -146,10 +153,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     recipe = Recipe.from_dict(values, where=arguments.config or "command line")
     output = Path(arguments.output)
     models, evaluations = {}, {}
-    for given in arguments.models:
-        name, path = given.split("=", 1) if "=" in given else (_short(given, arguments.models), given)
-        if name in evaluations:
-            raise ValueError(f"two models are called {name!r}; name them: plain={given}")
+    for name, path in _named(arguments.models).items():
         models[name] = load(path)
         split = load_split(recipe.data, arguments.split, models[name].labels)
         evaluations[name] = judge(recipe, models[name], split, output / name)
@@ -163,11 +167,33 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(f"report: {report}")
 
 
-def _short(path: str, others: list[str]) -> str:
-    """A model's folder name; with its parent's where several end alike (``runs/plain/best``, ``runs/abn/best``)."""
-    parts = Path(path).parts
-    alike = sum(Path(other).name == parts[-1] for other in others) > 1
-    return "-".join(parts[-2:]) if alike and len(parts) > 1 else parts[-1]
+def _compare(arguments: argparse.Namespace) -> None:
+    from .evaluation import Evaluation, compare
+    from .report import write_report
+
+    files = {}
+    for name, path in _named(arguments.evaluations).items():
+        files[name] = Path(path) / "evaluation.json" if Path(path).is_dir() else Path(path)
+    if len(files) < 2:
+        raise ValueError("compare needs at least two evaluations of the same images")
+    evaluations = {name: Evaluation.from_json(file) for name, file in files.items()}
+    print(compare(evaluations))
+    print(f"report: {write_report(Path(arguments.output), evaluations, title=' and '.join(evaluations))}")
+
+
+def _named(given: list[str]) -> dict[str, str]:
+    """Paths by name: the name given with it, or the folder's; with its parent's where several end alike."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals:
+            parts, path = Path(text).parts, text
+            alike = sum(Path(other).name == parts[-1] for other in given) > 1
+            name = "-".join(parts[-2:]) if alike else parts[-1]
+        if name in found:
+            raise ValueError(f"two are called {name!r}; name them: plain={text}")
+        found[name] = path
+    return found
 
 
 def _explain(arguments: argparse.Namespace) -> None:
@@ -206,6 +232,13 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from .inspection import describe
 
     print(describe(arguments.model))
+
+
+def _backbones(arguments: argparse.Namespace) -> None:
+    from .support import markdown, rows
+
+    for line in markdown(rows(arguments.filter)):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

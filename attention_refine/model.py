@@ -82,6 +82,18 @@ class RefinedModel(nn.Module):
     def num_labels(self) -> int:
         return len(self.labels)
 
+    def add_objective(self, objective: str | Objective) -> None:
+        """Give a model, a loaded one for example, a further objective; one of the same name makes room.
+
+        Raises:
+            ValueError: an unknown name, or an objective that does not fit the model.
+            TypeError: neither a name nor an objective.
+        """
+        made = _made(objective, objective_names, Objective)
+        made.attach(self)
+        parameter = next(self.parameters())
+        self.objectives[made.name] = made.to(parameter.device).train(self.training)
+
     def forward(
         self,
         pixel_values: Tensor,

@@ -20,6 +20,7 @@ from .data import Prepared, class_names, load_dataset, prepare, split_train_vali
 from .evaluation import Evaluation, evaluate
 from .files import atomic_file
 from .heads.base import heads
+from .hub import load
 from .model import RefinedModel, wrap
 from .objectives.base import objectives
 from .options import Options, option
@@ -33,6 +34,9 @@ class ModelOptions(Options):
 
     backbone: str = option("resnet50.a1_in1k", "timm name, Hugging Face id or folder")
     pretrained: bool | str = option(True, "published weights (true), fresh ones (false), or the path of a safetensors file")
+    checkpoint: str | None = option(
+        None, "folder or Hub id of a model saved by this library to go on from, with its own backbone and head"
+    )
     head: str | dict | None = option(None, "head by name, or {name: ..., option: value}; none for a plain fine-tune")
     objectives: list[str | dict] = option([], "objectives, each by name or {name: ..., option: value}")
     image_size: int | None = option(None, "side in pixels; the backbone's own if not given", at_least=8)
@@ -61,6 +65,7 @@ class EvaluationOptions(Options):
     perturbation_images: int = option(100, "images of the test split for insertion and deletion; 0 for none", at_least=0)
     perturbation_steps: int = option(20, "points of the insertion and deletion curves", at_least=2)
     batch_size: int = option(32, "images at a time", at_least=1)
+    measures: list[str] | None = option(None, "measures by name; the usual ones if not given")
     maps: list[str] = option(["model"], "maps that are judged: model, a name in attention_refine.maps, random, centre")
 
 
@@ -154,13 +159,31 @@ def load_splits(options: DataOptions, seed: int = 0) -> dict[str, Any]:
 
 
 def build_model(options: ModelOptions, labels: list[str]) -> RefinedModel:
-    """The wrapped model a recipe asks for, its classifier fresh for ``labels``."""
+    """The wrapped model a recipe asks for, its classifier fresh for ``labels``, or the saved one it goes on from.
+
+    A saved model keeps its backbone, head and size; its objectives are the recipe's.
+
+    Raises:
+        ValueError: the backbone cannot carry a head, or the saved model has other classes.
+    """
+    made = [_made(objectives, entry) for entry in options.objectives]
+    if options.checkpoint is not None:
+        model = load(options.checkpoint)
+        if model.labels != [str(label) for label in labels]:
+            raise ValueError(
+                f"checkpoint {options.checkpoint!r} has the classes {model.labels[:5]}, the data {labels[:5]}: "
+                "train it on this data first, or wrap a backbone"
+            )
+        model.objectives.clear()
+        for objective in made:
+            model.add_objective(objective)
+        return model
     size = {"input_size": [3, options.image_size, options.image_size]} if options.image_size else None
     try:
         return wrap(
             options.backbone,
             head=_made(heads, options.head) if options.head else None,
-            objectives=[_made(objectives, entry) for entry in options.objectives],
+            objectives=made,
             labels=labels,
             pretrained=options.pretrained,
             preprocessing=size,
@@ -275,6 +298,7 @@ def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Eval
     return evaluate(
         model,
         prepare_evaluation(recipe, model, split),
+        measures=options.measures,
         maps=options.maps,
         batch_size=options.batch_size,
         perturbation_images=options.perturbation_images,

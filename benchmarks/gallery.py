@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from photographs import Spread, imagenet_names, network
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from attention_refine import maps, shapes

@@ -21,7 +21,8 @@ from photographs import Spread, add_arguments, network
 
 import attention_refine as ar
 from attention_refine import maps, metrics
-from attention_refine.results import Evaluation
+from attention_refine.evaluation.measures import MEASURES as TITLES
+from attention_refine.evaluation.results import Evaluation
 
 MEASURES = ("mask_correlation", "energy_inside", "pointing_game", "insertion", "deletion")
 CHEAP = (
@@ -55,7 +56,7 @@ def fine_noise(net: torch.nn.Module, pixel_values: torch.Tensor, target: torch.T
 
 
 def table(evaluations: list[Evaluation]) -> str:
-    lines = ["| map | images | " + " | ".join(ar.measures.MEASURES[m].title for m in MEASURES) + " |"]
+    lines = ["| map | images | " + " | ".join(TITLES[m].title for m in MEASURES) + " |"]
     lines.append("|---|---|" + "---|" * len(MEASURES))
     for evaluation in evaluations:
         for name, measured in evaluation.summary["maps"].items():

@@ -67,6 +67,29 @@ def test_evaluate_puts_models_side_by_side(runs, folder, tmp_path, capsys):
         assert 0 <= summary["classification"]["accuracy"]["value"] <= 1
 
 
+def test_compare_reads_finished_evaluations(runs, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["compare", str(runs / "plain"), f"refined={runs / 'abn' / 'evaluation.json'}", "--output", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "refined" in said and "plain" in page.read_text()
+    assert "at least two" in _refused(capsys, "compare", runs / "plain")
+
+
+def test_measures_are_chosen_by_name(runs, folder, tmp_path, capsys):
+    model, out = runs / "abn" / "best", tmp_path / "out"
+    command = ["evaluate", str(model), "--data.source", str(folder), "--output", str(out), "--evaluation.measures"]
+    assert main([*command, "[accuracy, sparsity]"]) == 0
+    summary = json.loads((out / "best" / "evaluation.json").read_text())["summary"]
+    assert list(summary["classification"]) == ["accuracy"] and list(summary["maps"]["model"]) == ["sparsity"]
+    capsys.readouterr()
+    command += ["[sparsty]"]
+    assert main(command) == 1 and "did you mean 'sparsity'" in capsys.readouterr().err
+
+
+def test_backbones_prints_rows_of_the_table(capsys):
+    assert main(["backbones", "--filter", "timm/test_resnet"]) == 0
+
+
 def test_explain_writes_a_picture_for_every_image(runs, folder, tmp_path, capsys):
     out = tmp_path / "explained"
     (tmp_path / "a.png").write_bytes(next((folder / "test").glob("*.png")).read_bytes())
@@ -94,7 +117,7 @@ def test_list_names_the_shipped_configs_and_all_of_them_are_valid(capsys):
 
 
 def test_help_of_every_command(capsys):
-    for command in ("demo", "finetune", "evaluate", "explain", "inspect"):
+    for command in ("demo", "finetune", "evaluate", "compare", "explain", "inspect", "backbones"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0 and "usage: attention-refine" in capsys.readouterr().out

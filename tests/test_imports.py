@@ -26,8 +26,6 @@ ORDER = [
 ]
 VERB = len(ORDER)
 LAST = {"cli", "__main__", "__init__"}
-# The support table lives with the backbones it lists, and stands above the models it makes of them.
-TABLE = ROOT / "backbones" / "table.py"
 
 
 def rank(part: str) -> int:
@@ -127,18 +125,11 @@ def test_no_imports_in_a_circle():
 
 @every_file
 def test_metrics_and_maps_know_nothing_of_the_model(path):
-    if part_of(path) not in ("maps", "metrics", "layouts", "backbones") or path == TABLE:
+    if part_of(path) not in ("maps", "metrics", "layouts", "backbones"):
         return
     for line, name, taken, _ in imports(path):
         parts = {*name.split(".")[1:2], *(taken if name == "attention_refine" else [])}
         assert not parts & {"model", "hub"} or not name.startswith("attention_refine"), where(path, line)
-
-
-def test_nothing_below_the_command_line_needs_the_support_table():
-    for path in FILES:
-        for line, name, taken, lazy in imports(path):
-            if name.endswith("backbones.table") or (name.endswith("backbones") and "table" in taken):
-                assert lazy or part_of(path) in LAST, where(path, line)
 
 
 def test_only_backbones_know_timm_and_transformers():

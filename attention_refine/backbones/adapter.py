@@ -49,6 +49,9 @@ class Feature:
 class Backbone(nn.Module):
     """A network with a site. ``backbone(x)`` is the network, unchanged.
 
+    Under ``torch.compile`` ``backbone(x)`` is compiled as any network; :meth:`features` and :meth:`resume` break the
+    graph and run eagerly: a compiled model with a head gives the same results, at the eager backbone's speed.
+
     Args:
         net: a classifier from timm or transformers, or any module whose output :func:`logits_of` understands.
         spec: what rebuilds ``net``; ``None`` for a module that cannot be rebuilt (it cannot be saved then).
@@ -83,6 +86,7 @@ class Backbone(nn.Module):
             return find_site(self.net, self.example(), where)
         return check_site(self.net, self.example(), name, mechanism)
 
+    @torch.compiler.disable  # stopping and answering are no graph; see the class
     def features(self, pixel_values: Tensor) -> Feature:
         """Run the network up to and including its site."""
         site = self._site()
@@ -101,6 +105,7 @@ class Backbone(nn.Module):
         grid = to_grid(first_tensor(output), site.layout, image_size_of(pixel_values))
         return Feature(grid, output, pixel_values, {name: calls for name, calls in earlier.items() if calls})
 
+    @torch.compiler.disable
     def resume(self, feature: Feature, gain: Tensor | None = None) -> Tensor:
         """Logits from a feature, its grid rewritten or not.
 
@@ -126,15 +131,15 @@ class Backbone(nn.Module):
         if torch.is_grad_enabled() and any(getattr(m, flag, False) for m in self.net.modules() for flag in flags):
             raise RuntimeError(
                 "a backbone cut at a site cannot be trained with gradient checkpointing; turn it off "
-                "(timm: set_grad_checkpointing(False), transformers: gradient_checkpointing_disable()) and save memory with "
-                "bf16, a frozen backbone or gradient accumulation"
+                "(timm: set_grad_checkpointing(False), transformers: gradient_checkpointing_disable()) and save memory "
+                "with bf16, a frozen backbone or gradient accumulation"
             )
 
     def after_site(self) -> list[nn.Module]:
         """The largest modules that run only after the site; all else that has weights is the extractor."""
         with torch.no_grad(), quiet(self.net):
             earlier = self.features(self.example()).earlier
-        return [self.net.get_submodule(name) for name in _before(self.net, self._site().name) if name not in earlier]
+        return [self.net.get_submodule(name) for name in before(self.net, self._site().name) if name not in earlier]
 
     def _site(self) -> Site:
         if self.site is None:

@@ -20,11 +20,11 @@ _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 class ClassRowGain(TorchFunctionMode):
     """While active, the class token's attention over the patches is scaled by ``gain``.
 
-    Two kinds of attention are recognised by their shapes: self-attention over ``prefix + h*w`` tokens, whose row 0 is the
-    class token's (none where ``prefix`` is 0), and a single query over the patches and at most a few tokens before them
-    (class-attention layers, attention pooling). Both the fused form (``scaled_dot_product_attention``) and an explicit
-    softmax over attention logits are caught, so timm and transformers need no rewriting. Where the gain is 1 everywhere
-    the result is the network's own, bit for bit.
+    Two kinds of attention are recognised by their shapes: self-attention over ``prefix + h*w`` tokens, whose row 0 is
+    the class token's (none where ``prefix`` is 0), and a single query over the patches and at most a few tokens before
+    them (class-attention layers, attention pooling). Both the fused form (``scaled_dot_product_attention``) and an
+    explicit softmax over attention logits are caught, so timm and transformers need no rewriting. Where the gain is 1
+    everywhere the result is the network's own, bit for bit.
 
     Args:
         gain: ``(B, 1, h, w)``, positive.
@@ -54,7 +54,9 @@ class ClassRowGain(TorchFunctionMode):
             logits = kwargs.get("input", args[0] if args else None)
             if logits.ndim >= 3 and self._concerns(len(logits), logits.ndim, *logits.shape[-2:]):
                 self.calls += 1
-                logits = torch.cat([logits[..., :1, :] + self._bias(logits, logits.shape[-1]), logits[..., 1:, :]], dim=-2)
+                logits = torch.cat(
+                    [logits[..., :1, :] + self._bias(logits, logits.shape[-1]), logits[..., 1:, :]], dim=-2
+                )
                 if "input" in kwargs:
                     return func(*args, **{**kwargs, "input": logits})
                 return func(logits, *args[1:], **kwargs)

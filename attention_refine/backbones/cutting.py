@@ -91,7 +91,9 @@ class _Shape:
 
 def shapes(output: Any) -> Any:
     """An output with its tensors replaced by their shapes: nothing is held in memory."""
-    return tree_map(lambda value: _Shape(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value, output)
+    return tree_map(
+        lambda value: _Shape(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value, output
+    )
 
 
 def _blank(value: Any) -> Any:

@@ -42,6 +42,8 @@ def liven(net: nn.Module, pixel_values: Tensor, passes: int = 2) -> nn.Module:
 
 
 def _is_closed_gate(parameter: Tensor) -> bool:
-    return parameter.numel() > 1 and parameter.is_floating_point() and bool(
-        parameter.abs().max() < _SMALL and (parameter == parameter.flatten()[0]).all()
+    return (
+        parameter.numel() > 1
+        and parameter.is_floating_point()
+        and bool(parameter.abs().max() < _SMALL and (parameter == parameter.flatten()[0]).all())
     )

@@ -36,8 +36,8 @@ def load_network(
         num_labels: replace the classifier by a fresh one of this many classes; unchanged where it already has as many.
         pretrained: load the published weights of a name or id; a path loads a timm name's weights from that safetensors
             file instead; ``False`` starts from fresh ones.
-        pool: ``"avg"`` replaces the classifier by a linear one on the mean over the patches, for networks whose own reads
-            a class token; a network without a classifier gets one either way.
+        pool: ``"avg"`` replaces the classifier by a linear one on the mean over the patches, for networks whose own
+            reads a class token; a network without a classifier gets one either way.
         input_size: ``(C, H, W)`` or ``(C, T, H, W)`` to find the patches with; by default what the network says.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A linear classifier on the mean of a network's last grid, where it has none of its own or one that ignores patches."""
+"""A linear classifier on the mean of a network's last grid, where it has none or one that ignores patches."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import ExitStack
-from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +56,8 @@ class Probe:
 
         if (self._logits(self.first) - self.logits).norm() > _SAME * self.apart:
             raise UnsupportedBackbone(
-                f"{type(net).__name__} gives the same image different logits each time it is asked, in evaluation mode; turn "
-                "its random masking or sampling off before wrapping"
+                f"{type(net).__name__} gives the same image different logits each time it is asked, in evaluation "
+                "mode; turn its random masking or sampling off before wrapping"
             )
         self._cuts: dict[str, bool] = {}
         self._read: dict[str, bool] = {}
@@ -101,8 +99,9 @@ class Probe:
     def is_cut(self, candidate: Candidate) -> bool:
         """Whether the first image's logits come out when nothing but the candidate's output is the first image's.
 
-        The input is the second image and every module before the candidate answers with zeros, as they do when a backbone
-        is resumed: what flows past the candidate, a class token that no image has touched included, gives itself away.
+        The input is the second image and every module before the candidate answers with zeros, as they do when a
+        backbone is resumed: what flows past the candidate, a class token that no image has touched included, gives
+        itself away.
         """
         if candidate.name not in self._cuts:
             try:
@@ -113,7 +112,7 @@ class Probe:
         return self._cuts[candidate.name]
 
     def is_read(self, candidate: Candidate) -> bool:
-        """Whether the logits change when the grid is blanked; a container may have pooled it inside, and nobody reads it."""
+        """Whether the logits change when the grid is blanked: a container may have pooled it inside for good."""
         if candidate.name not in self._read:
             blanked = self._resume(candidate, self.first, torch.zeros_like)
             self._read[candidate.name] = bool((blanked - self.logits).norm() > _SAME * self.apart)

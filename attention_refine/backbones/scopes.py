@@ -18,13 +18,14 @@ def quiet(net: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        net.train()  # some networks cache what they computed in evaluation mode, and forget it here
         for module, flag in flags:
             module.training = flag
 
 
 @contextmanager
 def output_hook(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    """``hook(module, args, output)`` on one module's forward, removed afterwards; what it returns replaces the output."""
+    """``hook(module, args, output)`` on one module's forward, removed afterwards; what it returns is the output."""
     handle = module.register_forward_hook(hook)
     try:
         yield

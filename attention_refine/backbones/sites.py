@@ -63,8 +63,8 @@ def find_site(net: nn.Module, pixel_values: Tensor, where: str = "before_last_st
     """The site a head should act on.
 
     The order tried is: the output before the last change of resolution, where ABN puts it, unless a norm that follows
-    undoes the scale; the last grid before pooling; the class row of the attention in the last quarter of the blocks; the
-    last grid once more, where the logits feel it faintly.
+    undoes the scale; the last grid before pooling; the class row of the attention in the last quarter of the blocks;
+    the last grid once more, where the logits feel it faintly.
 
     Args:
         net: any classifier.
@@ -124,7 +124,11 @@ def _in_attention(probe: Probe) -> Site | None:
     for run in _runs_of_blocks(probe):
         # a quarter of the blocks after the site; the last one alone where they attend with a query of their own
         for index in dict.fromkeys((len(run) - 1 - max(1, len(run) // 4), len(run) - 1)):
-            if probe.left > 2 and probe.is_cut(run[index]) and probe.effect(run[index], mechanism="attention") > ATTENDED:
+            if (
+                probe.left > 2
+                and probe.is_cut(run[index])
+                and probe.effect(run[index], mechanism="attention") > ATTENDED
+            ):
                 return Site(run[index].name, run[index].layout, "attention")
     return None
 
@@ -172,9 +176,9 @@ def check_site(net: nn.Module, pixel_values: Tensor, name: str, mechanism: str |
 
 def _no_site(net: nn.Module, probe: Probe) -> str:
     return (
-        f"{type(net).__name__} at {'x'.join(map(str, probe.image_size))} has no module that every signal passes and whose "
-        "locations move the logits; use a larger image, pool patches instead of the class token (pool='avg'), or name one "
-        "with site=..."
+        f"{type(net).__name__} at {'x'.join(map(str, probe.image_size))} has no module that every signal passes and "
+        "whose locations move the logits; use a larger image, pool patches instead of the class token (pool='avg'), or "
+        "name one with site=..."
     )
 
 

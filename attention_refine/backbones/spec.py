@@ -26,7 +26,8 @@ class BackboneSpec:
 
     Args:
         source: ``"timm"``, ``"transformers"`` or ``"torchvision"``.
-        name: timm architecture (``"resnet50"``), transformers class (``"ViTForImageClassification"``) or torchvision name.
+        name: timm architecture (``"resnet50"``), transformers class (``"ViTForImageClassification"``) or torchvision
+            name.
         args: constructor arguments, or the transformers config as a dict.
         origin: where the weights came from (``"resnet50.a1_in1k"``, a Hub id); for people, never loaded again.
         preprocessing: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``.
@@ -70,8 +71,8 @@ def describe(net: nn.Module) -> BackboneSpec:
     source = library_of(inner)
     if source is None:
         raise NotRebuildable(
-            f"{type(net).__name__} is neither a timm, a transformers nor a torchvision model, so a checkpoint of it could "
-            "not be loaded elsewhere; build it with timm.create_model or a transformers class"
+            f"{type(net).__name__} is neither a timm, a transformers nor a torchvision model, so a checkpoint of it "
+            "could not be loaded elsewhere; build it with timm.create_model or a transformers class"
         )
     return _module(source).describe(inner)
 
@@ -83,7 +84,7 @@ def library_of(net: nn.Module) -> str | None:
 
 
 def _module(source: str) -> ModuleType:
-    from . import torchvision_spec, timm_spec, transformers_spec  # here: they import this module's types
+    from . import timm_spec, torchvision_spec, transformers_spec  # here: they import this module's types
 
     return {"timm": timm_spec, "transformers": transformers_spec, "torchvision": torchvision_spec}[source]
 

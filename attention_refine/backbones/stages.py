@@ -19,8 +19,8 @@ from .trace import image_size_of
 class StageTwin(nn.Module):
     """Copies of the modules that follow a site, run one after the other at the site's resolution.
 
-    Input and output are grids, ``(B, C, h, w)`` to ``(B, C', h, w)``. Token stages see the patch tokens alone: the class
-    token belongs to the perception branch.
+    Input and output are grids, ``(B, C, h, w)`` to ``(B, C', h, w)``. Token stages see the patch tokens alone: the
+    class token belongs to the perception branch.
     """
 
     def __init__(self, modules: dict[str, nn.Module], site: Site):

@@ -15,7 +15,7 @@ def describe(net: nn.Module) -> BackboneSpec:
     from timm.data import resolve_model_data_config
     from timm.models import get_model_args, get_model_input_config
 
-    cfg = net.pretrained_cfg
+    cfg = getattr(net, "pretrained_cfg", None) or {}
     name = cfg.get("architecture")
     if not name or not timm.is_model(name) or not hasattr(net, "_model_args"):
         raise NotRebuildable(

@@ -20,8 +20,8 @@ def describe(net: nn.Module) -> BackboneSpec:
         if get_model_builder(name).__module__ == type(net).__module__ and _same(net, name, classes):
             return BackboneSpec("torchvision", name, {"num_classes": classes}, name, _preprocessing(name))
     raise NotRebuildable(
-        f"this {type(net).__name__} is none that torchvision.models.get_model builds from a name and a number of classes; "
-        "change nothing but that number, or take the model from timm"
+        f"this {type(net).__name__} is none that torchvision.models.get_model builds from a name and a number of "
+        "classes; change nothing but that number, or take the model from timm"
     )
 
 
@@ -32,7 +32,9 @@ def build(spec: BackboneSpec) -> nn.Module:
     if spec.name not in torchvision.models.list_models():
         raise ValueError(f"{spec.name!r} is not a model of torchvision {torchvision.__version__}; upgrade torchvision")
     if set(spec.args) != {"num_classes"}:
-        raise ValueError(f"a torchvision backbone takes num_classes and nothing else, not {', '.join(sorted(spec.args))}")
+        raise ValueError(
+            f"a torchvision backbone takes num_classes and nothing else, not {', '.join(sorted(spec.args))}"
+        )
     return _build(spec.name, spec.args["num_classes"])
 
 

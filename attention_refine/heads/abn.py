@@ -50,6 +50,8 @@ class AttentionBranchConfig:
             ``k`` from pass ``k`` (costs the part after the site once per class).
         combine: ``"residual"`` ``(1 + M) g`` or ``"product"`` ``M g``.
         map_kernel: 3, or 1.
+        map_init: how the convolution to the map starts: ``"normal"`` (the paper's), where as many maps start bright on the
+            background as on the object, or ``"positive"``, bright where the classes respond.
         hidden_channels: channels the 1x1 convolution makes; ``None`` for the number of classes.
         fade_in_steps: training forward passes over which the map comes in; 0 for at once.
         weight: weight of the attention branch's own classification loss.
@@ -62,6 +64,7 @@ class AttentionBranchConfig:
     maps: str = "shared"
     combine: str = "residual"
     map_kernel: int = 3
+    map_init: str = "normal"
     hidden_channels: int | None = None
     fade_in_steps: int = 100
     weight: float = 1.0
@@ -72,6 +75,7 @@ class AttentionBranchConfig:
         check_choice("AttentionBranch", "maps", self.maps, ("shared", "per_class"))
         check_choice("AttentionBranch", "combine", self.combine, ("residual", "product"))
         check_choice("AttentionBranch", "map_kernel", self.map_kernel, (1, 3))
+        check_choice("AttentionBranch", "map_init", self.map_init, ("normal", "positive"))
         check_choice("AttentionBranch", "mechanism", self.mechanism, (None, "scale", "attention"))
         if self.fade_in_steps < 0:
             raise ValueError(f"AttentionBranch: fade_in_steps must be 0 or more, got {self.fade_in_steps}")
@@ -131,6 +135,9 @@ class AttentionBranch(Head):
         self.to_logits = conv(hidden, num_classes, 1, bias=False)
         for part in (self.response, self.to_map, self.to_logits):
             part.apply(_reset)
+        if self.config.map_init == "positive":
+            with torch.no_grad():
+                self.to_map[0].weight.abs_()
         self.register_buffer("begun_steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, feature: Tensor, maps: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -16,15 +16,17 @@ TINY_VIT = dict(img_size=64, depth=4, embed_dim=48, num_heads=3)
 
 def hugging_face(name: str, **config) -> nn.Module:
     """``vit`` to a freshly initialised ``ViTForImageClassification`` of five classes."""
+    import transformers
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as classes
-    import transformers
 
     classifier = classes[name] if isinstance(classes[name], str) else classes[name][0]
     return getattr(transformers, classifier)(AutoConfig.for_model(name, num_labels=5, **config))
 
 
-HF_VIT = dict(image_size=64, patch_size=16, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64)
+HF_VIT = dict(
+    image_size=64, patch_size=16, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64
+)
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (lambda: timm.create_model("resnet18", num_classes=5, layers=(1, 1, 1, 1)), 64),
@@ -33,13 +35,36 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "mobilenetv2": (lambda: timm.create_model("mobilenetv2_035", num_classes=5), 64),
     "efficientnet": (lambda: timm.create_model("test_efficientnet", num_classes=5), 64),
     "convnext": (lambda: timm.create_model("test_convnext", num_classes=5), 64),
-    "swin": (lambda: timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, img_size=56, depths=(1, 1, 2), num_heads=(2, 4, 8), embed_dim=16), 56),
+    "swin": (
+        lambda: timm.create_model(
+            "swin_tiny_patch4_window7_224",
+            num_classes=5,
+            img_size=56,
+            depths=(1, 1, 2),
+            num_heads=(2, 4, 8),
+            embed_dim=16,
+        ),
+        56,
+    ),
     "vit_token": (lambda: timm.create_model("deit_tiny_patch16_224", num_classes=5, **TINY_VIT), 64),
     "vit_avg": (lambda: timm.create_model("vit_tiny_patch16_224", num_classes=5, global_pool="avg", **TINY_VIT), 64),
-    "hf_resnet": (lambda: hugging_face("resnet", embedding_size=8, hidden_sizes=[8, 16, 32], depths=[1, 1, 1], layer_type="basic"), 64),
+    "hf_resnet": (
+        lambda: hugging_face(
+            "resnet", embedding_size=8, hidden_sizes=[8, 16, 32], depths=[1, 1, 1], layer_type="basic"
+        ),
+        64,
+    ),
     "hf_vit": (lambda: hugging_face("vit", **HF_VIT), 64),
-    "hf_swin": (lambda: hugging_face("swin", image_size=64, patch_size=4, embed_dim=8, depths=[1, 1, 1], num_heads=[1, 2, 4], window_size=4), 64),
-    "hf_convnext": (lambda: hugging_face("convnext", image_size=64, hidden_sizes=[8, 16, 32, 32], depths=[1, 1, 1, 1]), 64),
+    "hf_swin": (
+        lambda: hugging_face(
+            "swin", image_size=64, patch_size=4, embed_dim=8, depths=[1, 1, 1], num_heads=[1, 2, 4], window_size=4
+        ),
+        64,
+    ),
+    "hf_convnext": (
+        lambda: hugging_face("convnext", image_size=64, hidden_sizes=[8, 16, 32, 32], depths=[1, 1, 1, 1]),
+        64,
+    ),
 }
 
 

@@ -13,7 +13,6 @@ from attention_refine.backbones.adapter import Backbone
 from attention_refine.backbones.sites import Site
 from attention_refine.layouts import Layout
 
-
 KINDS = ("test_resnet", "convnext", "swin", "vit_token", "vit_avg", "hf_resnet", "hf_vit", "hf_swin")
 
 
@@ -98,7 +97,7 @@ def test_both_halves_together_cost_one_forward(backbone):
     whole = multiply_adds(lambda: backbone(pixels))
     before = multiply_adds(lambda: backbone.features(pixels))
     after = multiply_adds(lambda: backbone.resume(feature))
-    assert before + after == whole and 0 < before and 0 < after < whole
+    assert before + after == whole and before > 0 and 0 < after < whole
 
 
 def test_gradients_reach_what_precedes_the_site_and_what_follows(backbone):

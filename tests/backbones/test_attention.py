@@ -94,7 +94,14 @@ def test_a_gain_of_one_changes_no_bit(attend):
 
 @pytest.mark.parametrize(
     "queries, keys, prefix",
-    [(CELLS, CELLS, 0), (CELLS, CELLS, 1), (2 + CELLS, 2 + CELLS, 1), (1, CELLS - 1, 1), (1, CELLS + 16, 1), (2, 1 + CELLS, 1)],
+    [
+        (CELLS, CELLS, 0),
+        (CELLS, CELLS, 1),
+        (2 + CELLS, 2 + CELLS, 1),
+        (1, CELLS - 1, 1),
+        (1, CELLS + 16, 1),
+        (2, 1 + CELLS, 1),
+    ],
 )
 def test_other_attention_is_left_alone(queries, keys, prefix):
     q, k, v, gain = draw(queries, keys)

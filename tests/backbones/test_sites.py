@@ -155,3 +155,10 @@ def test_a_network_that_draws_at_random_in_evaluation_is_refused():
 def test_features_without_logits_are_refused_with_the_way_to_get_some():
     with pytest.raises(TypeError, match="num_labels"):
         find_site(timm.create_model("test_resnet", features_only=True), torch.zeros(1, 3, 64, 64))
+
+
+def test_what_a_network_caches_in_evaluation_is_forgotten():
+    torch.manual_seed(0)
+    net = timm.create_model("levit_128s", num_classes=5, img_size=64)
+    find_site(net, torch.zeros(1, 3, 64, 64))
+    assert not any(getattr(module, "attention_bias_cache", None) for module in net.modules())

@@ -6,13 +6,14 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import HF_VIT, TINY_VIT, build, hugging_face
+from networks import HF_VIT, TINY_VIT, build
 from torch import nn
 
 import attention_refine as ar
+from attention_refine.backbones.clips import FramesFirst
 from attention_refine.backbones.liven import liven
 from attention_refine.backbones.spec import NotRebuildable
-from attention_refine.backbones.table import examine
+from attention_refine.support import examine
 
 VIDEO = dict(HF_VIT, num_frames=4)
 
@@ -141,7 +142,8 @@ def test_clips_have_maps_in_time(kind, grid):
     torch.manual_seed(0)
     side = 64 if kind == "videomae" else 48
     pixels = torch.randn(2, 3, 4 if kind == "videomae" else 8, side, side)
-    found = examine(clips(kind), pixels)
+    net = clips(kind)
+    found = examine(FramesFirst(net) if kind == "videomae" else net, pixels)
     assert found.faults == [] and found.map_size == grid
 
 
@@ -229,3 +231,22 @@ def test_gradient_checkpointing_is_refused_in_training(name, args):
         model(pixels, labels=torch.tensor([0, 1]))
     model.backbone.net.set_grad_checkpointing(False)
     assert torch.equal(model(pixels, labels=torch.tensor([0, 1])).loss, before)
+
+
+@pytest.mark.parametrize("name, args", [("test_resnet", {}), ("deit_tiny_patch16_224", TINY_VIT)])
+def test_a_compiled_model_gives_the_same(name, args):
+    pixels, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
+    model = wrapped(name, pixels, **args)
+    compiled = torch.compile(model, backend="aot_eager")  # what is compiled is checked, not how fast it runs
+    with torch.no_grad():
+        expected, found = model(pixels), compiled(pixels)
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.maps, expected.maps)
+    gradients = []
+    for run in (model, compiled):
+        model.zero_grad()
+        run(pixels, labels=labels).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
+    for key in gradients[0]:
+        torch.testing.assert_close(gradients[1][key], gradients[0][key], rtol=1e-4, atol=1e-6)

@@ -1,25 +1,24 @@
 """The support table, made by running: every family is built, wrapped and put to the laws a wrapped model must obey.
 
-``python -m attention_refine.backbones.table > docs/backbones.md`` writes the whole of it (about ten minutes on one core),
-``attention-refine backbones --filter swin`` a part.
+``attention-refine backbones > docs/backbones.md`` writes the whole of it (ten minutes on one core), ``--filter swin`` a part.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .families import Example, examples
-from .outputs import logits_of
-from .probe import UnsupportedBackbone
+from .backbones.families import Example, examples
+from .backbones.outputs import logits_of
+from .backbones.probe import UnsupportedBackbone
+from .model import wrap
 
 SEEN = 1e-4  # relative change of the logits from which a map counts as one that moved them
 STEPS = 8
@@ -74,7 +73,6 @@ def examine(net: nn.Module, pixel_values: Tensor, **options: Any) -> Findings:
     Raises:
         UnsupportedBackbone: no site was found.
     """
-    from ..model import wrap  # the table stands above the models it describes
 
     with torch.no_grad():
         own = logits_of(net(pixel_values))
@@ -116,7 +114,7 @@ def _train(model: nn.Module, pixel_values: Tensor) -> tuple[float, ...]:
     losses = []
     model.train()
     for module in model.modules():
-        if "Drop" in type(module).__name__:
+        if "Drop" in type(module).__name__ and not list(module.children()):
             module.eval()  # its noise would hide whether the loss falls
     for _ in range(STEPS):
         loss = model(pixel_values, labels=labels).loss
@@ -151,16 +149,27 @@ class Row:
 
 
 def row(example: Example) -> Row:
-    """Try one family; where the plain call is refused, with patches pooled instead."""
+    """Try one family; where the plain call is refused, with patches pooled instead. An error is a finding too."""
     try:
-        findings = examine(*example.build())
+        return _tried(example)
     except UnsupportedBackbone as refusal:
         try:
-            pooled = examine(*example.build(), pool="avg")
+            return _tried(example, pool="avg")
         except UnsupportedBackbone:
             return Row(example, None, why_not=str(refusal))
-        return Row(example, pooled, {"pool": "avg"}, "; ".join(pooled.faults))
-    return Row(example, findings, why_not="; ".join(findings.faults))
+        except Exception as error:
+            return Row(example, None, {"pool": "avg"}, _in_a_line(error))
+    except Exception as error:  # one network that breaks does not cost the rows of all the others
+        return Row(example, None, why_not=_in_a_line(error))
+
+
+def _tried(example: Example, **options: Any) -> Row:
+    findings = examine(*example.build(), **options)
+    return Row(example, findings, options, "; ".join(findings.faults))
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: " + " ".join(str(error).split()).replace("|", "/")
 
 
 def rows(filter: str = "") -> Iterator[Row]:
@@ -170,36 +179,34 @@ def rows(filter: str = "") -> Iterator[Row]:
         gc.collect()  # one network in memory at a time
 
 
-COLUMNS = ("family", "tried with", "site", "layout", "mechanism", "branch", "map", "`head=\"abn\"`")
+COLUMNS = ("family", "tried with", "site", "layout", "mechanism", "branch", "map", '`head="abn"`')
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row as text, under :data:`COLUMNS`."""
     found = row.findings
     name = f"{row.example.library} {row.example.family}"
-    if found is None:
-        return (name, row.example.model, "-", "-", "-", "-", "-", f"no: {row.why_not}")
     verdict = "yes" if row.works else f"no: {row.why_not}"
     if row.options:
         verdict += ", with " + ", ".join(f"`{key}={value!r}`" for key, value in row.options.items())
+    if found is None:
+        return (name, row.example.model, "-", "-", "-", "-", "-", verdict)
     size = "x".join(map(str, found.map_size))
     return (name, row.example.model, f"`{found.site}`", found.layout, found.mechanism, found.branch, size, verdict)
 
 
 def markdown(table: Iterable[Row]) -> Iterator[str]:
     """The document's lines, each row as it comes."""
-    import timm
-    import transformers
-
     yield "# Backbones"
     yield ""
-    yield "Made by `python -m attention_refine.backbones.table > docs/backbones.md`, by running every row; do not edit."
-    yield f"torch {torch.__version__.split('+')[0]}, timm {timm.__version__}, transformers {transformers.__version__}."
+    yield "Made by `attention-refine backbones > docs/backbones.md`, by running every row; do not edit."
+    yield ", ".join(f"{package} {version(package).split('+')[0]}" for package in ("torch", "timm", "transformers")) + "."
     yield ""
-    yield "A row says *yes* when a network of that family, wrapped with an attention branch, gives its own logits at wrap"
-    yield "(1e-5) and bit for bit under a zero map, is moved by a random map, lowers its loss in eight training steps on one"
-    yield "batch, and comes back from disk bit-equal. Sites and sizes are those of the small network tried, at a small image;"
-    yield "mechanisms and branches are explained in `attention_refine/backbones/sites.py` and `attention_refine/heads/abn.py`."
+    yield "A row says *yes* when a network of that family, wrapped with an attention branch, gives its own logits at"
+    yield "wrap (1e-5) and bit for bit under a zero map, is moved by a random map, lowers its loss in eight training"
+    yield "steps on one batch, and comes back from disk bit-equal. Sites and sizes are those of the small network"
+    yield "tried, at a small image; mechanisms and branches are explained in `attention_refine/backbones/sites.py` and"
+    yield "`attention_refine/heads/abn.py`."
     yield "Objectives read the same site and work wherever the head does."
     yield ""
     yield f"| {' | '.join(COLUMNS)} |"
@@ -214,13 +221,3 @@ def markdown(table: Iterable[Row]) -> Iterator[str]:
     yield ""
     for library, (plain, with_options, total) in counts.items():
         yield f"{library}: {plain} of {total} work as they are, {with_options} more with patches pooled."
-
-
-def main(arguments: list[str]) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        for line in markdown(rows(*arguments[:1])):
-            print(line, flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
