@@ -47,8 +47,8 @@ def jobs(network: str, batch: int, size: int) -> tuple[Callable, dict[str, Calla
 
 
 def main() -> None:
-    given = arguments(__doc__)
-    for network in NETWORKS:
+    given = arguments(__doc__, networks=NETWORKS)
+    for network in given.networks:
         plain, found = jobs(network, given.batch, given.size)
         print(f"\n{network}, batch {given.batch}, {given.size} px, {given.threads} threads; time / a plain forward", flush=True)
         compare({"plain forward": plain, **found}, "plain forward", given.rounds)

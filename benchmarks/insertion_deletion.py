@@ -12,7 +12,7 @@ import argparse
 
 import timm
 import torch
-from grad_cam import grid
+from grad_cam import NETWORKS, SITES, grid
 from peers import peer
 from timing import compare
 
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
@@ -32,7 +33,8 @@ def main() -> None:
     scores = torch.rand(given.images, 1, 14, 14)
     steps = given.points - 1
     needed = (given.images * (2 * (given.points - 2) + 2) + 1) / 8
-    for name, site in (("resnet50", "layer4"), ("vit_small_patch16_224", "blocks.10")):
+    for name in given.networks:
+        site = SITES.get(name, "layer4")
         net = timm.create_model(name).eval()
 
         def plain(net=net) -> None:

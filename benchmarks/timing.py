@@ -18,6 +18,8 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--batch", type=int, default=8, help="images")
     parser.add_argument("--size", type=int, default=224, help="side in pixels")
+    if "networks" in defaults:
+        parser.add_argument("--networks", nargs="+", default=defaults["networks"], choices=defaults["networks"])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)

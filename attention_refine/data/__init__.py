@@ -10,11 +10,14 @@ Conventions, in image files as people see them (upright, whatever their EXIF ori
   it losslessly (PNG). In an item it is ``(1, H, W)`` uint8: 0 background, 1 object, 255 void.
 * a **bbox** is ``[x, y, width, height]`` in pixels, or a list of them. In an item ``boxes`` is ``(n, 4)`` float32:
   left, top, right, bottom in pixels of the transformed image.
+* a **map** that a person edited covers the whole image at any resolution, in [0, 1]: see
+  :mod:`attention_refine.data.edits`. In an item it is ``edited_map`` (1, H, W), with the flag ``edited``.
 """
 
 from __future__ import annotations
 
 from attention_refine.data.columns import DataError, as_canonical, class_names, is_multi_label, split_train_validation
+from attention_refine.data.edits import map_from_clicks, read_map, save_edits
 from attention_refine.data.images import read_image, read_mask
 from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
 from attention_refine.data.sources import load_dataset
@@ -30,8 +33,11 @@ __all__ = [
     "collate",
     "is_multi_label",
     "load_dataset",
+    "map_from_clicks",
     "prepare",
     "read_image",
+    "read_map",
     "read_mask",
+    "save_edits",
     "split_train_validation",
 ]

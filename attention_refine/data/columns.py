@@ -72,7 +72,8 @@ def as_canonical(
     if dataset.features is None:
         dataset = dataset._resolve_features()  # a stream that does not declare its columns: read a first row
     features = dict(dataset.features)
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image) and name != "mask"]
+    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    images = [name for name in pictures if name not in ("mask", "maps")]
     image = _column("image", image_column, ["image"], images, features)
     classes = [name for name, kind in features.items() if isinstance(inner(kind), datasets.ClassLabel)]
     label = _column("label", label_column, ["label", "labels"], classes, features)
@@ -202,7 +203,7 @@ def split_train_validation(dataset: datasets.Dataset, fraction: float, seed: int
 
 def undecoded(dataset):
     """The dataset with its files as they are: this module decodes them, and says which one it could not."""
-    for column in ("image", "mask"):
+    for column in ("image", "mask", "maps"):
         if isinstance((dataset.features or {}).get(column), datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     return dataset

@@ -40,14 +40,15 @@ def read_mask(cell, where: str = "the mask") -> np.ndarray:
 
 def _decoded(cell, where: str, convert: Callable[[Image.Image], object]):
     try:
-        with _opened(cell) as image:
+        with open_image(cell) as image:
             return convert(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{where} cannot be read as an image ({reason})") from error
 
 
-def _opened(cell) -> Image.Image:
+def open_image(cell) -> Image.Image:
+    """The file of a cell, opened and not yet decoded; decoders' own errors."""
     if isinstance(cell, Image.Image):
         return cell.copy()
     if isinstance(cell, dict):

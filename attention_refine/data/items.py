@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import datasets
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from attention_refine.data.columns import ClassIndex, DataError, is_multi_label, label_names, undecoded
+from attention_refine.data.edits import is_edited, read_map
 from attention_refine.data.images import as_boxes, read_image, read_mask
 from attention_refine.data.transforms import Transform
 
@@ -33,6 +35,7 @@ class _Reader:
         self._own, self._classes = own, ClassIndex(self.names)
         self._has_mask = isinstance(dataset.features.get("mask"), datasets.Image)
         self._has_boxes = isinstance(dataset.features.get("bbox"), (list, datasets.List, datasets.LargeList))
+        self._has_maps = "maps" in dataset.features
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared, so that running workers see a new one
 
     @property
@@ -54,12 +57,12 @@ class _Reader:
         return torch.zeros(len(self.names)).index_fill_(0, torch.tensor(found, dtype=torch.long), 1.0)
 
     def load(self, row: dict, where: str) -> tuple:
-        """(image, mask, boxes) as :class:`Transform` takes them.
+        """(image, mask, boxes, edited map) as :class:`Transform` takes them.
 
         Raises:
             DataError: an unreadable file, a mask of another size, a malformed box.
         """
-        image, mask, boxes = read_image(row["image"], where), None, None
+        image, mask, boxes, edited = read_image(row["image"], where), None, None, None
         if self._has_mask and row["mask"] is not None:
             there = " ".join(f"the mask {_name(row['mask'])} of {where}".split())
             mask = read_mask(row["mask"], there)
@@ -68,7 +71,10 @@ class _Reader:
                 raise DataError(f"{there} is {sizes} (width x height, upright): they must agree")
         if self._has_boxes and row["bbox"] is not None:
             boxes = as_boxes(row["bbox"], where)
-        return image, mask, boxes
+        if self._has_maps:
+            wanted = is_edited(row.get("edited"), row["maps"])
+            edited = read_map(row["maps"], f"the map of {where}") if wanted else np.zeros((1, 1), np.float32)
+        return image, mask, boxes, edited
 
     def item(self, row: dict, index: int, where: str, key: object) -> dict[str, Tensor]:
         loaded = self.load(row, where)
@@ -78,6 +84,8 @@ class _Reader:
                 item = self.transform(*loaded)
         else:
             item = self.transform(*loaded)
+        if self._has_maps:
+            item["edited"] = torch.tensor(is_edited(row.get("edited"), row["maps"]))
         return item | {"labels": label, "index": torch.tensor(index)}
 
 
@@ -102,6 +110,9 @@ def _seeded(*key):
 
 class Prepared(torch.utils.data.Dataset):
     """A dataset as items for a model: ``pixel_values``, ``labels``, ``index`` and, where known, ``mask`` and ``boxes``.
+
+    Where the dataset has a column ``maps``, every item also has ``edited_map``, (1, H, W) float32 in [0, 1] moved with
+    the image, and the flag ``edited``; the map of an item that was not edited is zero.
 
     ``labels`` is an int64 scalar, or a float32 multi-hot vector; ``index`` the row in ``dataset``. In training the
     augmentation of a row depends on (seed, epoch, row) alone, so it is the same for any number of workers and
@@ -269,6 +280,12 @@ def _check_on_error(on_error: str):
 
 
 def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | list[Tensor]]:
-    """Items to a batch: tensors stacked, ``boxes`` as a list; ``mask`` and ``boxes`` only where every item has them."""
+    """Items to a batch: tensors stacked, ``boxes`` as a list; ``boxes`` only where every item has them.
+
+    A batch with a ``mask`` somewhere has one everywhere: where an item has none, all of it is void.
+    """
+    if any("mask" in item for item in items):
+        void = torch.full((1, *items[0]["pixel_values"].shape[-2:]), 255, dtype=torch.uint8)
+        items = [item if "mask" in item else {**item, "mask": void} for item in items]
     shared = [key for key in items[0] if all(key in item for item in items)]
     return {k: [i[k] for i in items] if k == "boxes" else torch.stack([i[k] for i in items]) for k in shared}

@@ -51,9 +51,10 @@ def load_dataset(
         source: a folder, the id of a dataset on the Hub, or ``"shapes"`` (the embedded dataset; ``"shapes:test"`` names
             a split). A folder holds images in class folders, or images with ``metadata.jsonl`` (or ``.csv``,
             ``.parquet``) beside them: one line an image with ``file_name``, ``label`` or ``labels``, and if wanted
-            ``mask_file_name`` and ``bbox``; its splits are subfolders (train, validation, test or their usual short
-            names), and without any the whole folder is ``train``. A folder of parquet files or one written by
-            ``save_to_disk`` is read as such. Folders of images are read anew at every call: nothing is cached.
+            ``mask_file_name``, ``bbox`` and ``maps_file_name`` (see :mod:`attention_refine.data.edits`); its splits are
+            subfolders (train, validation, test or their usual short names), and without any the whole folder is
+            ``train``. A folder of parquet files or one written by ``save_to_disk`` is read as such. Folders of images
+            are read anew at every call: nothing is cached.
         split: name of the split.
         streaming: give an iterable dataset; from the Hub nothing is downloaded beforehand.
         revision, token: of the Hub.
@@ -129,18 +130,29 @@ def _load_by_datasets(source, split, *, streaming, revision, token, missing_ok=F
         raise DataError(f"dataset {source!r} cannot be read, from a folder or from the Hub ({reason})") from error
 
 
+def split_folders(folder: Path, split: str) -> dict[str, Path]:
+    """The folder of each split, the one asked for also under the name it was asked by.
+
+    Raises:
+        DataError: the folder has no such split.
+    """
+    found = {name: folder / s for name, short in SPLITS.items() for s in short if (folder / s).is_dir()}
+    if found and (folder / split).is_dir():
+        found.setdefault(split, folder / split)
+    found = found or {"train": folder}
+    name = next((name for name, short in SPLITS.items() if split in short), split)
+    if name not in found:
+        raise DataError(f"dataset folder {folder} has no split {name!r}: it has {', '.join(found)}")
+    return {**found, split: found[name]}
+
+
 def _read_folder(folder: Path, split: str, names, *, label_column, image_column) -> datasets.Dataset:
-    subfolders = {name: folder / s for name, short in SPLITS.items() for s in short if (folder / s).is_dir()}
-    if subfolders and (folder / split).is_dir():
-        subfolders.setdefault(split, folder / split)
-    found = subfolders or {"train": folder}
+    found = split_folders(folder, split)
     split = next((name for name, short in SPLITS.items() if split in short), split)
-    if split not in found:
-        raise DataError(f"dataset folder {folder} has no split {split!r}: it has {', '.join(found)}")
-    rows = _rows(found[split], folder, image_column)
+    rows = folder_rows(found[split], folder, image_column)
     field = label_column or ("labels" if "labels" in rows[0] and "label" not in rows[0] else "label")
     if names is None:
-        train = _rows(found["train"], folder, image_column) if split != "train" and "train" in found else rows
+        train = folder_rows(found["train"], folder, image_column) if split != "train" and "train" in found else rows
         names = sorted_names(value for row in train for value in as_list(_field(row, field)))
     multi = any(isinstance(row.get(field), list) for row in rows)
     index = ClassIndex(names)
@@ -155,24 +167,30 @@ def _read_folder(folder: Path, split: str, names, *, label_column, image_column)
     if any(row.get("bbox") is not None for row in rows):
         columns["bbox"] = [None if row.get("bbox") is None else as_boxes(row["bbox"], row["_at"]) for row in rows]
         features["bbox"] = datasets.List(datasets.List(datasets.Value("float32")))
+    if any(row.get("_maps") for row in rows):
+        columns["maps"], features["maps"] = [row.get("_maps") for row in rows], datasets.Value("string")
+        columns["edited"] = [bool(row.get("_maps")) and str(row.get("edited")).lower() != "false" for row in rows]
+        features["edited"] = datasets.Value("bool")
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def _rows(here: Path, root: Path, image_column: str | None) -> list[dict]:
-    """A split's rows, each with ``_image`` and ``_mask`` (paths that exist) and ``_at`` (for messages)."""
+def folder_rows(here: Path, root: Path, image_column: str | None) -> list[dict]:
+    """A split's rows, each with ``_image``, ``_mask`` and ``_maps`` (paths that exist) and ``_at`` (for messages)."""
     files = sorted(p for p in here.rglob("metadata.*") if p.name in _METADATA)
     shared = here != root and not files
     if shared:  # one metadata file for all splits, whose file names begin with the split's folder
         files = sorted(p for p in root.glob("metadata.*") if p.name in _METADATA)
     rows = []
     for file in files:
-        for at, row in _metadata_lines(file):
+        for at, row in metadata_lines(file):
             name = _file_field(row, image_column, at)
             if shared and Path(str(row[name])).parts[:1] != (here.name,):
                 continue
             row |= {"_at": at, "_image": _existing(file, row[name], name, at)}
             if row.get("mask_file_name"):
                 row["_mask"] = _existing(file, row["mask_file_name"], "mask_file_name", at)
+            if row.get("maps_file_name"):
+                row["_maps"] = _existing(file, row["maps_file_name"], "maps_file_name", at)
             rows.append(row)
     if not files:
         if image_column is not None:
@@ -191,7 +209,7 @@ def _is_image(path: Path, here: Path) -> bool:
     return not hidden and Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN and path.is_file()
 
 
-def _metadata_lines(file: Path) -> Iterator[tuple[str, dict]]:
+def metadata_lines(file: Path) -> Iterator[tuple[str, dict]]:
     """(where, fields) of each line; where is ``<file> line <n>`` (``row <n>`` in parquet)."""
     if file.suffix == ".parquet":
         for i, row in enumerate(_parquet_rows(file)):

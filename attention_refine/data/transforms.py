@@ -36,6 +36,21 @@ def _resized_crop_mask(mask: ObjectMask, top: int, left: int, height: int, width
     return F.resize(F.crop(mask, top, left, height, width), size)
 
 
+class FloatMap(tv_tensors.Mask):
+    """A map with values between 0 and 1: moved as a mask is, resized smoothly, and no colour to a colour jitter."""
+
+
+@F.register_kernel(F.resize, FloatMap)
+def _resize_map(map: FloatMap, size, **options) -> FloatMap:
+    resized = F.resize_image(map.as_subclass(Tensor), size, antialias=True)
+    return tv_tensors.wrap(resized, like=map)
+
+
+@F.register_kernel(F.resized_crop, FloatMap)
+def _resized_crop_map(map: FloatMap, top: int, left: int, height: int, width: int, size, **options) -> FloatMap:
+    return F.resize(F.crop(map, top, left, height, width), size)
+
+
 class Transform:
     """From an image, its mask and its boxes to the tensors a model takes, all moved together.
 
@@ -49,8 +64,9 @@ class Transform:
         train: augment, or not.
         augment: in training, ``"default"`` (random resized crop, horizontal flip), ``"jitter"`` (also brightness,
             contrast and saturation by up to 0.3), ``"none"``, or a callable from ``{"image": PIL image, "mask":
-            tv_tensors.Mask, "boxes": tv_tensors.BoundingBoxes}`` to the same (any ``torchvision.transforms.v2``
-            transform); what it gives at another size is then resized and cropped as in evaluation.
+            tv_tensors.Mask, "boxes": tv_tensors.BoundingBoxes, "edited_map": tv_tensors.Mask}``, of which those there
+            are, to the same (any ``torchvision.transforms.v2`` transform); what it gives at another size is then
+            resized and cropped as in evaluation.
         scale: area of the random crop, as a share of the image.
 
     Raises:
@@ -79,17 +95,20 @@ class Transform:
             steps += [v2.ColorJitter(0.3, 0.3, 0.3)] if augment == "jitter" else []
             self.augment = v2.Compose([*steps, v2.RandomHorizontalFlip()])
 
-    def __call__(self, image: Image.Image, mask: np.ndarray | Tensor | None = None, boxes=None) -> dict[str, Tensor]:
+    def __call__(
+        self, image: Image.Image, mask: np.ndarray | Tensor | None = None, boxes=None, edited_map=None
+    ) -> dict[str, Tensor]:
         """
         Args:
             image: from :func:`read_image` (another PIL image is made RGB, but not turned upright).
             mask: (H, W) uint8 of the image's size: 0 background, 1 object, 255 void.
             boxes: (n, 4) [x, y, width, height] in the image's pixels.
+            edited_map: (h, w) float in [0, 1], at any resolution, over the whole image.
 
         Returns:
             ``pixel_values`` (3, H, W) float32; ``mask`` (1, H, W) uint8 if there is a mask or boxes (those then filled
             in); ``boxes`` (n, 4) float32 left, top, right, bottom, clipped, without those left with less than a pixel a
-            side.
+            side; ``edited_map`` (1, H, W) float32 in [0, 1] if there is one.
         """
         sample = {"image": image if image.mode == "RGB" else to_rgb(image)}
         if mask is not None:
@@ -98,6 +117,9 @@ class Transform:
             corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).clone()
             corners[:, 2:] += corners[:, :2]
             sample["boxes"] = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))
+        if edited_map is not None:
+            whole = F.resize_image(torch.as_tensor(edited_map)[None], [image.height, image.width], antialias=True)
+            sample["edited_map"] = FloatMap(whole)
         if self.augment is not None:
             sample = self.augment(sample)
         if self.augment is None or tuple(F.get_size(sample["image"])) != self.size:
@@ -109,6 +131,8 @@ class Transform:
             item["mask"] = _filled(item["boxes"], self.size)
         if "mask" in sample:
             item["mask"] = sample["mask"].as_subclass(Tensor).contiguous()
+        if "edited_map" in sample:
+            item["edited_map"] = sample["edited_map"].as_subclass(Tensor).clamp(0, 1).contiguous()
         return item
 
     def _centred(self, sample: dict) -> dict:

@@ -59,7 +59,7 @@ def _classifiers(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module, config: TrainingConfig) -> Iterator[None]:
-    """Without gradients for the pretrained parameters, or the extractor's, if the config says so; as before afterwards."""
+    """Without gradients for the pretrained or the extractor's parameters, where the config says so, until the end."""
     parameters = pretrained_parameters(model) if config.freeze_backbone else []
     parameters += extractor_parameters(model) if config.freeze_extractor else []
     parameters = [parameter for parameter in parameters if parameter.requires_grad]

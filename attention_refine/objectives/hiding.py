@@ -1,0 +1,194 @@
+"""Hide what the map shows and ask again: what attention mining and guided inference have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones import reading_site
+from ..maps import normalize
+from ..maps.conditions import full_precision
+from ..maps.second_order import twice_differentiable
+from ..registry import check_choice
+from .base import Objective
+
+if TYPE_CHECKING:
+    from ..model import RefinedModel, RefinedOutput
+
+SCORES = ("auto", "softmax", "sigmoid", "logit")
+STATISTICS = ("freeze_stats", "eval", "train")
+GRADIENTS = ("all", "map_only")
+NORMS = ("auto", "none", "minmax")
+LIVE = 5.0  # beyond this argument a sigmoid's slope is under 3 % of its steepest
+
+
+def soft_mask(maps: Tensor, threshold: float | Tensor, slope: float) -> Tensor:
+    """``T(A) = sigmoid(slope (A - threshold))``: near 1 where the map is above the threshold, differentiable."""
+    return torch.sigmoid(slope * (maps - threshold))
+
+
+def multi_hot(labels: Tensor, classes: int) -> Tensor:
+    """``(B, classes)`` float, 1 for the classes of an image, from indices ``(B,)`` or multi-hot labels."""
+    if labels.ndim == 1:
+        return nn.functional.one_hot(labels.long(), classes).float()
+    return (labels > 0).float()
+
+
+def class_score(logits: Tensor, positive: Tensor, score: str, multi_label: bool) -> Tensor:
+    """``(B,)``: the sum of the scores of an image's ``positive`` classes, in float32."""
+    logits = full_precision(logits)
+    if score == "auto":
+        score = "sigmoid" if multi_label else "softmax"
+    scores = {"softmax": lambda: logits.softmax(1), "sigmoid": logits.sigmoid, "logit": lambda: logits}[score]()
+    return (scores * positive).sum(1)
+
+
+def one_class_each(positive: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images' classes taken apart, first, second and so on: ``(classes (B,), positive (B, classes))``.
+
+    An image that has no further class comes with an arbitrary one and a ``positive`` of zeros.
+    """
+    most = max(1, int(positive.sum(1).max()))
+    values, order = positive.sort(dim=1, descending=True, stable=True)
+    for value, classes in zip(values[:, :most].unbind(1), order[:, :most].unbind(1)):
+        yield classes, nn.functional.one_hot(classes, positive.shape[1]) * value[:, None]
+
+
+@contextmanager
+def second_pass(model: RefinedModel, batch_norm: str, gradient: str) -> Iterator[None]:
+    """The conditions of a further forward pass in the same training step; every flag is restored.
+
+    The head's own step counter stands still.
+
+    Args:
+        batch_norm: ``"freeze_stats"`` normalises as the first pass does and leaves the running statistics alone,
+            ``"eval"`` uses the running statistics, ``"train"`` also updates them. Layers in evaluation mode stay so.
+        gradient: ``"map_only"`` holds the parameters constant in this pass.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    flag, norms = {
+        "freeze_stats": ("track_running_stats", [m for m in norms if m.track_running_stats]),
+        "eval": ("training", [m for m in norms if m.running_mean is not None]),
+        "train": ("training", []),
+    }[batch_norm]
+    constant = [p for p in model.parameters() if p.requires_grad] if gradient == "map_only" else []
+    counts = model.head is not None and model.head.training
+    try:
+        if counts:
+            model.head.training = False  # the flag, not .eval(): its layers stay as they are
+        for norm in norms:
+            setattr(norm, flag, False)
+        for parameter in constant:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        if counts:
+            model.head.training = True
+        for norm in norms:
+            setattr(norm, flag, True)
+        for parameter in constant:
+            parameter.requires_grad_(True)
+
+
+def grad_cam_at_site(
+    model: RefinedModel, output: RefinedOutput, positive: list[Tensor], second_order: bool
+) -> list[Tensor]:
+    """``ReLU(sum_k w_k F_k)`` at the site for sums of logits, ``(B, 1, h, w)`` each, inside the graph.
+
+    ``w_k`` is the mean over locations of the gradient of ``(logits * positive).sum(1)``. The forward pass already made
+    is used where its graph reaches the feature; else (a frozen extractor, no gradients wanted) what comes after the
+    site runs once more.
+
+    Args:
+        positive: ``(B, classes)``, one for each map.
+        second_order: differentiate through ``w`` too; False holds it constant.
+    """
+    with torch.enable_grad():
+        grid, logits = output.feature.grid, output.logits
+        if not (grid.requires_grad and logits.requires_grad):
+            grid = grid.detach().requires_grad_()
+            with second_pass(model, "freeze_stats", "all"), twice_differentiable(enabled=second_order):
+                logits = model.resume(output.feature.with_grid(grid)).logits
+        made = []
+        for wanted in positive:
+            total = (logits * wanted.to(logits.dtype)).sum()
+            (gradient,) = torch.autograd.grad(total, grid, retain_graph=True, create_graph=second_order)
+            weights = gradient.flatten(2).mean(2).reshape(*gradient.shape[:2], *[1] * (gradient.ndim - 2))
+            cam = full_precision(weights) * full_precision(output.feature.grid)
+            made.append(cam.sum(1, keepdim=True).relu())
+        return made
+
+
+def scaled(maps: Tensor, norm: str, from_head: bool) -> Tensor:
+    """Maps on the scale of the threshold: a head's as they are, Grad-CAM by its minimum and maximum, or as ``norm``."""
+    if norm == "none" or norm == "auto" and from_head:
+        return maps
+    return normalize(maps, "minmax")
+
+
+def of_class(maps: Tensor, classes: Tensor) -> Tensor:
+    """Each image's map of one class, ``(B, 1, h, w)``, from maps of every class."""
+    return maps[torch.arange(len(maps), device=maps.device), classes][:, None]
+
+
+def class_map(model: RefinedModel, output: RefinedOutput, labels: Tensor | None, second_order: bool) -> Tensor:
+    """One map an image, ``(B, 1, h, w)``, not scaled.
+
+    The head's: of parts the largest at each location, of a map for each class the mean over the image's classes.
+    Without a head, Grad-CAM of the sum of the logits of its classes.
+    """
+    if model.head is None:
+        return grad_cam_at_site(model, output, [multi_hot(labels, output.logits.shape[1])], second_order)[0]
+    if not model.head.per_class or output.maps.shape[1] == 1:
+        return output.maps.amax(1, keepdim=True)
+    positive = multi_hot(labels, output.maps.shape[1])
+    share = positive / positive.sum(1, keepdim=True).clamp_min(1)
+    return (output.maps * share.reshape(*share.shape, *[1] * (output.maps.ndim - 2))).sum(1, keepdim=True)
+
+
+def site_for(model: RefinedModel, site: str, owner: str) -> None:
+    """Give a model without a head the site where its map is read; refuse one that differs from the site it has.
+
+    Raises:
+        ValueError: the site is taken elsewhere, or is no place to read a map (``UnsupportedBackbone``).
+    """
+    backbone = model.backbone
+    if backbone.site is None:
+        with torch.enable_grad():
+            found = reading_site(backbone.net, backbone.example()) if site == "auto" else backbone.locate(site)
+        backbone.site = found
+    elif site not in ("auto", backbone.site.name):
+        taken = "the head's" if model.head is not None else "another objective's"
+        raise ValueError(f"{owner}: site={site!r}, but {taken} site is {backbone.site.name!r}; leave site='auto'")
+
+
+class Delayed(Objective):
+    """An objective that begins after ``config.start_step`` training steps: first train, then refine, in one run."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.register_buffer("begun_steps", torch.zeros((), dtype=torch.long))
+
+    def waits(self) -> bool:
+        """Whether this pass comes before the start; counts it in training. In evaluation nothing waits."""
+        if not self.training or self.config.start_step == 0:
+            return False
+        self.begun_steps += 1
+        return bool(self.begun_steps <= self.config.start_step)
+
+
+def check_hiding(owner: str, config: Any) -> None:
+    """Refuse options that both objectives have and that are out of range."""
+    check_choice(owner, "score", config.score, SCORES)
+    check_choice(owner, "bn_second_pass", config.bn_second_pass, STATISTICS)
+    check_choice(owner, "am_grad", config.am_grad, GRADIENTS)
+    check_choice(owner, "map_norm", config.map_norm, NORMS)
+    if config.slope <= 0:
+        raise ValueError(f"{owner}: slope must be above 0, got {config.slope}")
+    for name in ("weight", "area_penalty", "start_step"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{owner}: {name} must be 0 or more, got {getattr(config, name)}")

@@ -1,0 +1,226 @@
+"""Edited maps as data: written whole, read back exactly, moved with their images, learnt by finetune."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+import attention_refine as ar
+from attention_refine import data, shapes
+from attention_refine.data import DataError, Prepared, Transform, collate, load_dataset, save_edits
+
+RECIPE = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
+
+
+def map_of(seed: int, size: tuple[int, int] = (7, 7)) -> np.ndarray:
+    return np.random.default_rng(seed).random(size, dtype=np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shapes.write(tmp_path / "shapes", splits=("train", "test"), n=6, size=32)
+
+
+def plain_folder(root, suffix: str):
+    """Class folders, or a csv beside the images."""
+    for i in range(4):
+        here = root / ("ab"[i % 2] if suffix == "classes" else "")
+        here.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 30, 3), 50 * i, np.uint8)).save(here / f"{i}.png")
+    if suffix == "csv":
+        lines = [f"{i}.png,{'ab'[i % 2]}" for i in range(4)]
+        (root / "metadata.csv").write_text("\n".join(["file_name,label", *lines]) + "\n")
+    return root
+
+
+# there and back ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format, error", [("npy", 0.0), ("png", 1 / 65535)])
+def test_a_folder_keeps_maps_and_everything_else_it_held(folder, format, error):
+    before = load_dataset(folder, "train")
+    edited = save_edits(folder, [1, 4], [map_of(1), torch.from_numpy(map_of(4))[None]], format=format)
+    assert edited["edited"] == [False, True, False, False, True, False]
+    for i in (1, 4):
+        np.testing.assert_allclose(data.read_map(edited["maps"][i]), map_of(i), rtol=0, atol=error)
+    assert [edited["maps"][i] for i in (0, 2, 3, 5)] == [None] * 4
+    for column in before.column_names:
+        assert edited[column] == before[column]
+    assert "maps" not in load_dataset(folder, "test").column_names
+    again = save_edits(folder, 1, map_of(9), format=format)  # an edit of an edit takes its place
+    np.testing.assert_allclose(data.read_map(again["maps"][1]), map_of(9), rtol=0, atol=error)
+    np.testing.assert_allclose(data.read_map(again["maps"][4]), map_of(4), rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("suffix", ["classes", "csv"])
+def test_class_folders_and_csv_folders(tmp_path, suffix):
+    folder = plain_folder(tmp_path, suffix)
+    before = load_dataset(folder)
+    edited = save_edits(folder, 2, map_of(2))
+    assert edited["label"] == before["label"] and data.class_names(edited) == ["a", "b"]
+    for was, now in zip(before["image"], edited["image"]):
+        np.testing.assert_array_equal(np.asarray(was), np.asarray(now))
+    np.testing.assert_array_equal(data.read_map(edited["maps"][2]), map_of(2))
+    twice = save_edits(folder, 0, map_of(0))
+    assert twice["edited"] == [True, False, True, False]
+
+
+def test_a_dataset_in_memory_is_not_changed_and_survives_parquet(tmp_path):
+    dataset = shapes.make("train", n=4, size=32)
+    edited = save_edits(dataset, 3, map_of(3))
+    assert "maps" not in dataset.column_names and edited["edited"] == [False, False, False, True]
+    save_edits(edited, [0], [map_of(0, (5, 9))]).to_parquet(tmp_path / "train.parquet")
+    back = load_dataset(tmp_path)
+    np.testing.assert_array_equal(data.read_map(back["maps"][3]), map_of(3))
+    np.testing.assert_array_equal(data.read_map(back["maps"][0]), map_of(0, (5, 9)))
+
+
+def test_a_column_of_images_is_read_as_the_hub_gives_it():
+    table = shapes.make("train", n=2, size=32)
+    picture = {"bytes": _png(np.array([[0, 255], [128, 64]], np.uint8)), "path": None}
+    table = table.add_column("maps", [picture, None], feature=datasets.Image()).add_column("edited", [True, False])
+    prepared = Prepared(data.as_canonical(table), RECIPE)
+    assert [bool(prepared[i]["edited"]) for i in (0, 1)] == [True, False]
+    corners = prepared[0]["edited_map"][0, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.tolist() == pytest.approx([0, 1, 128 / 255, 64 / 255])
+    assert prepared[1]["edited_map"].shape == (1, 32, 32) and not prepared[1]["edited_map"].any()
+
+
+def _png(array: np.ndarray) -> bytes:
+    import io
+
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_write_that_breaks_off_leaves_what_was_there(folder, monkeypatch):
+    save_edits(folder, 1, map_of(1))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(json, "dumps", lambda *args, **options: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_edits(folder, [1, 2], [map_of(5), map_of(6)])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+# moved together ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augment", ["none", "default", "jitter"])
+@pytest.mark.parametrize("size", [(48, 80), (64, 40)])
+def test_a_map_moves_as_its_image_does(augment, size):
+    """The image is the map in grey: wherever it goes, the map is what the pixels show."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    values = (np.sin(x / 9.0) * np.cos(y / 7.0) * 0.5 + 0.5).astype(np.float32)
+    image = Image.fromarray(np.repeat((values * 255 + 0.5).astype(np.uint8)[..., None], 3, 2))
+    transform = Transform(RECIPE, train=augment != "none", augment=augment)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        item = transform(image, edited_map=values)
+        seen = (item["pixel_values"].mean(0) + 1) / 2
+        moved = item["edited_map"][0]
+        assert item["edited_map"].shape == (1, 32, 32) and moved.min() >= 0 and moved.max() <= 1
+        if augment == "jitter":  # other colours, the same places
+            assert torch.corrcoef(torch.stack([seen.flatten(), moved.flatten()]))[0, 1] > 0.98
+        else:
+            torch.testing.assert_close(moved, seen, rtol=0, atol=0.02)
+
+
+def test_a_map_of_another_resolution_covers_the_whole_image():
+    values = np.array([[1.0, 0.0], [0.0, 0.0]], np.float32)
+    image = Image.new("RGB", (64, 64))
+    transform = Transform(RECIPE, train=True, augment=v2.RandomHorizontalFlip(1.0))
+    flipped = transform(image, edited_map=values)["edited_map"][0]
+    assert flipped[0, -1] == 1 and flipped[:16, :16].max() < 0.6 and flipped[-1].max() == 0
+
+
+def test_the_augmentation_of_the_image_is_the_same_with_and_without_a_map(folder):
+    plain = Prepared(load_dataset(folder, "train"), RECIPE, train=True)
+    edited = Prepared(save_edits(folder, 2, map_of(2)), RECIPE, train=True)
+    assert all(torch.equal(plain[i]["pixel_values"], edited[i]["pixel_values"]) for i in range(6))
+
+
+# learnt --------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_mix_edited_and_unedited_and_finetune_learns_from_them(folder, tmp_path):
+    import timm
+
+    dataset = save_edits(folder, [0, 3], [np.zeros((3, 3), np.float32)] * 2)
+    model = ar.wrap(
+        timm.create_model("test_resnet", num_classes=6), ar.AttentionBranch(fade_in_steps=0),
+        [ar.MapSupervision(norm="mse", weight=5.0)], preprocessing={"input_size": [3, 32, 32]},
+    )  # fmt: skip
+    prepared = Prepared(dataset, model.preprocessing, train=True, augment="none")
+    batch = next(iter(DataLoader(prepared, batch_size=6, collate_fn=collate)))
+    assert batch["edited"].tolist() == [True, False, False, True, False, False]
+    assert batch["edited_map"].shape == (6, 1, 32, 32)
+    config = ar.TrainingConfig(
+        output_dir=str(tmp_path / "run"), epochs=3, batch_size=3, learning_rate=0.01, schedule="constant",
+        progress=False,
+    )  # fmt: skip
+    history = ar.finetune(model, prepared, config).history
+    assert history[-1]["train/map_supervision"] < history[0]["train/map_supervision"]
+    assert history[0]["train/map_supervision_images"] == pytest.approx(1 / 3)
+
+
+def test_a_batch_where_some_items_have_a_mask_is_void_elsewhere():
+    items = [{"pixel_values": torch.zeros(3, 4, 4), "mask": torch.ones(1, 4, 4, dtype=torch.uint8)}]
+    batch = collate([*items, {"pixel_values": torch.zeros(3, 4, 4)}])
+    assert batch["mask"][0].eq(1).all() and batch["mask"][1].eq(255).all()
+
+
+def test_clicks_become_bumps():
+    made = data.map_from_clicks([(10, 20), (30, 5)], (40, 60), spread=0.1)
+    assert made.shape == (40, 60) and made[20, 10] == 1 and made[5, 30] == 1
+    assert made[20, 14] == pytest.approx(np.exp(-0.5)) and made[39, 59] < 1e-6
+    assert data.map_from_clicks([], (4, 5)).tolist() == [[0] * 5] * 4
+
+
+# bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "index, maps, said",
+    [
+        (6, map_of(0), "there is no row 6: the dataset's rows are 0 to 5"),
+        ([0, 1], [map_of(0)], "1 maps are given for 2 rows"),
+        (0, map_of(0) * 2, "values from .* a map lies in"),
+        (0, np.full((2, 2), np.nan), "a map lies in"),
+        (0, np.zeros((2, 3, 3)), r"shape \(2, 3, 3\): give one map"),
+        (0, "heart", "not a table of numbers"),
+    ],
+)
+def test_what_is_no_map_is_refused_and_nothing_is_written(folder, index, maps, said):
+    before = sorted(path for path in folder.rglob("*"))
+    with pytest.raises(DataError, match=said):
+        save_edits(folder, index, maps)
+    assert sorted(path for path in folder.rglob("*")) == before
+
+
+def test_a_map_file_that_cannot_be_read_is_named(folder):
+    edited = save_edits(folder, 1, map_of(1))
+    (folder / "train" / "maps" / "00001.png.npy").write_bytes(b"not numbers")
+    with pytest.raises(DataError, match=r"the map of row 1 \(.*00001.png\) cannot be read"):
+        Prepared(edited, RECIPE)[1]
+    skipped = Prepared(edited, RECIPE, on_error="skip", progress=False)
+    assert [row for row, _ in skipped.skipped] == [1]
+    (folder / "train" / "maps" / "00001.png.npy").unlink()
+    with pytest.raises(DataError, match="maps_file_name 'maps/00001.png.npy' is not a file"):
+        load_dataset(folder, "train")
+
+
+def test_formats_and_sources_that_cannot_hold_edits(folder, tmp_path):
+    with pytest.raises(ValueError, match="format 'jpg' is not one of npy, png"):
+        save_edits(folder, 0, map_of(0), format="jpg")
+    with pytest.raises(DataError, match="is not a folder that exists"):
+        save_edits(tmp_path / "nowhere", 0, map_of(0))
+    with pytest.raises(DataError, match="a stream cannot be edited"):
+        save_edits(load_dataset(folder, "train", streaming=True), 0, map_of(0))
