@@ -14,6 +14,8 @@ Where this differs from the paper, and why:
 * The map fades in over ``fade_in_steps`` training steps, :math:`g' = (1 + sM) \odot g` with :math:`s` from 0 to 1, so
   that a freshly wrapped pretrained network is still that network. ``fade_in_steps=0`` is the paper's form.
 * The copied stage keeps its pretrained weights; ``stage_init="scratch"`` is the paper's.
+* The convolution to the map starts positive, so that the map starts bright where the classes respond. Drawn with either
+  sign, as the paper's is, it needs a long training to turn round: ``map_init="normal"``.
 * The map is made by a 3x3 convolution as in the authors' code (and their published numbers); the paper's text says 1x1:
   ``map_kernel=1``.
 * Where a norm or a class token after the site would cancel the scale, the site moves to the last grid before pooling or
@@ -50,8 +52,8 @@ class AttentionBranchConfig:
             ``k`` from pass ``k`` (costs the part after the site once per class).
         combine: ``"residual"`` ``(1 + M) g`` or ``"product"`` ``M g``.
         map_kernel: 3, or 1.
-        map_init: how the convolution to the map starts: ``"normal"`` (the paper's), where as many maps start bright on the
-            background as on the object, or ``"positive"``, bright where the classes respond.
+        map_init: how the convolution to the map starts: ``"positive"``, bright where the classes respond, or ``"normal"``
+            (the paper's), where as many maps start bright on the background as on the object.
         hidden_channels: channels the 1x1 convolution makes; ``None`` for the number of classes.
         fade_in_steps: training forward passes over which the map comes in; 0 for at once.
         weight: weight of the attention branch's own classification loss.
@@ -64,7 +66,7 @@ class AttentionBranchConfig:
     maps: str = "shared"
     combine: str = "residual"
     map_kernel: int = 3
-    map_init: str = "normal"
+    map_init: str = "positive"
     hidden_channels: int | None = None
     fade_in_steps: int = 100
     weight: float = 1.0
