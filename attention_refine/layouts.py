@@ -26,11 +26,13 @@ class Layout:
         format: one of ``NCHW NHWC NLC NCTHW NTHWC``.
         prefix: tokens before the grid (class, distillation, registers); ``NLC`` only.
         grid_rank: 2 for images, 3 for video; only ``NLC`` needs it, the other formats say it themselves.
+        frames_last: tokens of clips only: they run over ``(h, w, t)``, as TimeSformer's, not over ``(t, h, w)``.
     """
 
     format: str
     prefix: int = 0
     grid_rank: int = 2
+    frames_last: bool = False
 
     def __post_init__(self):
         if self.format not in FORMATS:
@@ -41,6 +43,8 @@ class Layout:
             raise ValueError(f"only token features (NLC) have prefix tokens, not {self.format}")
         if not 0 <= self.prefix <= MAX_PREFIX:
             raise ValueError(f"prefix must be between 0 and {MAX_PREFIX}, got {self.prefix}")
+        if self.frames_last and (self.format != "NLC" or self.grid_rank != 3):
+            raise ValueError(f"only token features (NLC) of clips have frames_last, not {self.format}")
 
 
 def token_grid(tokens: int, image_size: tuple[int, ...]) -> tuple[int, ...]:
@@ -135,7 +139,10 @@ def to_grid(raw: Tensor, layout: Layout, image_size: tuple[int, ...]) -> Tensor:
     if layout.format in ("NHWC", "NTHWC"):
         return raw.movedim(-1, 1)
     grid = grid_of(raw, layout, image_size)
-    return raw[:, layout.prefix :].transpose(1, 2).unflatten(2, grid)
+    tokens = raw[:, layout.prefix :].transpose(1, 2)
+    if layout.frames_last:
+        return tokens.unflatten(2, (*grid[1:], grid[0])).movedim(-1, 2)
+    return tokens.unflatten(2, grid)
 
 
 def from_grid(feature: Tensor, raw: Tensor, layout: Layout) -> Tensor:
@@ -144,5 +151,10 @@ def from_grid(feature: Tensor, raw: Tensor, layout: Layout) -> Tensor:
         return feature
     if layout.format in ("NHWC", "NTHWC"):
         return feature.movedim(1, -1)
-    tokens = feature.flatten(2).transpose(1, 2)
+    tokens = in_token_order(feature, layout).transpose(1, 2)
     return torch.cat([raw[:, : layout.prefix], tokens], dim=1) if layout.prefix else tokens
+
+
+def in_token_order(feature: Tensor, layout: Layout) -> Tensor:
+    """``(B, C, *grid)`` to ``(B, C, cells)``, the cells in the order in which this layout's tokens run over them."""
+    return (feature.movedim(2, -1) if layout.frames_last else feature).flatten(2)

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--alone", action="store_true", help="leave the other library out")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -48,7 +49,7 @@ def main() -> None:
         }
         if "vit" in name:
             jobs["ours, tokens dropped"] = lambda net=net: metrics.token_insertion_and_deletion(net, x, scores, n_steps=steps)
-        if torchcam := peer("torchcam.metrics"):
+        if not given.alone and (torchcam := peer("torchcam.metrics")):
             from torchcam.methods import GradCAM
 
             reshape = grid if "vit" in name else None
@@ -59,7 +60,8 @@ def main() -> None:
 
             jobs["torchcam, its Grad-CAM included"] = theirs
         print(f"\n{name}, {given.images} images x {given.points} points, {given.threads} threads; time / a plain forward of 8", flush=True)
-        found = compare(jobs, "plain forward of 8", given.rounds)
+        plain()  # the jobs are dozens of forwards: that warms up enough
+        found = compare(jobs, "plain forward of 8", given.rounds, warm_up=False)
         print(f"forwards needed {needed:.1f}; ours {found['ours'] / needed:.2f} x that, in chunks of 8 {found['ours, chunks of 8'] / needed:.2f} x")
 
 

@@ -26,10 +26,13 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
     return given
 
 
-def compare(jobs: dict[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, float]:
-    """Run all jobs in turn and print each one's time as a multiple of the reference's in the same round."""
+def compare(jobs: dict[str, Callable[[], object]], reference: str, rounds: int, warm_up: bool = True) -> dict[str, float]:
+    """Run all jobs in turn and print each one's time as a multiple of the reference's in the same round.
+
+    ``warm_up`` adds a round that is not counted.
+    """
     ratios: dict[str, list[float]] = {name: [] for name in jobs}
-    for counted in range(-1, rounds):
+    for counted in range(-warm_up, rounds):
         spent = {}
         for name, job in jobs.items():
             start = time.process_time()  # CPU time: another process on the machine does not count

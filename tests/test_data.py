@@ -649,9 +649,11 @@ def test_bad_options_are_refused(tmp_path):
         Prepared(dataset.cast_column("label", datasets.Value("int64")), recipe())
 
 
-def test_a_batch_has_only_what_every_item_has():
+def test_a_batch_has_boxes_where_every_item_has_them_and_void_where_a_mask_is_missing():
     bare, masked = Transform(recipe())(photo()), Transform(recipe())(photo(), None, [[1, 2, 30, 40]])
-    assert set(collate([bare, masked])) == {"pixel_values"}
+    mixed = collate([bare, masked])
+    assert set(mixed) == {"pixel_values", "mask"} and set(collate([bare, bare])) == {"pixel_values"}
+    assert (mixed["mask"][0] == 255).all() and torch.equal(mixed["mask"][1], masked["mask"])
     assert set(collate([masked, masked])) == {"pixel_values", "mask", "boxes"}
 
 

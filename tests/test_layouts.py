@@ -72,6 +72,17 @@ def test_clip_tokens_of_a_video_transformer():
     assert grid_of(raw, Layout("NLC", 0, grid_rank=3), (16, 224, 224)) == (8, 14, 14)
 
 
+def test_clip_tokens_may_run_over_frames_last():
+    grid = torch.arange(2 * 3 * 3.0).view(1, 1, 2, 3, 3)  # two frames of 3 by 3
+    tokens = torch.cat([torch.tensor([-1.0]), grid[0, 0].movedim(0, -1).flatten()])[None, :, None]
+    layout = Layout("NLC", 1, grid_rank=3, frames_last=True)
+    assert tokens[0, 1:3, 0].tolist() == [0, 9]  # TimeSformer's: one location in both frames, then the next
+    assert torch.equal(to_grid(tokens, layout, (2, 48, 48)), grid)
+    assert torch.equal(from_grid(grid, tokens, layout), tokens)
+    with pytest.raises(ValueError, match="only token features"):
+        Layout("NLC", frames_last=True)
+
+
 def test_tokens_are_read_row_by_row_after_the_prefix():
     raw = torch.tensor([[100.0], [0], [1], [2], [3], [4], [5]])[None]
     grid = to_grid(raw, Layout("NLC", 1), (32, 48))

@@ -4,6 +4,9 @@ Neither half is a copy. ``features`` stops the network's own forward when the si
 forward again with every module before the site answering at once, so a second pass (mining) costs only the part after
 the site. This is exact because the site is a cut: nothing but its output reaches the logits, so what the earlier
 modules answer only needs the right shape.
+
+Gradient checkpointing, as timm and transformers switch it on, acts on the first half, where most of the memory is: the
+second runs without it, since modules that run again in the backward pass would find neither the answers nor the gain.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from torch import Tensor, nn
 
 from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
-from .cutting import Reached, answering, before, recording, stopping
+from .cutting import Reached, answering, before, last_called, recording, stopping
 from .outputs import first_tensor, logits_of, with_first_tensor
-from .scopes import quiet
+from .scopes import is_checkpointed, quiet, without_checkpointing
 from .sites import Site, check_site, find_site
 from .spec import BackboneSpec
 from .trace import image_size_of
@@ -90,18 +93,31 @@ class Backbone(nn.Module):
     def features(self, pixel_values: Tensor) -> Feature:
         """Run the network up to and including its site."""
         site = self._site()
-        self._refuse_checkpointing()
+        checkpointed = torch.is_grad_enabled() and is_checkpointed(self.net)
         earlier: dict[str, list[Any]] = {}
         with ExitStack() as stack:
+            if not checkpointed:
+                stack.enter_context(without_checkpointing(self.net))
+
+            def part(name: str) -> nn.Module:
+                module = self.net.get_submodule(name)
+                return last_called(module) if checkpointed else module
+
             for name in before(self.net, site.name):
-                stack.enter_context(recording(self.net.get_submodule(name), earlier.setdefault(name, [])))
-            stack.enter_context(stopping(self.net.get_submodule(site.name)))
+                stack.enter_context(recording(part(name), earlier.setdefault(name, [])))
+            stack.enter_context(stopping(part(site.name)))
             try:
                 self.net(pixel_values)
             except Reached as reached:
-                output = reached.output
+                output, in_graph = reached.output, reached.in_graph
             else:
                 raise RuntimeError(f"the forward pass never called {site.name!r}, where the map acts")
+        if checkpointed and not in_graph:
+            raise RuntimeError(
+                "a backbone cut at a site cannot be trained with reentrant gradient checkpointing, which gives the "
+                "site no gradient; use the other kind (timm: timm.layers.set_reentrant_ckpt(False), transformers: "
+                "gradient_checkpointing_enable({'use_reentrant': False}))"
+            )
         grid = to_grid(first_tensor(output), site.layout, image_size_of(pixel_values))
         return Feature(grid, output, pixel_values, {name: calls for name, calls in earlier.items() if calls})
 
@@ -118,22 +134,13 @@ class Backbone(nn.Module):
         raw = first_tensor(feature.output)
         output = with_first_tensor(feature.output, from_grid(feature.grid.to(raw.dtype), raw, site.layout))
         with ExitStack() as stack:
+            stack.enter_context(without_checkpointing(self.net))
             for name, calls in feature.earlier.items():
                 stack.enter_context(answering(self.net.get_submodule(name), calls))
             stack.enter_context(answering(self.net.get_submodule(site.name), [output], blank=False))
             if gain is not None:
-                stack.enter_context(ClassRowGain(gain, site.layout.prefix))
+                stack.enter_context(ClassRowGain(gain, site.layout))
             return logits_of(self.net(feature.pixel_values))
-
-    def _refuse_checkpointing(self) -> None:
-        """Checkpointed modules run again in the backward pass, where nobody stops them or answers for them."""
-        flags = ("grad_checkpointing", "gradient_checkpointing")  # timm's and transformers'
-        if torch.is_grad_enabled() and any(getattr(m, flag, False) for m in self.net.modules() for flag in flags):
-            raise RuntimeError(
-                "a backbone cut at a site cannot be trained with gradient checkpointing; turn it off "
-                "(timm: set_grad_checkpointing(False), transformers: gradient_checkpointing_disable()) and save memory "
-                "with bf16, a frozen backbone or gradient accumulation"
-            )
 
     def after_site(self) -> list[nn.Module]:
         """The largest modules that run only after the site; all else that has weights is the extractor."""

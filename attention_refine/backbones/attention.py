@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..layouts import MAX_PREFIX
+from ..layouts import MAX_PREFIX, Layout, in_token_order
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 
@@ -27,20 +27,20 @@ class ClassRowGain(TorchFunctionMode):
     everywhere the result is the network's own, bit for bit.
 
     Args:
-        gain: ``(B, 1, h, w)``, positive.
-        prefix: tokens before the grid at the site.
+        gain: ``(B, 1, h, w)`` or ``(B, 1, t, h, w)``, positive.
+        layout: of the site: how many tokens come before the grid, and in which order those of the grid come.
 
     Attributes:
         calls: attentions that were changed so far.
     """
 
-    def __init__(self, gain: Tensor, prefix: int):
+    def __init__(self, gain: Tensor, layout: Layout):
         super().__init__()
-        flat = gain.float().flatten(1)
+        flat = in_token_order(gain.float(), layout).flatten(1)
         # float32: log of a bf16 gain near 1 loses the map; the clamp keeps a gain of 0 (product form) finite.
         self.row = flat.clamp_min(1e-6).log()  # (B, h*w)
         self.changed = (flat != 1).any(1)
-        self.prefix = prefix
+        self.prefix = layout.prefix
         self.calls = 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

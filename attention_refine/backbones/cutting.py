@@ -13,10 +13,16 @@ from torch.utils._pytree import tree_map
 
 
 class Reached(Exception):
-    """The forward pass came to the module it was to stop at; ``output`` is what that returned."""
+    """The forward pass came to the module it was to stop at.
+
+    Attributes:
+        output: what that returned.
+        in_graph: whether it ran with gradients on.
+    """
 
     def __init__(self, output: Any):
         self.output = output
+        self.in_graph = torch.is_grad_enabled()
 
 
 def before(net: nn.Module, site: str) -> list[str]:
@@ -36,6 +42,16 @@ def _callable_names(name: str, module: nn.Module) -> list[str]:
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
         return [inner for child, sub in module.named_children() for inner in _callable_names(f"{name}.{child}", sub)]
     return [name]
+
+
+def last_called(module: nn.Module) -> nn.Module:
+    """The module itself, or the last in a chain of them: it gives the chain's output also where that is unrolled.
+
+    timm does so, to checkpoint the parts of a chain one by one.
+    """
+    while type(module).forward is nn.Sequential.forward and len(module):
+        module = module[-1]
+    return module
 
 
 @contextmanager

@@ -179,7 +179,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "mobilenet_v1": dict(depth_multiplier=0.25, image_size=64),
     "mobilenet_v2": dict(depth_multiplier=0.35, image_size=64),
     "mobilevit": dict(image_size=64, hidden_sizes=[16, 16, 32], neck_hidden_sizes=[8, 8, 16, 16, 32, 32, 64]),
-    "mobilevitv2": dict(image_size=64, width_multiplier=0.25),
+    "mobilevitv2": dict(image_size=64, width_multiplier=0.25, initializer_range=0.2),
     "poolformer": _FOUR,
     "pp_lcnet": dict(scale=0.25),
     "pvt": dict(image_size=64, hidden_sizes=[8, 16, 32, 32], depths=[1, 1, 1, 2], num_attention_heads=[1, 1, 2, 2]),

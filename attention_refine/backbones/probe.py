@@ -142,7 +142,7 @@ class Probe:
 
     def _effect(self, candidate: Candidate, gain: Tensor, mechanism: str) -> float:
         if mechanism == "attention":
-            with ClassRowGain(gain, candidate.layout.prefix) as mode:
+            with ClassRowGain(gain, candidate.layout) as mode:
                 moved = self._resume(candidate, self.first, lambda feature: feature)
             if not mode.calls:
                 return 0.0

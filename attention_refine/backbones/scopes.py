@@ -10,13 +10,39 @@ import torch
 from torch import nn
 
 
+_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")  # timm's flag and transformers'
+
+
+def _checkpointed(net: nn.Module) -> list[tuple[nn.Module, str]]:
+    return [(module, flag) for module in net.modules() for flag in _CHECKPOINTING if getattr(module, flag, False)]
+
+
+def is_checkpointed(net: nn.Module) -> bool:
+    """Whether timm's or transformers' gradient checkpointing is on anywhere in a network."""
+    return bool(_checkpointed(net))
+
+
+@contextmanager
+def without_checkpointing(net: nn.Module) -> Iterator[None]:
+    """Gradient checkpointing is off inside: what runs again in the backward pass would run without our hooks."""
+    flags = _checkpointed(net)
+    for module, flag in flags:
+        setattr(module, flag, False)
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            setattr(module, flag, True)
+
+
 @contextmanager
 def quiet(net: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, every module's own training flag restored afterwards, also after an exception."""
     flags = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
-        yield
+        with without_checkpointing(net):
+            yield
     finally:
         net.train()  # some networks cache what they computed in evaluation mode, and forget it here
         for module, flag in flags:

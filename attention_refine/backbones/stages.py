@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ..layouts import from_grid, infer_layout, to_grid
 from .outputs import first_tensor
-from .scopes import output_hook, quiet
+from .scopes import output_hook, quiet, without_checkpointing
 from .sites import Site
 from .trace import image_size_of
 
@@ -32,11 +33,12 @@ class StageTwin(nn.Module):
     @classmethod
     def of(cls, net: nn.Module, site: Site, names: list[str]) -> StageTwin:
         """The twin of named modules, as :func:`twin_of_last_stage` chose them before."""
-        return cls({name: _at_stride_one(copy.deepcopy(net.get_submodule(name))) for name in names}, site)
+        with without_checkpointing(net):  # the copies hold the flag too
+            return cls({name: _at_stride_one(copy.deepcopy(net.get_submodule(name))) for name in names}, site)
 
     def forward(self, feature: Tensor) -> Tensor:
         size = tuple(feature.shape[2:])
-        bare = type(self.layout)(self.layout.format, 0, self.layout.grid_rank)
+        bare = replace(self.layout, prefix=0)
         x = from_grid(feature, feature, bare)
         for stage in self.stages:
             x = first_tensor(stage(x))

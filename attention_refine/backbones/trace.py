@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..layouts import Layout, grid_of, infer_layout
-from .cutting import before, shapes
+from .cutting import Reached, before, shapes
 from .outputs import first_tensor
 from .scopes import output_hook
 
@@ -86,7 +87,70 @@ def trace(net: nn.Module, image: Tensor) -> tuple[list[Candidate], Any]:
                 if other in calls and calls[other][0][0] < finished
             }
             found.append(Candidate(name, layout, grid_of(raw, layout, size), output, finished / total, earlier))
-    return found, result
+    return _with_time_in_order(found, net, image), result
+
+
+def _with_time_in_order(found: list[Candidate], net: nn.Module, image: Tensor) -> list[Candidate]:
+    """Candidates whose layout says how tokens of clips run over time; without those, where that cannot be told."""
+    tokens = [candidate for candidate in found if candidate.layout.format == "NLC"]
+    if image.ndim == 4 or not tokens:
+        return found
+    last = frames_last(net, image)
+    for candidate in tokens:
+        candidate.layout = replace(candidate.layout, frames_last=bool(last))
+    return found if last is not None else [candidate for candidate in found if candidate not in tokens]
+
+
+def frames_last(net: nn.Module, clip: Tensor) -> bool | None:
+    """Whether a network's tokens run over ``(h, w, t)``; false for ``(t, h, w)``, ``None`` where it cannot be told.
+
+    The shape of a token feature does not say it, so the first frames of a clip are replaced, and the tokens that change
+    are looked at where the network first returns some: before attention mixes them.
+
+    Args:
+        clip: ``(1, C, T, H, W)``, used for its shape, device and type only.
+    """
+    size = image_size_of(clip)
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn((2, *clip.shape[1:]), generator=generator).to(clip)
+    first = _first_tokens(net, noise[:1])
+    if first is None:
+        return None
+    raw, layout = first
+    t, h, w = grid_of(raw, layout, size)
+    if t == 1:
+        return False
+    half = t // 2
+    replaced = noise[:1].clone()
+    replaced[:, :, : half * (size[0] // t)] = noise[1:, :, : half * (size[0] // t)]
+    other, _ = _first_tokens(net, replaced)
+    change = (other - raw)[0, layout.prefix :].float().norm(dim=-1)
+    changed = change > change.mean()  # a stem whose patches overlap changes the next frame's tokens a little, too
+    early = torch.arange(t, device=changed.device) < half
+    if (changed.view(t, h * w) == early[:, None]).float().mean() > 0.75:
+        return False
+    return True if (changed.view(h * w, t) == early).float().mean() > 0.75 else None
+
+
+def _first_tokens(net: nn.Module, clip: Tensor) -> tuple[Tensor, Layout] | None:
+    """The first tokens of a clip that a network computes; it stops there."""
+
+    def look(module, args, output):
+        raw = first_tensor(output)
+        if raw is not None and raw.is_floating_point() and raw.ndim == 3 and len(raw) == 1:
+            layout = infer_layout(raw, image_size_of(clip))
+            if layout is not None:
+                raise Reached((raw, layout))
+
+    with ExitStack() as stack, torch.no_grad():
+        for module in net.modules():
+            if module is not net:
+                stack.enter_context(output_hook(module, look))
+        try:
+            net(clip)
+        except Reached as reached:
+            return reached.output
+    return None
 
 
 def image_size_of(pixel_values: Tensor) -> tuple[int, ...]:

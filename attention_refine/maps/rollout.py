@@ -10,7 +10,7 @@ from .attention_weights import AttentionWeights, only, probe
 from .conditions import full_precision, map_conditions
 from .gradient import in_graph
 from .pixels import image_size
-from .site import logits_of, refuse_site
+from .site import logits_of, refuse_site, with_order
 from .target import Target, fixed, refuse_target, score
 
 HEAD_FUSIONS = ("mean", "max", "min")
@@ -63,7 +63,7 @@ def attention_rollout(
         row, live = probe(net, pixels, row)
         with torch.set_grad_enabled(create_graph), AttentionWeights(len(pixels), only(live, roll)):
             net(pixels)
-        return full_precision(_on_grid(rolled.product, row, pixels))
+        return full_precision(_on_grid(rolled.product, row, net, pixels))
 
 
 def gradient_rollout(
@@ -109,7 +109,7 @@ def gradient_rollout(
             product = rolled.product
             if product.shape[-2] > 1:
                 product = product - _identity(product)  # a token's own relevance is not evidence
-            maps.append(_on_grid(product, row, pixels))
+            maps.append(_on_grid(product, row, net, pixels))
         maps = torch.cat(maps, dim=1)
         return full_precision(maps if create_graph else maps.detach())
 
@@ -149,7 +149,7 @@ def class_attention(
         if not -len(rows) <= layer < len(rows):
             raise ValueError(f"layer {layer} of {len(rows)} attention layers; use {-len(rows)} to {len(rows) - 1}")
         tokens = rows[layer].transpose(1, 2)
-        return full_precision(to_grid(tokens, _layout(tokens.shape[1], pixels), image_size(pixels)))
+        return full_precision(_as_map(tokens, net, pixels))
 
 
 class _Rolled:
@@ -196,10 +196,14 @@ def _without_smallest(matrix: Tensor, discard: float) -> Tensor:
     return matrix * keep
 
 
-def _on_grid(matrix: Tensor, row: str, pixels: Tensor) -> Tensor:
+def _on_grid(matrix: Tensor, row: str, net: nn.Module, pixels: Tensor) -> Tensor:
     """One row of a token matrix ``(B, N, N)`` as a map ``(B, 1, h, w)``."""
-    tokens = _row(matrix, row, pixels).unsqueeze(-1)
-    return to_grid(tokens, _layout(tokens.shape[1], pixels), image_size(pixels))
+    return _as_map(_row(matrix, row, pixels).unsqueeze(-1), net, pixels)
+
+
+def _as_map(tokens: Tensor, net: nn.Module, pixels: Tensor) -> Tensor:
+    layout = with_order(net, _layout(tokens.shape[1], pixels), pixels)
+    return to_grid(tokens, layout, image_size(pixels))
 
 
 def _row(matrix: Tensor, row: str, pixels: Tensor) -> Tensor:

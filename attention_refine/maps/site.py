@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..backbones import Site, infer_layout, logits_of, reading_site
+from ..backbones.clips import FramesFirst
 from ..backbones.outputs import first_tensor, with_first_tensor
+from ..backbones.scopes import own_randomness, quiet
+from ..backbones.trace import frames_last
 from ..layouts import Layout, to_grid
 from .pixels import channel_axis, image_size
 
@@ -62,7 +65,28 @@ def read(net: nn.Module, pixels: Tensor, site: str | Site, cut: bool) -> Reading
         raise ValueError(
             f"site {name!r} returns {tuple(features[0].shape)}, no spatial grid of a {size} input; try site='auto'"
         )
+    if not isinstance(site, Site):
+        layout = with_order(net, layout, pixels)
     return Reading(logits, features[0], layout, size)
+
+
+def with_order(net: nn.Module, layout: Layout, pixels: Tensor) -> Layout:
+    """A layout found in a shape, with what no shape says: whether a clip's tokens run over time first or last.
+
+    Raises:
+        ValueError: it cannot be told.
+    """
+    if layout.format != "NLC" or layout.grid_rank == 2:
+        return layout
+    axis = channel_axis(pixels)
+    with quiet(net), own_randomness(pixels.device):
+        last = frames_last(net if axis == 1 else FramesFirst(net), pixels[:1].detach().movedim(axis, 1))
+    if last is None:
+        raise ValueError(
+            f"the order in which the tokens of {type(net).__name__} run over the frames cannot be told, so a map would "
+            "be scrambled; use a map of the pixels such as integrated_gradients"
+        )
+    return replace(layout, frames_last=last)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ..backbones import logits_of
 
 SCORES = ("softmax", "sigmoid", "logit")
 # Small chunks stay in a processor's caches; a GPU wants large ones.
-CANDIDATES = {"cpu": (4, 8, 16, 32), "other": (32, 64, 128, 256)}
+CANDIDATES = {"cpu": (8, 16, 32), "other": (32, 64, 128, 256)}
 
 
 @contextmanager
@@ -94,33 +94,39 @@ def forward_in_chunks(
 ) -> Tensor:
     """``read(logits, job indices)`` of every job, concatenated, where ``make(job indices)`` gives the images.
 
-    With ``batch_size=None`` the first chunks try a few sizes in turn and the quickest per image serves for the rest:
-    the probe is part of the work and costs no extra forward. The size changes results by no more than the rounding of
-    the network's own kernels; give a ``batch_size`` where two runs must agree to the last bit.
+    With ``batch_size=None`` the size grows while that pays: the next candidate gets a trial chunk if it is at most a
+    tenth of the jobs left, and is kept if it is 10 % quicker per image. The trial is part of the work: no extra
+    forward, and a bad one costs little. The size changes results by no more than the rounding of the network's own
+    kernels; give a ``batch_size`` where two runs must agree to the last bit.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, or None to probe for a good one, got {batch_size}")
-    trials = [] if batch_size else list(CANDIDATES["cpu" if device.type == "cpu" else "other"])
-    seconds: dict[int, float] = {}
+    size, *trials = [batch_size] if batch_size else CANDIDATES["cpu" if device.type == "cpu" else "other"]
+    quickest: float | None = None  # seconds an image at `size`, known once that was timed
     results, done = [], 0
     with tqdm(total=jobs, disable=not progress, unit="image", leave=False) as bar:
         while done < jobs:
-            size = batch_size or (trials[0] if trials else min(seconds, key=seconds.get))
-            index = torch.arange(done, min(done + size, jobs), device=device)
+            on_trial = quickest is not None and len(trials) > 0 and 10 * trials[0] <= jobs - done
+            chunk = trials[0] if on_trial else size
+            index = torch.arange(done, min(done + chunk, jobs), device=device)
             started = time.perf_counter()
             try:
                 results.append(read(logits_of(net(make(index))).float(), index))
             except torch.cuda.OutOfMemoryError:
-                if not (trials and seconds):
+                if not on_trial:
                     raise
                 trials = []
                 continue
-            if trials:
+            if on_trial or (trials and quickest is None):
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                seconds[size] = (time.perf_counter() - started) / len(index)
-                # Past its best a chunk only gets worse: do not pay for trying larger ones still.
-                trials = trials[1:] if seconds[size] <= 1.05 * min(seconds.values()) else []
+                seconds = (time.perf_counter() - started) / len(index)
+                if not on_trial:
+                    quickest = seconds
+                elif seconds < 0.9 * quickest:
+                    size, quickest, trials = chunk, seconds, trials[1:]
+                else:
+                    trials = []  # past its best a chunk only gets worse
             done += len(index)
             bar.update(len(index))
     return torch.cat(results)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from attention_refine.backbones.attention import ClassRowGain
+from attention_refine.layouts import Layout
 
 BATCH, HEADS, WIDTH, GRID = 2, 3, 8, (2, 4)
 CELLS = GRID[0] * GRID[1]
@@ -51,7 +52,7 @@ def draw(queries, keys):
 def test_the_class_row_of_self_attention_is_scaled_and_no_other(attend, prefix, masked):
     q, k, v, gain = draw(prefix + CELLS, prefix + CELLS)
     mask = torch.randn(BATCH, 1, prefix + CELLS, prefix + CELLS, dtype=torch.float64) if masked else None
-    with ClassRowGain(gain, prefix) as mode:
+    with ClassRowGain(gain, Layout("NLC", prefix)) as mode:
         out = attend(q, k, v, mask)
     assert mode.calls == 1
     # the map is float32, whatever the attention's type
@@ -63,7 +64,7 @@ def test_the_class_row_of_self_attention_is_scaled_and_no_other(attend, prefix, 
 @pytest.mark.parametrize("prefix", [0, 1])
 def test_a_query_of_its_own_over_the_patches_is_scaled(attend, before, prefix):
     q, k, v, gain = draw(1, before + CELLS)
-    with ClassRowGain(gain, prefix) as mode:
+    with ClassRowGain(gain, Layout("NLC", prefix)) as mode:
         out = attend(q, k, v)
     assert mode.calls == 1
     torch.testing.assert_close(out, by_hand(q, k, v, gain, 0), rtol=1e-6, atol=1e-7)
@@ -74,7 +75,7 @@ def test_fused_attention_keeps_its_own_mask(kind):
     q, k, v, gain = draw(1 + CELLS, 1 + CELLS)
     mask = torch.zeros(BATCH, 1, 1 + CELLS, 1 + CELLS, dtype=torch.float64)
     mask[:, :, :, 3] = float("-inf")
-    with ClassRowGain(gain, 1):
+    with ClassRowGain(gain, Layout("NLC", 1)):
         out = fused(q, k, v, mask if kind is torch.float64 else mask == 0)
     torch.testing.assert_close(out, by_hand(q, k, v, gain, 0, mask), rtol=1e-6, atol=1e-7)
 
@@ -83,11 +84,11 @@ def test_fused_attention_keeps_its_own_mask(kind):
 def test_a_gain_of_one_changes_no_bit(attend):
     q, k, v, gain = (x.float() for x in draw(1 + CELLS, 1 + CELLS))
     plain = attend(q, k, v)
-    with ClassRowGain(torch.ones_like(gain), 1) as mode:
+    with ClassRowGain(torch.ones_like(gain), Layout("NLC", 1)) as mode:
         assert torch.equal(attend(q, k, v), plain) and mode.calls == 1
     mixed = gain.clone()
     mixed[0] = 1
-    with ClassRowGain(mixed, 1):
+    with ClassRowGain(mixed, Layout("NLC", 1)):
         out = attend(q, k, v)
     assert torch.equal(out[0], plain[0]) and not torch.equal(out[1], plain[1])
 
@@ -106,14 +107,14 @@ def test_a_gain_of_one_changes_no_bit(attend):
 def test_other_attention_is_left_alone(queries, keys, prefix):
     q, k, v, gain = draw(queries, keys)
     for attend in (fused, eager):
-        with ClassRowGain(gain, prefix) as mode:
+        with ClassRowGain(gain, Layout("NLC", prefix)) as mode:
             out = attend(q, k, v)
         assert mode.calls == 0 and torch.equal(out, attend(q, k, v))
 
 
 def test_softmax_over_classes_is_left_alone():
     logits = torch.randn(BATCH, 1 + CELLS)
-    with ClassRowGain(torch.rand(BATCH, 1, *GRID), 1) as mode:
+    with ClassRowGain(torch.rand(BATCH, 1, *GRID), Layout("NLC", 1)) as mode:
         logits.softmax(-1)
     assert mode.calls == 0
 
@@ -123,7 +124,7 @@ def test_the_gain_receives_a_gradient():
     gain = gain.requires_grad_()
 
     def run(gain):
-        with ClassRowGain(gain, 1):
+        with ClassRowGain(gain, Layout("NLC", 1)):
             return eager(q, k, v)[..., 0, :].double()
 
     (gradient,) = torch.autograd.grad(run(gain).sum(), gain)
@@ -141,6 +142,6 @@ def test_a_gain_of_zero_hides_a_location():
     gain[:, :, 1, 3] = 0
     elsewhere = v.clone()
     elsewhere[:, :, 1 + 7] += 1
-    with ClassRowGain(gain, 1):
+    with ClassRowGain(gain, Layout("NLC", 1)):
         seen, hidden = eager(q, k, elsewhere), eager(q, k, v)
     torch.testing.assert_close(seen[..., 0, :], hidden[..., 0, :], atol=1e-4, rtol=0)

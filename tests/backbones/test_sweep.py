@@ -14,9 +14,10 @@ POOLED = {"timm/efficientvim", "timm/tnt", "transformers/cvt"}
 @pytest.mark.sweep
 @pytest.mark.parametrize("example", list(examples()), ids=lambda e: f"{e.library}/{e.family}")
 def test_a_family_obeys_the_laws(example):
-    found = row(example)
-    assert found.works, found.why_not
-    assert bool(found.options) == (f"{example.library}/{example.family}" in POOLED)
+    found, name = row(example), f"{example.library}/{example.family}"
+    assert found.findings is not None, found.why_not
+    assert found.findings.faults == []
+    assert bool(found.options) == (name in POOLED)
 
 
 def test_every_timm_module_is_in_the_sweep():

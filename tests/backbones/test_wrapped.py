@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -13,6 +15,8 @@ import attention_refine as ar
 from attention_refine.backbones.clips import FramesFirst
 from attention_refine.backbones.liven import liven
 from attention_refine.backbones.spec import NotRebuildable
+from attention_refine.backbones.trace import trace
+from attention_refine.layouts import Layout, to_grid
 from attention_refine.support import examine
 
 VIDEO = dict(HF_VIT, num_frames=4)
@@ -40,6 +44,10 @@ def clips(kind: str) -> nn.Module:
         "r3d_18": lambda: torchvision.models.video.r3d_18(num_classes=5),
         "r2plus1d_18": lambda: torchvision.models.video.r2plus1d_18(num_classes=5),
         "videomae": lambda: hf.VideoMAEForVideoClassification(hf.VideoMAEConfig(num_labels=5, **VIDEO)),
+        "timesformer": lambda: hf.TimesformerForVideoClassification(hf.TimesformerConfig(num_labels=5, **VIDEO)),
+        "timesformer, joint": lambda: hf.TimesformerForVideoClassification(
+            hf.TimesformerConfig(num_labels=5, attention_type="joint_space_time", **VIDEO)
+        ),
     }[kind]().eval()
 
 
@@ -134,17 +142,42 @@ def test_a_plain_module_is_usable_but_not_saveable(tmp_path):
     "kind, grid",
     [
         ("videomae", (2, 4, 4)),
+        ("timesformer", (4, 4, 4)),
+        ("timesformer, joint", (4, 4, 4)),
         pytest.param("r3d_18", (2, 6, 6), marks=pytest.mark.sweep),
         pytest.param("r2plus1d_18", (2, 6, 6), marks=pytest.mark.sweep),
     ],
 )
 def test_clips_have_maps_in_time(kind, grid):
     torch.manual_seed(0)
-    side = 64 if kind == "videomae" else 48
-    pixels = torch.randn(2, 3, 4 if kind == "videomae" else 8, side, side)
+    tokens = not kind.startswith("r")
+    pixels = torch.randn(2, 3, 4, 64, 64) if tokens else torch.randn(2, 3, 8, 48, 48)
+    options = {"pool": "avg"} if kind == "timesformer" else {}  # its class token attends to one frame at a time
     net = clips(kind)
-    found = examine(FramesFirst(net) if kind == "videomae" else net, pixels)
+    found = examine(FramesFirst(net) if tokens else net, pixels, **options)
     assert found.faults == [] and found.map_size == grid
+
+
+@pytest.mark.parametrize("kind, last", [("videomae", False), ("timesformer", True), ("timesformer, joint", True)])
+def test_a_map_of_a_clip_is_of_the_place_and_moment_it_says(kind, last):
+    net = FramesFirst(clips(kind))
+    pixels = torch.randn(1, 3, 4, 64, 64)
+    other = pixels.clone()
+    other[:, :, 2:, :16, 32:48] += 3  # the later frames, the first row of patches, the third column
+    embeddings = next(m for name, m in net.named_modules() if name.endswith("embeddings"))
+    seen = []
+    embeddings.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        net(pixels)
+        net(other)
+    prefix = 0 if kind == "videomae" else 1
+    layout = Layout("NLC", prefix, grid_rank=3, frames_last=last)
+    change = to_grid(seen[1] - seen[0], layout, (4, 64, 64)).abs().sum(1)[0]
+    expected = torch.zeros_like(change, dtype=torch.bool)
+    expected[len(change) // 2 :, 0, 2] = True
+    assert torch.equal(change > 0, expected)
+    candidates, _ = trace(net.eval(), pixels)
+    assert {c.layout.frames_last for c in candidates if c.layout.format == "NLC"} == {last}
 
 
 # ways of use ---------------------------------------------------------------------------------------------------------
@@ -221,16 +254,48 @@ def test_channels_last_gives_the_same():
     torch.testing.assert_close(other.maps, plain.maps, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, args", [("test_resnet", {}), ("deit_tiny_patch16_224", TINY_VIT)])
-def test_gradient_checkpointing_is_refused_in_training(name, args):
-    pixels = torch.randn(2, 3, 64, 64)
-    model = wrapped(name, pixels, **args)
-    before = model(pixels, labels=torch.tensor([0, 1])).loss
+@pytest.mark.parametrize("kind", ["test_resnet", "vit_token", "swin", "hf_vit"])
+def test_gradient_checkpointing_changes_nothing_but_what_runs_twice(kind):
+    net, pixels = build(kind)
+    model = ar.wrap(net, head="abn", preprocessing={"input_size": list(pixels.shape[1:])}).train()
+    labels, runs = torch.tensor([0, 1]), []
+    leaf = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))][4]  # in the first stage, past the stem
+    leaf.register_forward_pre_hook(lambda *_: runs.append(1))
+    state = copy.deepcopy(model.state_dict())
+
+    def gradients() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model.load_state_dict(state)  # statistics are updated in every pass
+        model.zero_grad()
+        loss = model(pixels, labels=labels).loss
+        loss.backward()
+        return {"loss": loss.detach(), **{n: p.grad for n, p in model.named_parameters() if p.grad is not None}}
+
+    expected = gradients()
+    assert len(runs) == 1
+    getattr(net, "set_grad_checkpointing", getattr(net, "gradient_checkpointing_enable", None))()
+    found = gradients()
+    assert len(runs) == 3  # once forward and once again in the backward pass
+    assert expected.keys() == found.keys() and len(found) > 10
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(pixels).maps, model(pixels).maps)
+    assert len(runs) == 5
+
+
+def test_reentrant_gradient_checkpointing_is_refused():
+    from timm.layers import set_reentrant_ckpt, use_reentrant_ckpt
+
+    pixels, before = torch.randn(2, 3, 64, 64), use_reentrant_ckpt()
+    model = wrapped("deit_tiny_patch16_224", pixels, **TINY_VIT).train()
     model.backbone.net.set_grad_checkpointing(True)
-    with pytest.raises(RuntimeError, match=r"set_grad_checkpointing\(False\)"):
-        model(pixels, labels=torch.tensor([0, 1]))
-    model.backbone.net.set_grad_checkpointing(False)
-    assert torch.equal(model(pixels, labels=torch.tensor([0, 1])).loss, before)
+    set_reentrant_ckpt(True)
+    try:
+        with pytest.raises(RuntimeError, match="reentrant"):
+            model(pixels, labels=torch.tensor([0, 1]))
+    finally:
+        set_reentrant_ckpt(before)
 
 
 @pytest.mark.parametrize("name, args", [("test_resnet", {}), ("deit_tiny_patch16_224", TINY_VIT)])

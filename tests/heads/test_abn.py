@@ -161,7 +161,7 @@ def test_the_weight_is_on_the_branch_alone():
 def test_resnet50_has_the_published_size_and_map():
     import timm
 
-    model = ar.wrap(timm.create_model("resnet50"), ar.AttentionBranch(stage_init="scratch", fade_in_steps=0)).eval()
+    model = ar.wrap(timm.create_model("resnet50"), ar.AttentionBranch(stage_init="scratch", map_init="normal", fade_in_steps=0)).eval()
     assert model.backbone.site.name == "layer3" and model.head.config.branch == "twin"
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == 43.58
     with torch.no_grad():
