@@ -31,13 +31,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="attention-refine", description="Change what a vision model attends to, and measure whether the map improved."
+        prog="attention-refine",
+        description="Change what a vision model attends to, and measure whether the map improved.",
     )
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    demo = _command(commands, "demo", _demo, "train a plain model and one with an attention branch on made images; write a report")
+    demo = _command(
+        commands, "demo", _demo, "train a plain model and one with an attention branch on made images; write a report"
+    )
     demo.add_argument("--output", default="attention-refine-demo", help="folder to write to (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="seed (default: %(default)s)")
     demo.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
@@ -55,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_sections(evaluate, only=("data", "evaluation"))
 
     compare = _command(commands, "compare", _compare, "put finished evaluations side by side, with paired differences")
-    compare.add_argument("evaluations", nargs="+", metavar="EVALUATION", help="folder or evaluation.json, optionally name=FILE")
+    compare.add_argument(
+        "evaluations", nargs="+", metavar="EVALUATION", help="folder or evaluation.json, optionally name=FILE"
+    )
     compare.add_argument("--output", default="comparison.html", help="page to write (default: %(default)s)")
 
     explain = _command(commands, "explain", _explain, "write images with the model's map drawn over them")
@@ -67,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", _inspect, "say what a saved model is: backbone, site, head, classes, size")
     inspect.add_argument("model", metavar="MODEL", help="saved folder or Hub id")
 
-    backbones = _command(commands, "backbones", _backbones, "which networks can be wrapped and where the map acts, found by running")
+    backbones = _command(
+        commands, "backbones", _backbones, "which networks can be wrapped and where the map acts, found by running"
+    )
     backbones.add_argument("--filter", default="", help="only networks whose name holds this text, such as timm/swin")
     return parser
 

@@ -138,9 +138,7 @@ class RefinedModel(nn.Module):
             maps = _fit(maps, feature, self.head.num_maps)
         refined, made, aux_logits = self.head(feature.grid, maps)
         logits = self._perceive(feature, refined, made, given=maps is not None)
-        return RefinedOutput(
-            logits=logits, maps=made, aux_logits=aux_logits, losses={}, measures={}, feature=feature
-        )
+        return RefinedOutput(logits=logits, maps=made, aux_logits=aux_logits, losses={}, measures={}, feature=feature)
 
     def _perceive(self, feature: Feature, refined: Tensor, maps: Tensor, given: bool) -> Tensor:
         """The perception branch: logits from the refined feature; with per-class maps, logit ``k`` from map ``k``."""

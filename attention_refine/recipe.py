@@ -33,7 +33,9 @@ class ModelOptions(Options):
     """What is wrapped."""
 
     backbone: str = option("resnet50.a1_in1k", "timm name, Hugging Face id or folder")
-    pretrained: bool | str = option(True, "published weights (true), fresh ones (false), or the path of a safetensors file")
+    pretrained: bool | str = option(
+        True, "published weights (true), fresh ones (false), or the path of a safetensors file"
+    )
     checkpoint: str | None = option(
         None, "folder or Hub id of a model saved by this library to go on from, with its own backbone and head"
     )
@@ -55,14 +57,18 @@ class DataOptions(Options):
     revision: str | None = option(None, "revision of a Hub dataset")
     augment: str = option("default", "augmentation of the training images", choices=("default", "jitter", "none"))
     smallest_crop: float = option(0.35, "smallest share of the image that a random crop keeps", above=0, at_most=1)
-    on_error: str = option("raise", "an image that cannot be read: raise, or skip and count it", choices=("raise", "skip"))
+    on_error: str = option(
+        "raise", "an image that cannot be read: raise, or skip and count it", choices=("raise", "skip")
+    )
 
 
 @dataclass
 class EvaluationOptions(Options):
     """How the result is judged."""
 
-    perturbation_images: int = option(100, "images of the test split for insertion and deletion; 0 for none", at_least=0)
+    perturbation_images: int = option(
+        100, "images of the test split for insertion and deletion; 0 for none", at_least=0
+    )
     perturbation_steps: int = option(20, "points of the insertion and deletion curves", at_least=2)
     batch_size: int = option(32, "images at a time", at_least=1)
     measures: list[str] | None = option(None, "measures by name; the usual ones if not given")
@@ -272,7 +278,9 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
         evaluation=evaluation,
         test=splits.get("test"),
     )
-    report({output.name: done}, done.report_path, title=f"{output.name} on {recipe.data.source}", config=recipe.to_dict())
+    report(
+        {output.name: done}, done.report_path, title=f"{output.name} on {recipe.data.source}", config=recipe.to_dict()
+    )
     return done
 
 
@@ -284,7 +292,9 @@ def report(runs: dict[str, Run], path: Path, title: str, config: dict[str, Any] 
         path,
         evaluations,
         histories={name: done.history for name, done in runs.items()},
-        galleries=galleries({name: done.model for name, done in judged.items()}, next(iter(judged.values())).test, evaluations)
+        galleries=galleries(
+            {name: done.model for name, done in judged.items()}, next(iter(judged.values())).test, evaluations
+        )
         if judged
         else None,
         title=title,
@@ -335,4 +345,6 @@ def shipped(name: str) -> Path:
     if name.removesuffix(".yaml") in shipped_names():
         return Path(str(files("attention_refine.hub_configs") / f"{name.removesuffix('.yaml')}.yaml"))
     close = difflib.get_close_matches(name, shipped_names(), n=3)
-    raise ValueError(f"config {name!r} is neither a file nor a shipped config{'; close: ' + ', '.join(close) if close else ''}")
+    raise ValueError(
+        f"config {name!r} is neither a file nor a shipped config{'; close: ' + ', '.join(close) if close else ''}"
+    )

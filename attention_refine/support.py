@@ -203,7 +203,9 @@ def markdown(table: Iterable[Row]) -> Iterator[str]:
     yield "# Backbones"
     yield ""
     yield "Made by `attention-refine backbones > docs/backbones.md`, by running every row; do not edit."
-    yield ", ".join(f"{package} {version(package).split('+')[0]}" for package in ("torch", "timm", "transformers")) + "."
+    yield (
+        ", ".join(f"{package} {version(package).split('+')[0]}" for package in ("torch", "timm", "transformers")) + "."
+    )
     yield ""
     yield "A row says *yes* when a network of that family, wrapped with an attention branch, gives its own logits at"
     yield "wrap (1e-5) and bit for bit under a zero map, is moved by a random map, lowers its loss in eight training"

@@ -1,6 +1,6 @@
 """An ABN training step against a plain one, light and as published, and what its multiply-adds allow.
 
-    python benchmarks/abn_step.py
+python benchmarks/abn_step.py
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def main() -> None:
         found = compare(jobs, "plain", given.rounds)
         for branch in ("light", "twin"):
             allowed = work[branch] / work["plain"]
-            print(f"{branch}: {found[branch]:.2f} x the step for {allowed:.2f} x the multiply-adds: {found[branch] / allowed:.2f}")
+            print(
+                f"{branch}: {found[branch]:.2f} x the step for {allowed:.2f} x the multiply-adds: {found[branch] / allowed:.2f}"
+            )
 
 
 if __name__ == "__main__":

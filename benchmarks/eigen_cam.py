@@ -1,6 +1,6 @@
 """Eigen-CAM's projection of eight features 2048 x 7 x 7, and of 384 x 14 x 14, beside grad-cam's.
 
-    python benchmarks/eigen_cam.py
+python benchmarks/eigen_cam.py
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def main() -> None:
         for _ in range(10):
             found["ours"]()
         share = (time.process_time() - start) / 10
-        print(f"{given.batch} features {channels} x {side} x {side}, {given.threads} threads; time / ours ({share:.4f} s of CPU)")
+        print(
+            f"{given.batch} features {channels} x {side} x {side}, {given.threads} threads; time / ours ({share:.4f} s of CPU)"
+        )
         compare(found, "ours", given.rounds)
 
 

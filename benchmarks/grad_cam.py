@@ -79,7 +79,10 @@ def main() -> None:
     given = arguments(__doc__, networks=NETWORKS)
     for network in given.networks:
         plain, found = jobs(network, given.batch, given.size)
-        print(f"\n{network}, batch {given.batch}, {given.size} px, {given.threads} threads; time / a plain forward", flush=True)
+        print(
+            f"\n{network}, batch {given.batch}, {given.size} px, {given.threads} threads; time / a plain forward",
+            flush=True,
+        )
         timed = {name: job for name, job in found.items() if name != SEARCH}
         compare({"plain forward": plain, **timed}, "plain forward", given.rounds)
         if network == "resnet50":

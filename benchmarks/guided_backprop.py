@@ -50,7 +50,10 @@ def main() -> None:
     given = arguments(__doc__, networks=NETWORKS)
     for network in given.networks:
         plain, found = jobs(network, given.batch, given.size)
-        print(f"\n{network}, batch {given.batch}, {given.size} px, {given.threads} threads; time / a plain forward", flush=True)
+        print(
+            f"\n{network}, batch {given.batch}, {given.size} px, {given.threads} threads; time / a plain forward",
+            flush=True,
+        )
         compare({"plain forward": plain, **found}, "plain forward", given.rounds)
         if network == "resnet50":
             memory.report(__file__, network, [n for n in found if "image by image" not in n], given)

@@ -45,10 +45,14 @@ def main() -> None:
         jobs = {
             "plain forward of 8": plain,
             "ours": lambda net=net: metrics.insertion_and_deletion(net, x, scores, n_steps=steps),
-            "ours, chunks of 8": lambda net=net: metrics.insertion_and_deletion(net, x, scores, n_steps=steps, batch_size=8),
+            "ours, chunks of 8": lambda net=net: metrics.insertion_and_deletion(
+                net, x, scores, n_steps=steps, batch_size=8
+            ),
         }
         if "vit" in name:
-            jobs["ours, tokens dropped"] = lambda net=net: metrics.token_insertion_and_deletion(net, x, scores, n_steps=steps)
+            jobs["ours, tokens dropped"] = lambda net=net: metrics.token_insertion_and_deletion(
+                net, x, scores, n_steps=steps
+            )
         if not given.alone and (torchcam := peer("torchcam.metrics")):
             from torchcam.methods import GradCAM
 
@@ -59,10 +63,15 @@ def main() -> None:
                     torchcam.DeletionInsertionMetric(extractor, steps=steps).update(x)
 
             jobs["torchcam, its Grad-CAM included"] = theirs
-        print(f"\n{name}, {given.images} images x {given.points} points, {given.threads} threads; time / a plain forward of 8", flush=True)
+        print(
+            f"\n{name}, {given.images} images x {given.points} points, {given.threads} threads; time / a plain forward of 8",
+            flush=True,
+        )
         plain()  # the jobs are dozens of forwards: that warms up enough
         found = compare(jobs, "plain forward of 8", given.rounds, warm_up=False)
-        print(f"forwards needed {needed:.1f}; ours {found['ours'] / needed:.2f} x that, in chunks of 8 {found['ours, chunks of 8'] / needed:.2f} x")
+        print(
+            f"forwards needed {needed:.1f}; ours {found['ours'] / needed:.2f} x that, in chunks of 8 {found['ours, chunks of 8'] / needed:.2f} x"
+        )
 
 
 if __name__ == "__main__":

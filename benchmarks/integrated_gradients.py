@@ -60,7 +60,10 @@ def measure(net: torch.nn.Module, x: torch.Tensor, rounds: int) -> None:
     compare(jobs, "plain forward", rounds, warm_up=False)  # warm by now
     for name, result in reached.items():
         share = (result.error / result.gap.abs())[:, 0]
-        print(f"until every image is within their {name}, {asked[name]:.3f}: nodes {result.nodes.tolist()}, errors {written(share)}", flush=True)
+        print(
+            f"until every image is within their {name}, {asked[name]:.3f}: nodes {result.nodes.tolist()}, errors {written(share)}",
+            flush=True,
+        )
     for nodes in (8, STEPS):
         gauss = errors(net, x, target, maps.integrated_gradients(net, x, target, steps=nodes, rule="gauss"))
         print(f"{nodes} Gauss-Legendre nodes: completeness errors {written(gauss)}", flush=True)

@@ -92,9 +92,15 @@ def main() -> None:
         sources, images = parts[part]
         evaluations.append(
             ar.evaluate(
-                net, images, measures=MEASURES, maps=sources,
-                batch_size=given.batch, perturbation_images=given.perturbed, perturbation_steps=given.steps,
-                output=given.output / part, resume=given.resume,
+                net,
+                images,
+                measures=MEASURES,
+                maps=sources,
+                batch_size=given.batch,
+                perturbation_images=given.perturbed,
+                perturbation_steps=given.steps,
+                output=given.output / part,
+                resume=given.resume,
             )  # fmt: skip
         )
     print(f"`{shlex.join(['python', *sys.argv])}`\n\n{table(evaluations)}")

@@ -20,7 +20,16 @@ def extra(script: str, network: str, name: str, given) -> float:
     Raises:
         RuntimeError: the process failed.
     """
-    words = [sys.executable, __file__, Path(script).stem, network, name, str(given.batch), str(given.size), str(given.threads)]
+    words = [
+        sys.executable,
+        __file__,
+        Path(script).stem,
+        network,
+        name,
+        str(given.batch),
+        str(given.size),
+        str(given.threads),
+    ]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr.strip().splitlines()[-1]}")

@@ -1,6 +1,6 @@
 """A mining step against an ABN step: time, multiply-adds, and the multiply-adds it adds over those after the site.
 
-    python benchmarks/mining_step.py
+python benchmarks/mining_step.py
 """
 
 from __future__ import annotations

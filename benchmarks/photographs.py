@@ -20,7 +20,9 @@ PREPROCESSING = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", type=Path, required=True, help="a safetensors file of ImageNet weights, timm's keys")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="a safetensors file of ImageNet weights, timm's keys"
+    )
     parser.add_argument("--network", help="timm's name of the network; the file's name unless given")
 
 

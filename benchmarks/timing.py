@@ -14,7 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 def arguments(description: str, **defaults) -> argparse.Namespace:
     """The options every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=defaults.get("rounds", 7), help="rounds, after one that is not counted")
+    parser.add_argument(
+        "--rounds", type=int, default=defaults.get("rounds", 7), help="rounds, after one that is not counted"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--batch", type=int, default=8, help="images")
     parser.add_argument("--size", type=int, default=224, help="side in pixels")
@@ -26,7 +28,9 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
     return given
 
 
-def compare(jobs: dict[str, Callable[[], object]], reference: str, rounds: int, warm_up: bool = True) -> dict[str, float]:
+def compare(
+    jobs: dict[str, Callable[[], object]], reference: str, rounds: int, warm_up: bool = True
+) -> dict[str, float]:
     """Run all jobs in turn and print each one's time as a multiple of the reference's in the same round.
 
     ``warm_up`` adds a round that is not counted.

@@ -1,6 +1,6 @@
 """Seconds that wrapping and the first forward add to timm's own creation and first forward of ResNet-50.
 
-    python benchmarks/wrap_cost.py
+python benchmarks/wrap_cost.py
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ def main() -> None:
                 model(x)
             spent.append(time.perf_counter() - start)
     extra = [b - a for a, b in zip(plain, wrapped)]
-    print(f"timm alone {statistics.median(plain):.2f} s; wrapping adds {statistics.median(extra):.2f} s "
-          f"({min(extra):.2f} to {max(extra):.2f}), {statistics.median(wrapped) / statistics.median(plain):.2f} x")
+    print(
+        f"timm alone {statistics.median(plain):.2f} s; wrapping adds {statistics.median(extra):.2f} s "
+        f"({min(extra):.2f} to {max(extra):.2f}), {statistics.median(wrapped) / statistics.median(plain):.2f} x"
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, folder):
     path = tmp_path_factory.mktemp("config") / "abn.yaml"
-    path.write_text(yaml.safe_dump({"model": {"head": "abn"}, "data": {"source": str(folder)}, "training": {"epochs": 1}}))
+    path.write_text(
+        yaml.safe_dump({"model": {"head": "abn"}, "data": {"source": str(folder)}, "training": {"epochs": 1}})
+    )
     return path
 
 
@@ -35,7 +37,9 @@ def runs(tmp_path_factory, config):
     """A plain and an ABN run, trained through the command."""
     out = tmp_path_factory.mktemp("runs")
     for name, head in (("plain", "null"), ("abn", "abn")):
-        assert main(["finetune", str(config), *TINY, "--model.head", head, "--training.output_dir", str(out / name)]) == 0
+        assert (
+            main(["finetune", str(config), *TINY, "--model.head", head, "--training.output_dir", str(out / name)]) == 0
+        )
     return out
 
 
@@ -57,7 +61,14 @@ def test_the_written_recipe_runs_again(runs, tmp_path, capsys):
 
 def test_evaluate_puts_models_side_by_side(runs, folder, tmp_path, capsys):
     models = [str(runs / name / "best") for name in ("plain", "abn")]
-    data = ["--data.source", str(folder), "--evaluation.perturbation_images", "2", "--evaluation.perturbation_steps", "2"]
+    data = [
+        "--data.source",
+        str(folder),
+        "--evaluation.perturbation_images",
+        "2",
+        "--evaluation.perturbation_steps",
+        "2",
+    ]
     assert main(["evaluate", *models, *data, "--output", str(tmp_path / "out")]) == 0
     assert "report:" in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
@@ -69,7 +80,10 @@ def test_evaluate_puts_models_side_by_side(runs, folder, tmp_path, capsys):
 
 def test_compare_reads_finished_evaluations(runs, tmp_path, capsys):
     page = tmp_path / "page.html"
-    assert main(["compare", str(runs / "plain"), f"refined={runs / 'abn' / 'evaluation.json'}", "--output", str(page)]) == 0
+    assert (
+        main(["compare", str(runs / "plain"), f"refined={runs / 'abn' / 'evaluation.json'}", "--output", str(page)])
+        == 0
+    )
     said = capsys.readouterr().out
     assert "refined" in said and "plain" in page.read_text()
     assert "at least two" in _refused(capsys, "compare", runs / "plain")

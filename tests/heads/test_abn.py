@@ -161,7 +161,9 @@ def test_the_weight_is_on_the_branch_alone():
 def test_resnet50_has_the_published_size_and_map():
     import timm
 
-    model = ar.wrap(timm.create_model("resnet50"), ar.AttentionBranch(stage_init="scratch", map_init="normal", fade_in_steps=0)).eval()
+    model = ar.wrap(
+        timm.create_model("resnet50"), ar.AttentionBranch(stage_init="scratch", map_init="normal", fade_in_steps=0)
+    ).eval()
     assert model.backbone.site.name == "layer3" and model.head.config.branch == "twin"
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == 43.58
     with torch.no_grad():
@@ -171,6 +173,14 @@ def test_resnet50_has_the_published_size_and_map():
     assert output.maps.shape == (1, 1, 14, 14)
     assert output.maps.min() > 0 and output.maps.max() < 1
     assert output.logits.shape == output.aux_logits["attention"].shape == (1, 1000)
+
+
+def test_the_map_starts_bright_where_the_classes_respond_or_as_the_paper_starts_it():
+    positive, normal = (wrap(map_init=start).head.to_map[0].weight for start in ("positive", "normal"))
+    assert (positive >= 0).all() and (normal < 0).any() and (normal > 0).any()
+    assert wrap().head.config.map_init == "positive"
+    with pytest.raises(ValueError, match="map_init='negative' is not one of 'normal', 'positive'"):
+        ar.AttentionBranch(map_init="negative")
 
 
 # the twin ------------------------------------------------------------------------------------------------------------
