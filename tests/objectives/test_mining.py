@@ -27,7 +27,7 @@ every_layout = pytest.mark.parametrize("name", LAYOUTS)
 def base(name: str, head: str | None) -> ar.RefinedModel:
     """Wrapped once: a model whose branch has statistics and weights of no special value, in evaluation mode."""
     maps = {"abn": "shared", "per_class": "per_class"}
-    model = BY_NAME[name].wrap(head and ar.AttentionBranch(fade_in_steps=0, maps=maps[head]))
+    model = BY_NAME[name].wrap(head and ar.AttentionBranch(fade_in_steps=0, map_init="normal", maps=maps[head]))
     generator = torch.Generator().manual_seed(2)
     for module in model.head.modules() if model.head is not None else ():
         if isinstance(module, nn.BatchNorm2d):

@@ -21,7 +21,7 @@ every_layout = pytest.mark.parametrize("name", ["resnet18", "swin", "vit-token"]
 @functools.cache
 def base(name: str, head: str | None) -> ar.RefinedModel:
     maps = {"abn": "shared", "per_class": "per_class"}
-    return BY_NAME[name].wrap(head and ar.AttentionBranch(fade_in_steps=0, maps=maps[head]))
+    return BY_NAME[name].wrap(head and ar.AttentionBranch(fade_in_steps=0, map_init="normal", maps=maps[head]))
 
 
 def wrap(name: str = "resnet18", head: str | None = "abn", **options) -> ar.RefinedModel:
