@@ -23,7 +23,7 @@ def describe(source: str | Path) -> str:
     config = read_config(folder)
     backbone, site, head = config["backbone"], config["site"], config["head"]
     lines = {
-        "backbone": f"{backbone['name']} ({backbone['source']}), weights from {backbone['origin'] or 'nowhere'}",
+        "backbone": f"{backbone['name']} ({backbone['source']}), {_origin(backbone['origin'])}",
         "site": f"{site['name']} ({site['layout']['format']}), mechanism {site['mechanism']}" if site else "none",
         "head": _with_options(head),
         "objectives": ", ".join(_with_options(each) for each in config["objectives"]) or "none",
@@ -34,6 +34,10 @@ def describe(source: str | Path) -> str:
     }
     wide = max(map(len, lines))
     return "\n".join(f"{name:<{wide}}  {value}" for name, value in lines.items())
+
+
+def _origin(origin: str | None) -> str:
+    return f"weights from {origin}" if origin else "from fresh weights"
 
 
 def _with_options(part: dict | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +295,8 @@ def wrap(
     net = load_network(source, num_labels, pretrained, pool, (preprocessing or {}).get("input_size"))
     try:
         spec = describe(net)
+        if pretrained is False and not isinstance(source, nn.Module):
+            spec = replace(spec, origin=None)  # timm names a checkpoint even where none was loaded
     except NotRebuildable:
         spec = None  # works, but saving it will say why it cannot
     full = {**_DEFAULT_PREPROCESSING, **(spec.preprocessing if spec else {}), **_known(preprocessing or {})}

@@ -212,7 +212,7 @@ def markdown(table: Iterable[Row]) -> Iterator[str]:
     yield "steps on one batch, and comes back from disk bit-equal. Sites and sizes are those of the small network"
     yield "tried, at a small image; mechanisms and branches are explained in `attention_refine/backbones/sites.py` and"
     yield "`attention_refine/heads/abn.py`."
-    yield "Objectives read the same site and work wherever the head does."
+    yield "Only the attention branch was run; objectives were not."
     yield ""
     yield f"| {' | '.join(COLUMNS)} |"
     yield f"|{'---|' * len(COLUMNS)}"
