@@ -114,6 +114,23 @@ def test_flip_mirrors_mask_and_boxes():
     assert flipped["boxes"].tolist() == [[24, 20, 54, 60]] and plain["boxes"].tolist() == [[10, 20, 40, 60]]
 
 
+def test_the_cue_moves_with_its_image_and_comes_from_a_folder_too(tmp_path):
+    image = photo(size=(64, 64))
+    cue = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    cue[:, 20:60, 10:40] = 1
+    plain = Transform(recipe(crop_pct=1.0))(image, cue=[[10, 20, 30, 40]])
+    assert torch.equal(plain["cue"], cue) and not {"mask", "boxes"} & plain.keys()
+    flip = Transform(recipe(crop_pct=1.0), True, augment=v2.RandomHorizontalFlip(p=1.0))
+    assert torch.equal(flip(image, cue=[[10, 20, 30, 40]])["cue"], cue.flip(2))
+    drawn = shapes.make("train", 3, size=64)
+    folder = load_dataset(shapes.write(tmp_path / "shapes", ("train",), 3, size=64))
+    for rows in (drawn, folder):
+        item = prepare(rows, recipe(crop_pct=1.0))[1]
+        [[x, y, width, height]] = drawn[1]["cue_bbox"]
+        assert abs(int(item["cue"].sum()) - width * height) <= width + height  # the badge, up to the pixels on its edge
+        assert not (item["cue"] & (item["mask"] == 1)).any()
+
+
 def test_boxes_are_clipped_degenerate_ones_dropped_and_filled_into_a_mask():
     image = photo(size=(128, 64))  # evaluation keeps the middle 64 columns: x from 32 to 96
     boxes = [[20, 10, 30, 20], [0, 0, 20, 64], [40, 40, 0, 5], [90, 50, 30, 30]]

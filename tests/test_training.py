@@ -266,7 +266,7 @@ def test_one_epoch_equals_a_loop_by_hand(tmp_path):
     for step, rows in enumerate(order.batches(0)):
         batch = collate([data[row] for row in rows])
         model.zero_grad()
-        model(batch["pixel_values"], batch["labels"], label_smoothing=0.1).loss.backward()
+        model(batch["pixel_values"], batch["labels"], smoothing=0.1).loss.backward()
         norm = math.sqrt(sum(float(p.grad.double().pow(2).sum()) for p in model.parameters()))
         for name, p in model.named_parameters():
             gradient = p.grad * min(1.0, 0.3 / (norm + 1e-6)) + (0.05 * p.detach() if p.ndim > 1 else 0)
@@ -648,8 +648,8 @@ def test_atomic_folder_leaves_the_old_one_on_error(tmp_path):
 class Broken(TinyModel):
     """One loss that is not finite from a given step on."""
 
-    def forward(self, pixel_values, labels=None, label_smoothing=0.0):
-        output = super().forward(pixel_values, labels, label_smoothing)
+    def forward(self, pixel_values, labels=None, smoothing=0.0):
+        output = super().forward(pixel_values, labels, smoothing)
         if self.training:
             self.seen = getattr(self, "seen", 0) + 1
             if self.seen > 4:
@@ -670,8 +670,8 @@ def test_nan_names_step_and_component_and_spares_checkpoints(tmp_path):
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     class Exploding(TinyModel):
-        def forward(self, pixel_values, labels=None, label_smoothing=0.0):
-            output = super().forward(pixel_values, labels, label_smoothing)
+        def forward(self, pixel_values, labels=None, smoothing=0.0):
+            output = super().forward(pixel_values, labels, smoothing)
             if output.loss is not None:  # finite, with a gradient that is not
                 output.loss = output.loss + (self.head.weight.sum() * 0).sqrt()
             return output

@@ -42,13 +42,13 @@ class TinyModel(nn.Module):
         self.classifier = nn.Linear(6, classes)
         self.labels = [f"class {row}" for row in range(classes)]
 
-    def forward(self, pixel_values, labels=None, label_smoothing=0.0):
+    def forward(self, pixel_values, labels=None, smoothing=0.0):
         feature = self.backbone(pixel_values)
         maps = self.head(feature).sigmoid()
         logits = self.classifier((feature * (1 + maps)).mean((2, 3)))
         if labels is None:
             return Output(logits, maps=maps)
-        task = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        task = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
         losses = {"task": task, "sparsity": 0.1 * maps.mean()}
         return Output(logits, sum(losses.values()), losses, maps)
 

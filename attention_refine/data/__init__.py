@@ -16,12 +16,20 @@ Conventions, in image files as people see them (upright, whatever their EXIF ori
 
 from __future__ import annotations
 
-from attention_refine.data.columns import DataError, as_canonical, class_names, is_multi_label, split_train_validation
+from attention_refine.data.columns import (
+    DataError,
+    as_canonical,
+    class_names,
+    is_multi_label,
+    split_few_labels,
+    split_train_validation,
+)
 from attention_refine.data.edits import map_from_clicks, read_map, save_edits
 from attention_refine.data.images import read_image, read_mask
 from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
 from attention_refine.data.sources import load_dataset
 from attention_refine.data.transforms import Transform
+from attention_refine.data.unlabeled import load_unlabeled
 
 __all__ = [
     "DataError",
@@ -33,11 +41,13 @@ __all__ = [
     "collate",
     "is_multi_label",
     "load_dataset",
+    "load_unlabeled",
     "map_from_clicks",
     "prepare",
     "read_image",
     "read_map",
     "read_mask",
     "save_edits",
+    "split_few_labels",
     "split_train_validation",
 ]

@@ -72,13 +72,9 @@ def as_canonical(
     if dataset.features is None:
         dataset = dataset._resolve_features()  # a stream that does not declare its columns: read a first row
     features = dict(dataset.features)
-    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    images = [name for name in pictures if name not in ("mask", "maps")]
-    image = _column("image", image_column, ["image"], images, features)
+    image = find_image(features, image_column)
     classes = [name for name, kind in features.items() if isinstance(inner(kind), datasets.ClassLabel)]
     label = _column("label", label_column, ["label", "labels"], classes, features)
-    if not isinstance(features[image], datasets.Image):
-        raise DataError(f"column {image!r} holds {features[image]}, not images: image_column= names another")
     kind = features[label]
     if not isinstance(inner(kind), (datasets.ClassLabel, datasets.Value)):
         raise DataError(f"column {label!r} holds {kind}, not classes: label_column= names another")
@@ -91,6 +87,20 @@ def as_canonical(
     if own is not None and (class_names is None or list(class_names) == own):
         return dataset
     return _relabel(dataset, canonical, own, class_names)
+
+
+def find_image(features: dict, image_column: str | None) -> str:
+    """The column that holds the images.
+
+    Raises:
+        DataError: no such column, several that could be meant, or one that holds something else.
+    """
+    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    images = [name for name in pictures if name not in ("mask", "maps")]
+    found = _column("image", image_column, ["image"], images, features)
+    if not isinstance(features[found], datasets.Image):
+        raise DataError(f"column {found!r} holds {features[found]}, not images: image_column= names another")
+    return found
 
 
 def inner(kind):
@@ -183,6 +193,37 @@ def split_train_validation(dataset: datasets.Dataset, fraction: float, seed: int
         raise ValueError(f"the validation fraction must be between 0 and 1, both excluded, got {fraction}")
     if isinstance(dataset, datasets.IterableDataset):
         raise DataError("a stream cannot be split: read a validation split, or load the dataset without streaming")
+    groups = _shuffled_by_class(dataset, seed)
+    chosen = [row for rows in groups for row in rows[: min(round(fraction * len(rows)), len(rows) - 1)]]
+    if not chosen:
+        raise DataError(
+            f"{len(dataset)} rows in {len(groups)} classes are too few for a validation fraction of {fraction}"
+        )
+    return _parted(dataset, chosen)[::-1]
+
+
+def split_few_labels(dataset: datasets.Dataset, per_class: int, seed: int) -> tuple:
+    """(few, rest): ``per_class`` rows of every class, drawn by ``seed``, and all others; rows keep their order.
+
+    More of a seed's rows are a superset of fewer. With several labels a row counts for the rarest of them.
+
+    Raises:
+        DataError: a stream, or a class that has fewer rows.
+        ValueError: ``per_class`` below 1.
+    """
+    if per_class < 1:
+        raise ValueError(f"per_class must be 1 or more, got {per_class}")
+    if isinstance(dataset, datasets.IterableDataset):
+        raise DataError("a stream cannot be split: load the dataset without streaming")
+    groups = _shuffled_by_class(dataset, seed)
+    least = min(len(rows) for rows in groups)
+    if least < per_class:
+        raise DataError(f"{per_class} images of each class are more than there are: a class has {least}")
+    return _parted(dataset, [row for rows in groups for row in rows[:per_class]])
+
+
+def _shuffled_by_class(dataset: datasets.Dataset, seed: int) -> list[list[int]]:
+    """The rows of each class, in a random order; a row with several labels counts for the rarest."""
     column = "labels" if is_multi_label(dataset) else "label"
     labels = [as_list(label) for label in dataset.select_columns([column])[column]]
     counts = Counter(v for label in labels for v in label)
@@ -190,15 +231,13 @@ def split_train_validation(dataset: datasets.Dataset, fraction: float, seed: int
     for row, label in enumerate(labels):
         groups.setdefault(min(label, key=lambda v: (counts[v], v), default=None), []).append(row)
     rng = np.random.default_rng(seed)
-    chosen = set()
-    for key in sorted(groups, key=lambda k: (k is None, k)):
-        members = rng.permutation(groups[key])
-        chosen.update(members[: min(round(fraction * len(members)), len(members) - 1)].tolist())
-    if not chosen:
-        raise DataError(
-            f"{len(labels)} rows in {len(groups)} classes are too few for a validation fraction of {fraction}"
-        )
-    return dataset.select([i for i in range(len(labels)) if i not in chosen]), dataset.select(sorted(chosen))
+    return [rng.permutation(groups[key]).tolist() for key in sorted(groups, key=lambda k: (k is None, k))]
+
+
+def _parted(dataset: datasets.Dataset, chosen: list[int]) -> tuple:
+    """(the chosen rows, the others), both in their order."""
+    kept = set(chosen)
+    return dataset.select(sorted(kept)), dataset.select([row for row in range(len(dataset)) if row not in kept])
 
 
 def undecoded(dataset):

@@ -24,17 +24,19 @@ from attention_refine.data.transforms import Transform
 class _Reader:
     """A canonical row to an item; what a map-style and a streaming dataset share."""
 
-    def __init__(self, dataset, preprocessing, train, augment, scale, names, seed):
+    def __init__(self, dataset, preprocessing, train, augment, scale, names, seed, labeled=True):
         if "image" not in (dataset.features or {}) or not isinstance(dataset.features["image"], datasets.Image):
             raise DataError("the dataset has no image column 'image': pass it through data.as_canonical first")
-        own = label_names(dataset)
+        own = label_names(dataset) if labeled else []
+        self.labeled = labeled
         self.names = list(own if names is None else names)
-        self.multi = is_multi_label(dataset)
+        self.multi = labeled and is_multi_label(dataset)
         self.transform = Transform(preprocessing, train, augment, scale)
         self.random, self.seed = train, int(seed)
-        self._own, self._classes = own, ClassIndex(self.names)
+        self._own, self._classes = own, ClassIndex(self.names) if labeled else None
         self._has_mask = isinstance(dataset.features.get("mask"), datasets.Image)
-        self._has_boxes = isinstance(dataset.features.get("bbox"), (list, datasets.List, datasets.LargeList))
+        lists = (list, datasets.List, datasets.LargeList)
+        self._has_boxes, self._has_cue = (isinstance(dataset.features.get(k), lists) for k in ("bbox", "cue_bbox"))
         self._has_maps = "maps" in dataset.features
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared, so that running workers see a new one
 
@@ -57,7 +59,7 @@ class _Reader:
         return torch.zeros(len(self.names)).index_fill_(0, torch.tensor(found, dtype=torch.long), 1.0)
 
     def load(self, row: dict, where: str) -> tuple:
-        """(image, mask, boxes, edited map) as :class:`Transform` takes them.
+        """(image, mask, boxes, edited map, cue) as :class:`Transform` takes them.
 
         Raises:
             DataError: an unreadable file, a mask of another size, a malformed box.
@@ -74,11 +76,12 @@ class _Reader:
         if self._has_maps:
             wanted = is_edited(row.get("edited"), row["maps"])
             edited = read_map(row["maps"], f"the map of {where}") if wanted else np.zeros((1, 1), np.float32)
-        return image, mask, boxes, edited
+        cue = as_boxes(row["cue_bbox"], where) if self._has_cue and row["cue_bbox"] is not None else None
+        return image, mask, boxes, edited, cue
 
     def item(self, row: dict, index: int, where: str, key: object) -> dict[str, Tensor]:
         loaded = self.load(row, where)
-        label = self.label(row, where)
+        label = {"labels": self.label(row, where)} if self.labeled else {}
         if self.random:
             with _seeded(self.seed, self.epoch, key):
                 item = self.transform(*loaded)
@@ -86,7 +89,7 @@ class _Reader:
             item = self.transform(*loaded)
         if self._has_maps:
             item["edited"] = torch.tensor(is_edited(row.get("edited"), row["maps"]))
-        return item | {"labels": label, "index": torch.tensor(index)}
+        return item | label | {"index": torch.tensor(index)}
 
 
 def _name(cell) -> str:
@@ -112,7 +115,8 @@ class Prepared(torch.utils.data.Dataset):
     """A dataset as items for a model: ``pixel_values``, ``labels``, ``index`` and, where known, ``mask`` and ``boxes``.
 
     Where the dataset has a column ``maps``, every item also has ``edited_map``, (1, H, W) float32 in [0, 1] moved with
-    the image, and the flag ``edited``; the map of an item that was not edited is zero.
+    the image, and the flag ``edited``; the map of an item that was not edited is zero. A column ``cue_bbox``, boxes of
+    what should not be looked at, becomes ``cue``, (1, H, W) uint8.
 
     ``labels`` is an int64 scalar, or a float32 multi-hot vector; ``index`` the row in ``dataset``. In training the
     augmentation of a row depends on (seed, epoch, row) alone, so it is the same for any number of workers and
@@ -127,6 +131,7 @@ class Prepared(torch.utils.data.Dataset):
             the rows and their number; ``skipped`` lists them as (row, reason).
         seed: of the augmentation.
         progress: show a bar while checking.
+        labeled: ``False`` leaves the labels out of the items; the dataset then needs no label column.
 
     Raises:
         DataError: columns that are not canonical, a label outside the classes (naming row, file and value), no readable
@@ -145,11 +150,13 @@ class Prepared(torch.utils.data.Dataset):
         on_error: str = "raise",
         seed: int = 0,
         progress: bool = True,
+        labeled: bool = True,
     ):
         _check_on_error(on_error)
-        self._reader = _Reader(dataset, preprocessing, train, augment, scale, class_names, seed)
+        self._reader = _Reader(dataset, preprocessing, train, augment, scale, class_names, seed, labeled)
         self.dataset = undecoded(dataset.with_format(None))
-        self._check_labels()
+        if labeled:
+            self._check_labels()
         self.rows: Sequence[int] = range(len(dataset))
         self.skipped: list[tuple[int, str]] = []
         if on_error == "skip":

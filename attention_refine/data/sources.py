@@ -51,10 +51,10 @@ def load_dataset(
         source: a folder, the id of a dataset on the Hub, or ``"shapes"`` (the embedded dataset; ``"shapes:test"`` names
             a split). A folder holds images in class folders, or images with ``metadata.jsonl`` (or ``.csv``,
             ``.parquet``) beside them: one line an image with ``file_name``, ``label`` or ``labels``, and if wanted
-            ``mask_file_name``, ``bbox`` and ``maps_file_name`` (see :mod:`attention_refine.data.edits`); its splits are
-            subfolders (train, validation, test or their usual short names), and without any the whole folder is
-            ``train``. A folder of parquet files or one written by ``save_to_disk`` is read as such. Folders of images
-            are read anew at every call: nothing is cached.
+            ``mask_file_name``, ``bbox``, ``cue_bbox`` (boxes of what should not be looked at) and ``maps_file_name``
+            (see :mod:`attention_refine.data.edits`); its splits are subfolders (train, validation, test or their usual
+            short names), and without any the whole folder is ``train``. A folder of parquet files or one written by
+            ``save_to_disk`` is read as such. Folders of images are read anew at every call: nothing is cached.
         split: name of the split.
         streaming: give an iterable dataset; from the Hub nothing is downloaded beforehand.
         revision, token: of the Hub.
@@ -71,22 +71,32 @@ def load_dataset(
             missing or outside the classes. The message is one sentence that names the file and row.
     """
     columns = {"label_column": label_column, "image_column": image_column}
+    folder = Path(source).expanduser()
+    if folder.is_dir() and not has_tables(folder):
+        dataset = _read_folder(folder, split, class_names, **columns)
+        return _stream(dataset) if streaming else dataset
+    options = {"streaming": streaming, "revision": revision, "token": token}
+    dataset = load_source(source, split, **options)
+    if class_names is None and split != "train" and not declares_classes(dataset, label_column):
+        train = load_source(source, "train", missing_ok=True, **options)
+        class_names = None if train is None else label_names(as_canonical(train, **columns))
+    return as_canonical(dataset, class_names=class_names, **columns)
+
+
+def load_source(source: str | Path, split: str, *, streaming: bool = False, missing_ok: bool = False, **options):
+    """A split of the embedded dataset, of tables or from the Hub, with the columns it has.
+
+    Raises:
+        DataError: no such source or split; None for the latter with ``missing_ok``.
+    """
     source, folder = str(source), Path(source).expanduser()
     word, _, named_split = source.partition(":")
-    if folder.is_dir() and not _has_tables(folder):
-        dataset = _read_folder(folder, split, class_names, **columns)
-    elif word == "shapes" and not folder.exists():
-        dataset = as_canonical(_shapes(named_split or split), class_names=class_names, **columns)
-    elif not folder.is_dir() and (folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1):
+    if word == "shapes" and not folder.exists():
+        dataset = _shapes(named_split or split)
+        return _stream(dataset) if streaming else dataset
+    if not folder.is_dir() and (folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise DataError(f"dataset {source!r} is not a folder that exists: give one, or the id of a dataset on the Hub")
-    else:
-        options = {"streaming": streaming, "revision": revision, "token": token}
-        dataset = _load_by_datasets(source, split, **options)
-        if class_names is None and split != "train" and not declares_classes(dataset, label_column):
-            train = _load_by_datasets(source, "train", missing_ok=True, **options)
-            class_names = None if train is None else label_names(as_canonical(train, **columns))
-        return as_canonical(dataset, class_names=class_names, **columns)
-    return _stream(dataset) if streaming else dataset
+    return _load_by_datasets(source, split, streaming=streaming, missing_ok=missing_ok, **options)
 
 
 def _shapes(split: str) -> datasets.Dataset:
@@ -100,7 +110,7 @@ def _stream(dataset: datasets.Dataset) -> datasets.IterableDataset:
     return dataset.to_iterable_dataset(num_shards=min(len(dataset), 16))  # shards, so that workers can share them
 
 
-def _has_tables(folder: Path) -> bool:
+def has_tables(folder: Path) -> bool:
     """Whether the folder holds tables that ``datasets`` reads, rather than image files."""
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return True
@@ -108,7 +118,7 @@ def _has_tables(folder: Path) -> bool:
     return any(path.name not in _METADATA for kind in kinds for path in folder.glob(kind))
 
 
-def _load_by_datasets(source, split, *, streaming, revision, token, missing_ok=False):
+def _load_by_datasets(source, split, *, streaming, revision=None, token=None, missing_ok=False):
     folder = Path(source)
     try:
         if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
@@ -164,9 +174,10 @@ def _read_folder(folder: Path, split: str, names, *, label_column, image_column)
     features["labels" if multi else "label"] = datasets.List(label) if multi else label
     if any(row.get("_mask") for row in rows):
         columns["mask"], features["mask"] = [row.get("_mask") for row in rows], datasets.Image()
-    if any(row.get("bbox") is not None for row in rows):
-        columns["bbox"] = [None if row.get("bbox") is None else as_boxes(row["bbox"], row["_at"]) for row in rows]
-        features["bbox"] = datasets.List(datasets.List(datasets.Value("float32")))
+    for name in ("bbox", "cue_bbox"):
+        if any(row.get(name) is not None for row in rows):
+            columns[name] = [None if row.get(name) is None else as_boxes(row[name], row["_at"]) for row in rows]
+            features[name] = datasets.List(datasets.List(datasets.Value("float32")))
     if any(row.get("_maps") for row in rows):
         columns["maps"], features["maps"] = [row.get("_maps") for row in rows], datasets.Value("string")
         columns["edited"] = [bool(row.get("_maps")) and str(row.get("edited")).lower() != "false" for row in rows]
@@ -176,10 +187,7 @@ def _read_folder(folder: Path, split: str, names, *, label_column, image_column)
 
 def folder_rows(here: Path, root: Path, image_column: str | None) -> list[dict]:
     """A split's rows, each with ``_image``, ``_mask`` and ``_maps`` (paths that exist) and ``_at`` (for messages)."""
-    files = sorted(p for p in here.rglob("metadata.*") if p.name in _METADATA)
-    shared = here != root and not files
-    if shared:  # one metadata file for all splits, whose file names begin with the split's folder
-        files = sorted(p for p in root.glob("metadata.*") if p.name in _METADATA)
+    files, shared = metadata_files(here, root)
     rows = []
     for file in files:
         for at, row in metadata_lines(file):
@@ -195,7 +203,7 @@ def folder_rows(here: Path, root: Path, image_column: str | None) -> list[dict]:
     if not files:
         if image_column is not None:
             raise DataError(f"{here} has no metadata file, so no field {image_column!r} to take image files from")
-        for path in sorted(p for p in here.rglob("*") if _is_image(p, here)):
+        for path in sorted(p for p in here.rglob("*") if is_image(p, here)):
             if path.parent == here:
                 raise DataError(f"{path} lies in no class folder, and {here} has no metadata.jsonl that labels it")
             rows.append({"_at": str(path), "_image": str(path), "label": path.parent.name})
@@ -204,7 +212,15 @@ def folder_rows(here: Path, root: Path, image_column: str | None) -> list[dict]:
     return rows
 
 
-def _is_image(path: Path, here: Path) -> bool:
+def metadata_files(here: Path, root: Path) -> tuple[list[Path], bool]:
+    """A split's metadata; whether it is one file for all splits, whose file names begin with the split's folder."""
+    files = sorted(p for p in here.rglob("metadata.*") if p.name in _METADATA)
+    if files or here == root:
+        return files, False
+    return sorted(p for p in root.glob("metadata.*") if p.name in _METADATA), True
+
+
+def is_image(path: Path, here: Path) -> bool:
     hidden = any(part.startswith((".", "__")) for part in path.relative_to(here).parts)
     return not hidden and Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN and path.is_file()
 

@@ -96,7 +96,7 @@ class Transform:
             self.augment = v2.Compose([*steps, v2.RandomHorizontalFlip()])
 
     def __call__(
-        self, image: Image.Image, mask: np.ndarray | Tensor | None = None, boxes=None, edited_map=None
+        self, image: Image.Image, mask: np.ndarray | Tensor | None = None, boxes=None, edited_map=None, cue=None
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -104,19 +104,21 @@ class Transform:
             mask: (H, W) uint8 of the image's size: 0 background, 1 object, 255 void.
             boxes: (n, 4) [x, y, width, height] in the image's pixels.
             edited_map: (h, w) float in [0, 1], at any resolution, over the whole image.
+            cue: (n, 4) [x, y, width, height] of what should not be looked at.
 
         Returns:
             ``pixel_values`` (3, H, W) float32; ``mask`` (1, H, W) uint8 if there is a mask or boxes (those then filled
             in); ``boxes`` (n, 4) float32 left, top, right, bottom, clipped, without those left with less than a pixel a
-            side; ``edited_map`` (1, H, W) float32 in [0, 1] if there is one.
+            side; ``edited_map`` (1, H, W) float32 in [0, 1] and ``cue`` (1, H, W) uint8, its boxes filled in, if there
+            is one.
         """
         sample = {"image": image if image.mode == "RGB" else to_rgb(image)}
         if mask is not None:
             sample["mask"] = ObjectMask(torch.as_tensor(mask)[None])
         if boxes is not None:
-            corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).clone()
-            corners[:, 2:] += corners[:, :2]
-            sample["boxes"] = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))
+            sample["boxes"] = _corners(boxes, image)
+        if cue is not None:
+            sample["cue"] = _corners(cue, image)
         if edited_map is not None:
             whole = F.resize_image(torch.as_tensor(edited_map)[None], [image.height, image.width], antialias=True)
             sample["edited_map"] = FloatMap(whole)
@@ -131,6 +133,8 @@ class Transform:
             item["mask"] = _filled(item["boxes"], self.size)
         if "mask" in sample:
             item["mask"] = sample["mask"].as_subclass(Tensor).contiguous()
+        if "cue" in sample:
+            item["cue"] = _filled(_inside_image(sample["cue"].as_subclass(Tensor), self.size), self.size)
         if "edited_map" in sample:
             item["edited_map"] = sample["edited_map"].as_subclass(Tensor).clamp(0, 1).contiguous()
         return item
@@ -169,6 +173,12 @@ def _checked(preprocessing: dict) -> dict:
         if preprocessing.get(key, accepted[0]) not in accepted:
             raise ValueError(f"preprocessing {key} {preprocessing[key]!r} is not one of {', '.join(accepted)}")
     return dict(preprocessing)
+
+
+def _corners(boxes, image: Image.Image) -> tv_tensors.BoundingBoxes:
+    corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).clone()
+    corners[:, 2:] += corners[:, :2]
+    return tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))
 
 
 def _inside_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -21,12 +21,16 @@ class Objective(nn.Module):
     Attributes:
         needs_labels: whether unlabelled images are passed over.
         second_order: whether it differentiates a gradient, so that the forward pass must be twice differentiable.
+        own_passes: whether it makes its own forward passes, in evaluation statistics, and takes nothing from the
+            model's. A training step of such objectives alone, without labels or head, then makes no other; its
+            ``output.logits`` are theirs.
     """
 
     name: str
     config_class: type
     needs_labels = True
     second_order = False
+    own_passes = False
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -41,11 +45,23 @@ class Objective(nn.Module):
         """Weight of one of the objective's losses, by its name; ``weight`` for all of them unless overridden."""
         return self.weight
 
+    @property
+    def task_weight(self) -> float:
+        """What the classification losses are multiplied by while this objective acts."""
+        return 1.0
+
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "options": asdict(self.config)}
 
     def attach(self, model: RefinedModel) -> None:
         """Make training-only layers for this model; nothing by default."""
+
+    def prepare(self, model: RefinedModel, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch the model is to see when this objective's losses are computed; as it is, by default.
+
+        What it adds is there for :meth:`forward`; nothing is kept on the module between the two.
+        """
+        return batch
 
     def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         """Scalar losses by name, each to be minimised.

@@ -11,6 +11,8 @@ from attention_refine.training.schedules import SCHEDULES
 OPTIMIZERS = ("adamw", "adam", "sgd")
 PRECISIONS = ("no", "bf16", "fp16")
 MODES = ("max", "min")
+DRIFTS = ("prediction_drift", "prediction_kl")  # how far predictions have moved, see drift.py
+STRATEGIES = ("combined", "finetune", "alternated")
 # A metric whose name has one of these words is better when smaller.
 SMALLER_IS_BETTER = ("loss", "error", "deletion", "entropy")
 
@@ -32,11 +34,30 @@ class TrainingConfig(Options):
     overwrite: bool = option(False, "delete the checkpoints of an earlier run in output_dir", may_change=True)
     seed: int = option(0, "seed of the order of the images, the augmentation and dropout", at_least=0)
 
+    strategy: str = option(
+        "combined", "losses of a step: combined (task and objectives), finetune (label-free objectives only) or "
+        "alternated (now the one, now the other)", choices=STRATEGIES,
+    )  # fmt: skip
+    alternated_alpha: float = option(
+        8.0, "strategy alternated: a step is supervised with probability alpha S / (alpha S + U), of S labelled and U "
+        "unlabelled images", above=0,
+    )  # fmt: skip
+    unlabeled_batch_size: int | None = option(
+        None, "unlabelled images per process and accumulation step; batch_size if not given", at_least=1
+    )
+
     epochs: int = option(10, "passes over the training images (ignored when max_steps is given)", at_least=1)
     max_steps: int | None = option(None, "optimiser steps in all, in place of epochs", at_least=1)
     batch_size: int = option(32, "images per process and accumulation step", at_least=1)
     gradient_accumulation_steps: int = option(
         1, "batches whose gradients are added up for one optimiser step", at_least=1
+    )
+    updates_per_batch: int = option(
+        1, "optimiser updates on the same batches in a step, the learning rate halved where the loss rises (DARC's loop)",
+        at_least=1,
+    )  # fmt: skip
+    update_tolerance: float = option(
+        0.0, "updates_per_batch: the rest are left out once the loss moves by less than this share", at_least=0, below=1
     )
     num_workers: int = option(
         0, "processes that load images; 0 loads in the training process", at_least=0, may_change=True
@@ -74,7 +95,11 @@ class TrainingConfig(Options):
 
     eval_every: int = option(1, "epochs between evaluations; the last epoch is always evaluated", at_least=1)
     eval_batch_size: int | None = option(None, "images per process in evaluation; batch_size if not given", at_least=1)
-    monitor: str = option("accuracy", "evaluation metric that chooses the best model")
+    eval_objectives: bool = option(
+        False, "also measure the label-free objectives on the validation images, as loss/<name>; so does monitoring one"
+    )
+    eval_start: bool = option(False, "also evaluate the model that the run starts from, as epoch 0; it can be the best")
+    monitor: str = option("accuracy", "evaluation metric that chooses the best model; loss/<objective> needs no labels")
     monitor_mode: str | None = option(
         None, f"whether larger or smaller is better; if not given, min for names with {', '.join(SMALLER_IS_BETTER)}",
         choices=MODES,
@@ -82,6 +107,11 @@ class TrainingConfig(Options):
     early_stopping_patience: int | None = option(
         None, "evaluations without improvement before the run stops", at_least=1
     )
+
+    max_prediction_drift: float | None = option(
+        None, "stop when more than this share of the validation images have another predicted class than at the start; "
+        "the best model is one before that, the starting one included", at_least=0, at_most=1,
+    )  # fmt: skip
 
     save_every_epochs: int | None = option(
         1, "epochs between checkpoints; the end is always saved", at_least=1, may_change=True
@@ -109,6 +139,11 @@ class TrainingConfig(Options):
             raise ValueError(f"milestones={self.milestones} have no effect with schedule {self.schedule!r}: use 'step'")
         if self.milestones != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise, got {self.milestones}")
+        if self.monitor in DRIFTS and self.max_prediction_drift is None:
+            raise ValueError(
+                f"monitor={self.monitor!r} keeps the model that has moved furthest within max_prediction_drift: give "
+                "that, such as 0.1"
+            )
         if self.resume and self.overwrite:
             raise ValueError("resume=True continues the run that overwrite=True would delete: give one of them")
 
@@ -118,6 +153,16 @@ class TrainingConfig(Options):
         if self.monitor_mode is not None:
             return self.monitor_mode == "max"
         return not any(word in self.monitor.lower() for word in SMALLER_IS_BETTER)
+
+    @property
+    def measures_objectives(self) -> bool:
+        """Whether an evaluation computes the label-free objectives."""
+        return self.eval_objectives or self.monitor.startswith("loss/")
+
+    @property
+    def starts_with_evaluation(self) -> bool:
+        """Whether the starting model is evaluated."""
+        return self.eval_start or self.max_prediction_drift is not None
 
     def choices_that_matter(self) -> dict[str, Any]:
         """The fields that decide the weights a run ends with: a resumed run must have the same."""

@@ -1,69 +1,55 @@
 """Fine-tuning with Accelerate: one visible loop for a CPU, a GPU or several processes, resumable at any step.
 
-The only file that imports accelerate. What a run does is decided by (config, dataset, model, processes); on a CPU two
-such runs end with the same bits, also when one of them was killed and resumed.
+What a run does is decided by (config, datasets, model, processes); on a CPU two such runs end with the same bits, also
+when one of them was killed and resumed. Only this package imports accelerate.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
-import math
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    broadcast,
-    broadcast_object_list,
-    gather_object,
-    send_to_device,
-    set_seed,
-)
+from accelerate.utils import broadcast, broadcast_object_list, gather_object, set_seed
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
+from torch import nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from attention_refine.training.batches import Batch, BatchOrder, Collate, evaluation_batches, step_batches
+from attention_refine.training.batches import Collate, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,
     atomic_text,
     generator_states,
-    list_checkpoints,
     load_checkpoint,
-    newest_intact,
     read_state,
-    restore_folder,
     save_checkpoint,
     weights_damage,
 )
 from attention_refine.training.config import TrainingConfig, TrainingError
+from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.parameter_groups import frozen, keep_batch_norm, make_optimizer
-from attention_refine.training.progress import (
-    Progress,
-    check_finite,
-    check_same_run,
-    close_epoch,
-    count_skipped,
-    improves,
+from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted, improves
+from attention_refine.training.starting import (
+    check_setting,
+    claim_output,
+    identity,
+    make_accelerator,
+    schedule,
+    trackers,
 )
-from attention_refine.training.schedules import learning_rate_factor
-from attention_refine.training.validation import check_labels, validate
+from attention_refine.training.stepping import TrainStep, take_step
+from attention_refine.training.strategies import Strategy
+from attention_refine.training.validation import validate
 
 __all__ = ["TrainingConfig", "TrainingError", "TrainingResult", "finetune"]
 
 Evaluate = Callable[[nn.Module, Accelerator], dict[str, float]]
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # no second derivatives through their wrappers
 
 
 @dataclass
@@ -72,7 +58,8 @@ class TrainingResult:
 
     Args:
         history: an entry per epoch: ``epoch`` (from 1), ``step``, ``learning_rate``, ``train/<loss>`` (means over the
-            epoch, every component) and ``eval/<metric>`` where the epoch was evaluated.
+            epoch, every component) and ``eval/<metric>`` where the epoch was evaluated. Where the starting model is
+            evaluated, an entry for epoch 0 comes first, without training's numbers.
         best_metric: the best value of the monitored metric; None without evaluation.
         best_step: the optimiser step it was reached at.
         best_path: ``best/``, loadable by ``attention_refine.load``; None without evaluation.
@@ -80,7 +67,7 @@ class TrainingResult:
         steps: optimiser steps taken in all.
         skipped_steps: of these, those that fp16 skipped because the scaled gradient overflowed.
         skipped_images: images of the dataset that could not be read (``skipped_count``, with ``on_error="skip"``).
-        stopped_early: whether ``early_stopping_patience`` ended the run.
+        stopped_early: whether ``early_stopping_patience`` or ``max_prediction_drift`` ended the run.
     """
 
     history: list[dict[str, float]]
@@ -100,6 +87,7 @@ def finetune(
     config: TrainingConfig | None = None,
     *,
     eval_dataset: Dataset | None = None,
+    unlabeled: Dataset | None = None,
     accelerator: Accelerator | None = None,
     collate: Collate | None = None,
     evaluate: Evaluate | None = None,
@@ -122,6 +110,10 @@ def finetune(
         config: the options; defaults where None.
         eval_dataset: images to evaluate on: ``loss`` (of the task, without objectives), ``accuracy``, ``macro_f1``, for
             multi-hot labels ``mean_average_precision``, and ``mask_correlation`` where there are head maps and masks.
+            Without labels, where asked for: ``loss/<objective>``, ``prediction_drift``, ``prediction_kl``.
+        unlabeled: images without labels (or with labels that are ignored) beside ``dataset``, taken as
+            ``config.strategy`` says; it must have a length. Without one, the strategies that take unlabelled images
+            take those of ``dataset``. See :mod:`attention_refine.training.strategies`.
         accelerator: one to use in place of one made from ``config`` (its precision and trackers then count).
         collate: makes a batch of a list of items; :func:`attention_refine.data.collate` where None.
         evaluate: ``evaluate(model, accelerator) -> {metric: value}`` in place of the evaluation above. Called on every
@@ -133,46 +125,48 @@ def finetune(
         ValueError: a dataset too small for the batch size, or a warm-up longer than the run.
     """
     config = config or TrainingConfig()
-    accelerator = accelerator or _make_accelerator(config)
-    _check_setting(model, dataset, config, accelerator, eval_dataset is not None or evaluate is not None)
+    accelerator = accelerator or make_accelerator(config)
+    validated = evaluate is None and eval_dataset is not None
+    check_setting(model, dataset, unlabeled, config, accelerator, validated, validated or evaluate is not None)
     collate = collate or _default_collate()
-    processes, slots = accelerator.num_processes, config.gradient_accumulation_steps
-    size = None if isinstance(dataset, IterableDataset) else len(dataset)
-    order = BatchOrder(size, config.batch_size, processes, slots, config.seed)
-    total_steps = config.max_steps or config.epochs * order.steps
-    rate = _schedule(config, total_steps, order)
+    process, processes = accelerator.process_index, accelerator.num_processes
     loading = {"num_workers": config.num_workers, "pin_memory": accelerator.device.type == "cuda", "collate": collate}
-    if evaluate is None and eval_dataset is not None:
-        eval_size = config.eval_batch_size or config.batch_size
-        loader = evaluation_batches(
-            eval_dataset, eval_size, accelerator.process_index, processes, seed=config.seed, **loading
-        )
-        evaluate = partial(_measure, loader)
-
+    strategy = Strategy(model, dataset, unlabeled, config, process, processes, loading)
+    total_steps = config.max_steps or config.epochs * strategy.steps
+    rate = schedule(config, total_steps, strategy.steps)
     output = Path(config.output_dir)
+    start = None
+    if config.max_prediction_drift is not None:
+        start = StartingPredictions(output / "start" / f"predictions-{process}.safetensors")
+    if validated:
+        eval_size = config.eval_batch_size or config.batch_size
+        loader = evaluation_batches(eval_dataset, eval_size, process, processes, seed=config.seed, **loading)
+        evaluate = partial(validate, loader, objectives=config.measures_objectives, start=start)
     checkpoints = output / "checkpoints"
-    resume_from = _claim_output(config, output, checkpoints, accelerator)
-    identity = json.loads(json.dumps(_identity(config, order, accelerator)))
+    resume_from = claim_output(config, output, checkpoints, accelerator)
+    facts = identity(config, strategy.images, accelerator)
     progress = Progress()
     if resume_from is not None:
         state = read_state(resume_from)
-        check_same_run(resume_from, state["identity"], identity)
+        check_same_run(resume_from, state["identity"], facts)
         progress = Progress(**state["progress"])
         fault = weights_damage(output / "best" / "model.safetensors") if progress.best_step is not None else None
         if fault is not None:
             raise TrainingError(f"{fault}, and it was this run's best model: put it back, or start with overwrite=True")
+        if validated and start is not None:
+            start.check()
 
     set_seed(config.seed, device_specific=True)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     with frozen(model, config):
         optimizer = make_optimizer(model, config)
-        train_step, optimizer = accelerator.prepare(_TrainStep(model), optimizer)
+        train_step, optimizer = accelerator.prepare(TrainStep(model), optimizer)
         accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
         if resume_from is None:
             _try_saving(model)
         else:
-            load_checkpoint(resume_from, model=model, optimizer=optimizer, process=accelerator.process_index)
+            load_checkpoint(resume_from, model=model, optimizer=optimizer, process=process)
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -182,31 +176,31 @@ def finetune(
                 scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
                 save_checkpoint(
                     checkpoints, progress.step, model=model, optimizer=optimizer, generators=generators,
-                    state={"progress": asdict(progress), "identity": identity, "scaler": scaler},
+                    state={"progress": asdict(progress), "identity": facts, "scaler": scaler},
                     keep_last=config.keep_last,
                 )  # fmt: skip
             accelerator.wait_for_everyone()
 
         hidden = not (config.progress and accelerator.is_main_process)
         with (
-            _trackers(accelerator, config),
+            trackers(accelerator, config),
             tqdm(total=total_steps, initial=progress.step, disable=hidden, desc="finetune", unit="step") as bar,
         ):
+            if progress.step == 0 and config.starts_with_evaluation:
+                first = partial(evaluate, first=True) if validated else evaluate
+                metrics = _evaluate(first, model, accelerator)
+                if improves(metrics, progress, config):
+                    _save_model(model, output / "best", accelerator)
+                progress.history.append({"epoch": 0, "step": 0, **{f"eval/{name}": v for name, v in metrics.items()}})
+                accelerator.log({f"eval/{name}": value for name, value in metrics.items()}, step=0)
             while not progress.finished:
                 model.train()
                 keep_batch_norm(model, config)
-                steps = step_batches(
-                    dataset,
-                    order,
-                    progress.epoch,
-                    accelerator.process_index,
-                    first_step=progress.step_in_epoch,
-                    **loading,
-                )
-                for batches, images in steps if progress.step < total_steps else ():
+                steps = strategy.epoch(progress.epoch, progress.step_in_epoch)
+                for parts in steps if progress.step < total_steps else ():
                     for group in optimizer.param_groups:
                         group["lr"] = group["initial_lr"] * rate(progress.step)
-                    losses = _take_step(train_step, optimizer, batches, images, progress, config, accelerator)
+                    losses = take_step(train_step, optimizer, parts, progress, config, accelerator)
                     bar.update()
                     bar.set_postfix(epoch=progress.epoch + 1, loss=f"{losses['loss']:.4g}", refresh=False)
                     if progress.step % config.log_every == 0:
@@ -219,18 +213,19 @@ def finetune(
                         break
                 if progress.images == 0:
                     raise TrainingError(
-                        f"the stream gave fewer than {order.least} images: there is nothing to learn from"
+                        f"the stream gave fewer than {strategy.least} images: there is nothing to learn from"
                     )
 
                 last = progress.step >= total_steps
                 due = evaluate is not None and (last or (progress.epoch + 1) % config.eval_every == 0)
                 metrics = _evaluate(evaluate, model, accelerator) if due else {}
-                if due and improves(metrics, progress, config):
+                if due and not drifted(metrics, config) and improves(metrics, progress, config):
                     _save_model(model, output / "best", accelerator)
                 close_epoch(progress, metrics, config, config.learning_rate * rate(progress.step - 1))
                 accelerator.log({f"eval/{name}": value for name, value in metrics.items()}, step=progress.step)
                 patience = config.early_stopping_patience
                 progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
+                progress.stopped_early |= drifted(metrics, config)
                 progress.finished = last or progress.stopped_early
                 if accelerator.is_main_process:
                     atomic_text(output / "history.json", json.dumps(progress.history, indent=1))
@@ -256,199 +251,10 @@ def finetune(
     )
 
 
-# --- before the first step -------------------------------------------------------------------------------------------
-
-
-def _make_accelerator(config: TrainingConfig) -> Accelerator:
-    # Accelerate keeps one precision per Python process; an earlier run's must not decide this one's.
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
-        AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        log_with=config.log_with,
-        project_dir=config.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.find_unused_parameters)],
-    )
-    if config.log_with is not None and not accelerator.log_with:
-        raise TrainingError(f"log_with={config.log_with!r} names a tracker that is not installed: pip install it")
-    return accelerator
-
-
-def _check_setting(
-    model: nn.Module, dataset: Dataset, config: TrainingConfig, accelerator: Accelerator, evaluated: bool
-) -> None:
-    if isinstance(dataset, IterableDataset):
-        if config.max_steps is None or config.milestones:
-            raise TrainingError(
-                "the length of an epoch of a stream is not known: give max_steps in place of epochs, and no milestones"
-            )
-    elif not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise TrainingError(f"{type(dataset).__name__} is no dataset of torch: attention_refine.data.prepare makes one")
-    if accelerator.distributed_type.name in SHARDED:
-        raise TrainingError(
-            f"{accelerator.distributed_type.name} is not supported, because objectives differentiate twice: use "
-            "several processes with DistributedDataParallel (torchrun, or accelerate launch --multi_gpu)"
-        )
-    precision = accelerator.mixed_precision
-    if config.mixed_precision not in ("no", precision):
-        raise TrainingError(
-            f"mixed_precision={config.mixed_precision!r}, but the accelerator given was made with {precision!r}: "
-            "make them equal"
-        )
-    if precision == "fp16" and accelerator.device.type == "cpu":
-        raise TrainingError("mixed_precision='fp16' needs a GPU and this is a CPU: use 'bf16' or 'no'")
-    if config.early_stopping_patience is not None and not evaluated:
-        raise TrainingError(
-            f"early_stopping_patience={config.early_stopping_patience} watches {config.monitor!r}, which nothing "
-            "measures: give eval_dataset or evaluate"
-        )
-    if not callable(getattr(model, "save_pretrained", None)):
-        raise TrainingError(f"{type(model).__name__} has no save_pretrained: wrap it first, attention_refine.wrap(net)")
-
-
 def _default_collate() -> Collate:
     from attention_refine.data import collate
 
     return collate
-
-
-def _schedule(config: TrainingConfig, total_steps: int, order: BatchOrder) -> Callable[[int], float]:
-    warmup = config.warmup_steps or math.floor(config.warmup_ratio * total_steps)
-    milestones = [round(milestone * order.steps) for milestone in config.milestones]
-
-    def rate(step: int) -> float:
-        return learning_rate_factor(
-            step, total_steps, config.schedule, warmup_steps=warmup, milestones=milestones, gamma=config.gamma,
-            floor=config.final_learning_rate_ratio,
-        )  # fmt: skip
-
-    rate(0)  # a warm-up that does not fit is said now
-    return rate
-
-
-def _identity(config: TrainingConfig, order: BatchOrder, accelerator: Accelerator) -> dict[str, Any]:
-    """All that must be the same in a resumed run, apart from the model itself."""
-    facts = {
-        "num_processes": accelerator.num_processes,
-        "images": order.size,
-        "mixed_precision": accelerator.mixed_precision,
-    }
-    return {**config.choices_that_matter(), **facts}
-
-
-def _claim_output(config: TrainingConfig, output: Path, checkpoints: Path, accelerator: Accelerator) -> Path | None:
-    """The checkpoint to resume from, if any; refuses a folder that holds another run."""
-    found = newest_intact(checkpoints) if config.resume else None
-    if list_checkpoints(checkpoints) and not config.resume and not config.overwrite:
-        raise TrainingError(
-            f"{checkpoints} holds the checkpoints of an earlier run: set resume=True to continue it, overwrite=True to "
-            "delete it, or another output_dir"
-        )
-    accelerator.wait_for_everyone()  # every process has looked before one of them deletes
-    if accelerator.is_main_process:
-        restore_folder(output / "best")
-        if config.overwrite:
-            for name in ("checkpoints", "best", "last"):
-                shutil.rmtree(output / name, ignore_errors=True)
-        output.mkdir(parents=True, exist_ok=True)
-    accelerator.wait_for_everyone()
-    return found
-
-
-@contextmanager
-def _trackers(accelerator: Accelerator, config: TrainingConfig) -> Iterator[None]:
-    """Start the trackers, unless the caller has, and finish those started here."""
-    ours = bool(accelerator.log_with) and not accelerator.trackers
-    if ours:
-        plain = {name: value for name, value in config.to_dict().items() if isinstance(value, int | float | str)}
-        accelerator.init_trackers("attention_refine", config=plain)
-    try:
-        yield
-    finally:
-        if ours:  # not accelerator.end_training(), which would also end the process group
-            for tracker in accelerator.trackers:
-                tracker.finish()
-            accelerator.trackers = []
-
-
-# --- a step ----------------------------------------------------------------------------------------------------------
-
-
-class _TrainStep(nn.Module):
-    """The model as a function to its losses.
-
-    What Accelerate prepares is this, so that the model itself is never patched, and DistributedDataParallel sees one
-    output, the loss, from which it finds the parameters that a step leaves unused.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        output = self.model(**inputs)
-        if output.loss is None:
-            raise TrainingError(
-                "the model returned no loss for a batch with "
-                f"{', '.join(inputs)}: the dataset needs labels, or the model an objective that does without"
-            )
-        logged = {**output.losses, **(getattr(output, "measures", None) or {})}
-        return output.loss, {name: value.detach() for name, value in logged.items()}
-
-
-def _take_step(
-    train_step: nn.Module, optimizer: Any, batches: list[Batch], images: int, progress: Progress,
-    config: TrainingConfig, accelerator: Accelerator,
-) -> dict[str, float]:  # fmt: skip
-    """One optimiser step on a global batch of ``images``, of which this process has ``batches``; its mean losses."""
-    model = accelerator.unwrap_model(train_step).model
-    totals: dict[str, Tensor] = {}
-    for slot, batch in enumerate(batches, start=1):
-        inputs = _inputs(model, batch, config, accelerator)
-        share = len(batch["pixel_values"]) / images
-        accelerator.sync_gradients = slot == len(batches)
-        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(train_step):
-            loss, parts = train_step(inputs)
-            # DistributedDataParallel and backward() take means; in a short batch the shares are not all equal.
-            accelerator.backward(loss * (share * accelerator.num_processes * config.gradient_accumulation_steps))
-        for name, value in {**parts, "loss": loss.detach()}.items():
-            totals[name] = totals.get(name, 0) + value.float() * share
-    summed = accelerator.reduce(torch.stack(list(totals.values())), "sum").tolist()
-    losses = dict(zip(totals, summed, strict=True))
-    check_finite(losses, progress, config)
-
-    accelerator.unscale_gradients(optimizer)
-    if config.clip_grad_norm is not None:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm)
-        if accelerator.scaler is None:
-            check_finite({"gradient norm": norm.item()}, progress, config)
-    optimizer.step()
-    optimizer.zero_grad()
-    count_skipped(optimizer.step_was_skipped, progress, config)
-
-    for name, value in losses.items():
-        progress.sums[name] = progress.sums.get(name, 0.0) + value * images
-    progress.images += images
-    progress.step += 1
-    progress.step_in_epoch += 1
-    return losses
-
-
-def _inputs(
-    model: nn.Module, batch: dict[str, Any], config: TrainingConfig, accelerator: Accelerator
-) -> dict[str, Any]:
-    """What the model's forward accepts of a batch, on the device."""
-    check_labels(model, batch)
-    accepted = inspect.signature(model.forward).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    inputs = {name: value for name, value in batch.items() if takes_all or name in accepted}
-    inputs = send_to_device(inputs, accelerator.device, non_blocking=True)
-    if config.channels_last:
-        inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
-    if config.label_smoothing > 0:
-        inputs["label_smoothing"] = config.label_smoothing
-    return inputs
 
 
 # --- the end of an epoch ---------------------------------------------------------------------------------------------
@@ -465,10 +271,6 @@ def _save_model(model: nn.Module, folder: Path, accelerator: Accelerator) -> Non
         with atomic_folder(folder) as temporary:
             model.save_pretrained(temporary)
     accelerator.wait_for_everyone()
-
-
-def _measure(loader: Any, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-    return validate(model, loader, accelerator)
 
 
 def _share_buffers(model: nn.Module, accelerator: Accelerator) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from attention_refine.backbones.classifier import classifiers
 from attention_refine.training.config import TrainingConfig, TrainingError
 
 
@@ -19,8 +20,10 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 def pretrained_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The backbone's parameters without its classifier's, which is fresh when the classes are."""
-    fresh = {id(parameter) for layer in _classifiers(model) for parameter in layer.parameters()}
-    return [parameter for parameter in backbone_of(model).parameters() if id(parameter) not in fresh]
+    backbone = backbone_of(model)
+    last = classifiers(getattr(backbone, "net", backbone), len(getattr(model, "labels", None) or ()))
+    fresh = {id(parameter) for layer in last for parameter in layer.parameters()}
+    return [parameter for parameter in backbone.parameters() if id(parameter) not in fresh]
 
 
 def extractor_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -41,20 +44,6 @@ def _after_site(model: nn.Module) -> list[nn.Module]:
             "one: use freeze_backbone=True, or wrap it with head='abn'"
         )
     return backbone.after_site()
-
-
-def _classifiers(model: nn.Module) -> list[nn.Module]:
-    """The backbone's last layers: those timm names, else the last one with an output per class."""
-    backbone = backbone_of(model)
-    net = getattr(backbone, "net", backbone)
-    if callable(getattr(net, "get_classifier", None)):
-        found = net.get_classifier()
-        return [
-            layer for layer in (found if isinstance(found, tuple | list) else [found]) if isinstance(layer, nn.Module)
-        ]
-    classes = len(getattr(model, "labels", None) or ())
-    layers = [m for m in net.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) == classes]
-    return layers[-1:]
 
 
 @contextmanager

@@ -20,7 +20,8 @@ class Progress:
     step_in_epoch: int = 0
     step: int = 0
     images: int = 0  # seen in this epoch
-    sums: dict[str, float] = field(default_factory=dict)  # of each loss over these images
+    sums: dict[str, float] = field(default_factory=dict)  # of each loss over the images it was taken of
+    counts: dict[str, int] = field(default_factory=dict)  # of these images
     history: list[dict[str, float]] = field(default_factory=list)
     best_metric: float | None = None
     best_step: int | None = None
@@ -68,12 +69,24 @@ def count_skipped(skipped: bool, progress: Progress, config: TrainingConfig) -> 
 
 def close_epoch(progress: Progress, metrics: dict[str, float], config: TrainingConfig, learning_rate: float) -> None:
     """Write the epoch into the history and stand at the start of the next."""
-    means = {f"train/{name}": total / progress.images for name, total in progress.sums.items()}
+    means = {f"train/{name}": total / progress.counts[name] for name, total in progress.sums.items()}
     entry = {"epoch": progress.epoch + 1, "step": progress.step, "learning_rate": learning_rate, **means}
     progress.history.append({**entry, **{f"eval/{name}": value for name, value in metrics.items()}})
     progress.epoch += 1
     progress.step_in_epoch = progress.images = 0
-    progress.sums = {}
+    progress.sums, progress.counts = {}, {}
+
+
+def drifted(metrics: dict[str, float], config: TrainingConfig) -> bool:
+    """Whether the predictions have moved further from the starting ones than the run may go."""
+    if config.max_prediction_drift is None or not metrics:
+        return False
+    if "prediction_drift" not in metrics:
+        raise TrainingError(
+            f"max_prediction_drift={config.max_prediction_drift} watches prediction_drift, which nothing measures: "
+            "give eval_dataset, or an evaluate that does"
+        )
+    return metrics["prediction_drift"] > config.max_prediction_drift
 
 
 def improves(metrics: dict[str, float], progress: Progress, config: TrainingConfig) -> bool:

@@ -17,8 +17,10 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
+from attention_refine.backbones.scopes import own_randomness
 from attention_refine.metrics.localisation import mask_correlation
-from attention_refine.training.config import TrainingError
+from attention_refine.training.config import DRIFTS, TrainingError
+from attention_refine.training.drift import StartingPredictions
 
 
 def check_labels(model: nn.Module, batch: dict[str, Any]) -> None:
@@ -44,43 +46,84 @@ def check_labels(model: nn.Module, batch: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, loader: DataLoader, accelerator) -> dict[str, float]:
-    """Loss, accuracy and macro F1 over a dataset; mask correlation where there are masks and head maps.
+def validate(
+    loader: DataLoader, model: nn.Module, accelerator, *, objectives: bool = False,
+    start: StartingPredictions | None = None, first: bool = False,
+) -> dict[str, float]:  # fmt: skip
+    """What can be measured on the validation images: more with labels, something without.
 
     Args:
-        model: in evaluation mode; returns an object with ``.logits`` (B, classes) and, if a head made them, ``.maps``.
         loader: this process's share of the images; the processes' sums are added up.
+        model: in evaluation mode; returns an object with ``.logits`` (B, classes) and, if a head made them, ``.maps``.
         accelerator: the ``accelerate.Accelerator`` of the run.
+        objectives: also compute the model's label-free objectives, from the same random numbers each time.
+        start: the predictions to measure the drift from.
+        first: this is the starting model: keep its predictions in ``start``.
 
     Returns:
-        ``loss`` (cross-entropy, binary for multi-hot labels), ``accuracy`` (share of right labels), ``macro_f1``; with
-        multi-hot labels ``mean_average_precision``; ``mask_correlation``, the mean over images whose mask has an object
-        (of the predicted class where the head has a map per class, else the first-ranked map).
+        with labels ``loss`` (cross-entropy, binary for multi-hot labels), ``accuracy`` (share of right labels),
+        ``macro_f1`` and, with multi-hot labels, ``mean_average_precision``; ``mask_correlation``, the mean over images
+        whose mask has an object (of the predicted class where the head has a map per class, else the first-ranked map).
+        With or without: ``loss/<name>`` for the objectives' losses, unweighted; ``prediction_drift``, the share of
+        images whose predicted class is not the starting model's, and ``prediction_kl``, the mean KL divergence of the
+        predictions from the starting ones, in nats.
     """
     scores: MetricCollection | None = None
-    sums = torch.zeros(4, device=accelerator.device)  # loss, images, mask correlation, images that have one
-    for batch in loader:
-        check_labels(model, batch)
-        keys = [key for key in ("pixel_values", "labels", "mask") if key in batch]
-        batch = {key: batch[key].to(accelerator.device, non_blocking=True) for key in keys}
-        with accelerator.autocast():
-            output = model(pixel_values=batch["pixel_values"])
-        logits, labels = output.logits.float(), batch["labels"]
-        if scores is None:
-            scores = _scores(logits.shape[1], labels.is_floating_point()).to(accelerator.device)
-        scores.update(logits, labels.long())
-        task = functional.binary_cross_entropy_with_logits if labels.is_floating_point() else functional.cross_entropy
-        sums[0] += task(logits, labels) * len(labels)
-        sums[1] += len(labels)
-        maps = getattr(output, "maps", None)
-        if maps is not None and "mask" in batch:
-            shown = _shown(model, maps, logits).float()
-            correlation = mask_correlation(shown, batch["mask"])  # nan where a mask shows no object
-            sums[2] += correlation.nansum()
-            sums[3] += correlation.isfinite().sum()
-    loss, images, correlation, masked = accelerator.reduce(sums, "sum").tolist()
-    metrics = {"loss": loss / images, **{name: float(score) for name, score in scores.compute().items()}}
-    return {**metrics, "mask_correlation": correlation / masked} if masked else metrics
+    totals: dict[str, Tensor] = {}
+    predictions: list[Tensor] = []
+    multi_label = False
+
+    def add(name: str, total: Tensor | float, count: Tensor | int) -> None:
+        both = torch.stack([torch.as_tensor(each).float().to(accelerator.device) for each in (total, count)])
+        totals[name] = totals[name] + both if name in totals else both
+
+    with own_randomness(accelerator.device):
+        for batch in loader:
+            check_labels(model, batch)
+            batch = {key: _moved(value, accelerator.device) for key, value in batch.items()}
+            with accelerator.autocast():
+                output = _output(model, batch, objectives)
+            logits, labels = output.logits.detach().float(), batch.get("labels")
+            if objectives:
+                for name, value in output.losses.items():
+                    add(f"loss/{name}", value.detach() * len(logits), len(logits))
+            if start is not None:
+                predictions.append(logits)
+            if labels is not None:
+                multi_label = labels.is_floating_point()
+                if scores is None:
+                    scores = _scores(logits.shape[1], multi_label).to(accelerator.device)
+                scores.update(logits, labels.long())
+                task = functional.binary_cross_entropy_with_logits if multi_label else functional.cross_entropy
+                add("loss", task(logits, labels) * len(labels), len(labels))
+            maps = getattr(output, "maps", None)
+            if maps is not None and "mask" in batch:
+                correlation = mask_correlation(_shown(model, maps.detach(), logits).float(), batch["mask"])
+                add("mask_correlation", correlation.nansum(), correlation.isfinite().sum())  # nan: no object
+    if start is not None:
+        moved = torch.cat(predictions)
+        if first:
+            start.keep(moved)
+        for name, total in zip(DRIFTS, start.drift(moved, multi_label)):
+            add(name, total, len(moved))
+    summed = accelerator.reduce(torch.stack(list(totals.values())), "sum").tolist() if totals else []
+    metrics = {name: total / count for name, (total, count) in zip(totals, summed) if count}
+    computed = scores.compute() if scores is not None else {}
+    return {**metrics, **{name: float(score) for name, score in computed.items()}}
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):  # boxes, an image each
+        return [_moved(each, device) for each in value]
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+def _output(model: nn.Module, batch: dict[str, Any], objectives: bool) -> Any:
+    if not objectives:
+        return model(pixel_values=batch["pixel_values"])
+    with torch.enable_grad():  # an objective may differentiate
+        columns = {name: value for name, value in batch.items() if name != "labels"}
+        return model(**columns, compute_losses=True)
 
 
 def _shown(model: nn.Module, maps: Tensor, logits: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""The last layer of a network, which reads one vector an image and gives the logits; and that vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LAYERS = (nn.Linear, *_CONVOLUTIONS)
+
+
+def classifiers(net: nn.Module, classes: int) -> list[nn.Module]:
+    """A network's last layers: those timm names, else the last one with an output per class; none where none has."""
+    if callable(getattr(net, "get_classifier", None)):
+        named = net.get_classifier()
+        return [m for m in (named if isinstance(named, (tuple, list)) else [named]) if isinstance(m, nn.Module)]
+    layers = [m for m in net.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) == classes]
+    return layers[-1:]
+
+
+def last_layer(net: nn.Module, classes: int) -> nn.Module:
+    """The linear layer (or convolution) that reads the embedding; the first where there are several.
+
+    Raises:
+        ValueError: no such layer.
+    """
+    inner = [module for layer in classifiers(net, classes) for module in layer.modules() if isinstance(module, _LAYERS)]
+    if not inner:
+        raise ValueError(
+            f"{type(net).__name__} has no last linear layer of {classes} classes to read embeddings before: wrap a "
+            "classifier, or pass pool='avg'"
+        )
+    return inner[0]
+
+
+def embedding_size(layer: nn.Module) -> int:
+    """What :func:`last_layer` reads of an image."""
+    return layer.in_channels if isinstance(layer, _CONVOLUTIONS) else layer.in_features
+
+
+def embeddings(network: Callable[[Tensor], Tensor], layer: nn.Module, pixel_values: Tensor) -> Tensor:
+    """``(B, D)``: what ``layer`` reads when the network sees the images; a mean over locations where it reads several.
+
+    Raises:
+        RuntimeError: the forward pass does not call the layer.
+    """
+    read: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    try:
+        network(pixel_values)
+    finally:
+        handle.remove()
+    if not read:
+        raise RuntimeError(f"the forward pass never called the last layer, {layer}, whose input is the embedding")
+    vectors = read[0]
+    if isinstance(layer, _CONVOLUTIONS):
+        return vectors.flatten(2).mean(2)
+    return vectors if vectors.ndim == 2 else vectors.flatten(1, -2).mean(1)

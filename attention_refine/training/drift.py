@@ -1,0 +1,65 @@
+"""How far a run has moved the predictions on the validation images: a reason to stop that needs no labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from attention_refine.files import atomic_file
+from attention_refine.training.checkpoints import weights_damage
+from attention_refine.training.config import TrainingError
+
+
+class StartingPredictions:
+    """The starting model's logits on this process's share of the validation images, in a file, so that they survive.
+
+    Args:
+        file: where they are kept; written by :meth:`keep`, read at first use in a resumed run.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        self._logits: Tensor | None = None
+
+    def keep(self, logits: Tensor) -> None:
+        """Take ``logits`` (n, classes) for the starting ones."""
+        self._logits = logits.cpu()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.file) as temporary:
+            save_file({"logits": self._logits.contiguous()}, temporary)
+
+    def check(self) -> None:
+        """Refuse to resume a run whose starting predictions are lost.
+
+        Raises:
+            TrainingError: naming the file.
+        """
+        fault = weights_damage(self.file)
+        if fault is not None:
+            raise TrainingError(
+                f"{fault}, and it holds what max_prediction_drift compares with: start again with overwrite=True"
+            )
+
+    def drift(self, logits: Tensor, multi_label: bool) -> Tensor:
+        """Sums over the images, ``(2,)``: 1 where the prediction has changed; KL(start || now) in nats.
+
+        With several labels a prediction is the set of classes above one half, and the divergence a sum over classes.
+
+        Args:
+            logits: ``(n, classes)``, in the same order as at the start.
+        """
+        if self._logits is None:
+            self._logits = load_file(str(self.file))["logits"]
+        start, now = self._logits.double(), logits.cpu().double()
+        if multi_label:
+            changed = ((start > 0) != (now > 0)).any(1)
+            pairs = [[functional.logsigmoid(sign * each) for sign in (1, -1)] for each in (start, now)]
+            start, now = (torch.stack(pair, dim=-1) for pair in pairs)
+        else:
+            changed = start.argmax(1) != now.argmax(1)
+            start, now = start.log_softmax(1), now.log_softmax(1)
+        return torch.stack([changed.double().sum(), (start.exp() * (start - now)).sum()])

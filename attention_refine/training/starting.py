@@ -1,0 +1,137 @@
+"""Before the first step: what a run is made of, what refuses it, and whose output folder it is."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+
+from attention_refine.training.checkpoints import list_checkpoints, newest_intact, restore_folder
+from attention_refine.training.config import TrainingConfig, TrainingError
+from attention_refine.training.schedules import learning_rate_factor
+from attention_refine.training.strategies import label_free
+
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # no second derivatives through their wrappers
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    # Accelerate keeps one precision per Python process; an earlier run's must not decide this one's.
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
+        AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with=config.log_with,
+        project_dir=config.output_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.find_unused_parameters)],
+    )
+    if config.log_with is not None and not accelerator.log_with:
+        raise TrainingError(f"log_with={config.log_with!r} names a tracker that is not installed: pip install it")
+    return accelerator
+
+
+def check_setting(
+    model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config: TrainingConfig, accelerator: Accelerator,
+    validated: bool, evaluated: bool,
+) -> None:  # fmt: skip
+    if isinstance(dataset, IterableDataset) and (config.max_steps is None or config.milestones):
+        raise TrainingError(
+            "the length of an epoch of a stream is not known: give max_steps in place of epochs, and no milestones"
+        )
+    for data in (dataset, unlabeled):
+        if data is None or isinstance(data, IterableDataset):
+            continue
+        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+            kind = type(data).__name__
+            raise TrainingError(f"{kind} is no dataset of torch: attention_refine.data.prepare makes one")
+    if accelerator.distributed_type.name in SHARDED:
+        raise TrainingError(
+            f"{accelerator.distributed_type.name} is not supported, because objectives differentiate twice: use "
+            "several processes with DistributedDataParallel (torchrun, or accelerate launch --multi_gpu)"
+        )
+    precision = accelerator.mixed_precision
+    if config.mixed_precision not in ("no", precision):
+        raise TrainingError(
+            f"mixed_precision={config.mixed_precision!r}, but the accelerator given was made with {precision!r}: "
+            "make them equal"
+        )
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise TrainingError("mixed_precision='fp16' needs a GPU and this is a CPU: use 'bf16' or 'no'")
+    if config.early_stopping_patience is not None and not evaluated:
+        raise TrainingError(
+            f"early_stopping_patience={config.early_stopping_patience} watches {config.monitor!r}, which nothing "
+            "measures: give eval_dataset or evaluate"
+        )
+    if config.measures_objectives and validated and not label_free(model):
+        asked = "eval_objectives=True" if config.eval_objectives else f"monitor={config.monitor!r}"
+        raise TrainingError(f"{asked} measures the label-free objectives, and of those the model has none")
+    if config.starts_with_evaluation and not evaluated:
+        given = f"max_prediction_drift={config.max_prediction_drift}" if not config.eval_start else "eval_start=True"
+        raise TrainingError(f"{given} evaluates the starting model, and nothing does: give eval_dataset or evaluate")
+    if not callable(getattr(model, "save_pretrained", None)):
+        raise TrainingError(f"{type(model).__name__} has no save_pretrained: wrap it first, attention_refine.wrap(net)")
+
+
+def schedule(config: TrainingConfig, total_steps: int, epoch_steps: int | None) -> Callable[[int], float]:
+    """The factor of the learning rate at a step."""
+    warmup = config.warmup_steps or math.floor(config.warmup_ratio * total_steps)
+    milestones = [round(milestone * epoch_steps) for milestone in config.milestones]
+
+    def rate(step: int) -> float:
+        return learning_rate_factor(
+            step, total_steps, config.schedule, warmup_steps=warmup, milestones=milestones, gamma=config.gamma,
+            floor=config.final_learning_rate_ratio,
+        )  # fmt: skip
+
+    rate(0)  # a warm-up that does not fit is said now
+    return rate
+
+
+def identity(config: TrainingConfig, images: dict[str, int | None], accelerator: Accelerator) -> dict[str, Any]:
+    """All that must be the same in a resumed run, apart from the model itself."""
+    facts = {"num_processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
+    return json.loads(json.dumps({**config.choices_that_matter(), **images, **facts}))
+
+
+def claim_output(config: TrainingConfig, output: Path, checkpoints: Path, accelerator: Accelerator) -> Path | None:
+    """The checkpoint to resume from, if any; refuses a folder that holds another run."""
+    found = newest_intact(checkpoints) if config.resume else None
+    if list_checkpoints(checkpoints) and not config.resume and not config.overwrite:
+        raise TrainingError(
+            f"{checkpoints} holds the checkpoints of an earlier run: set resume=True to continue it, overwrite=True to "
+            "delete it, or another output_dir"
+        )
+    accelerator.wait_for_everyone()  # every process has looked before one of them deletes
+    if accelerator.is_main_process:
+        restore_folder(output / "best")
+        if config.overwrite:
+            for name in ("checkpoints", "best", "last", "start"):
+                shutil.rmtree(output / name, ignore_errors=True)
+        output.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()
+    return found
+
+
+@contextmanager
+def trackers(accelerator: Accelerator, config: TrainingConfig) -> Iterator[None]:
+    """Start the trackers, unless the caller has, and finish those started here."""
+    ours = bool(accelerator.log_with) and not accelerator.trackers
+    if ours:
+        plain = {name: value for name, value in config.to_dict().items() if isinstance(value, int | float | str)}
+        accelerator.init_trackers("attention_refine", config=plain)
+    try:
+        yield
+    finally:
+        if ours:  # not accelerator.end_training(), which would also end the process group
+            for tracker in accelerator.trackers:
+                tracker.finish()
+            accelerator.trackers = []

@@ -1,0 +1,132 @@
+"""One step: the losses of its batches, their gradient, an update of the weights, and what the losses were.
+
+With ``updates_per_batch`` a step makes several updates on the same batches, each with the gradient at the weights that
+the one before left. What an objective carries from one to the next goes on as columns of the batch (DARC hides the same
+again, so that losses compare), with ``update``, the number of those before it. A loss that rises from one update to the
+next says that the rate is too high for the batch: it is halved for the updates that are left.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from attention_refine.training.config import TrainingConfig, TrainingError
+from attention_refine.training.progress import Progress, check_finite, count_skipped
+from attention_refine.training.strategies import Part
+from attention_refine.training.validation import check_labels
+
+
+class TrainStep(nn.Module):
+    """The model as a function to its losses.
+
+    What Accelerate prepares is this, so that the model itself is never patched, and DistributedDataParallel sees one
+    output, the loss, from which it finds the parameters that a step leaves unused.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        output = self.model(**inputs)
+        if output.loss is None:
+            raise TrainingError(
+                "the model returned no loss for a batch with "
+                f"{', '.join(inputs)}: the dataset needs labels, or the model an objective that does without"
+            )
+        logged = {**output.losses, **(getattr(output, "measures", None) or {})}
+        carried = getattr(output, "carried", None) or {}
+        return output.loss, {name: value.detach() for name, value in logged.items()}, carried
+
+
+def take_step(
+    train_step: nn.Module, optimizer: Any, parts: list[Part], progress: Progress, config: TrainingConfig,
+    accelerator: Accelerator,
+) -> dict[str, float]:  # fmt: skip
+    """One step: the mean losses over all processes, at its last update; ``first_update/loss`` if there are more."""
+    carried: list[dict[str, Any]] = [{} for part in parts for batch in part.batches]
+    found: list[float] = []
+    for update in range(config.updates_per_batch):
+        if update:
+            carried = [{**columns, "update": update} for columns in carried]
+        losses, counts, carried = _update(train_step, optimizer, parts, carried, progress, config, accelerator)
+        found.append(losses["loss"])
+        if update and abs(found[-2] - found[-1]) < config.update_tolerance * abs(found[-2]):
+            break
+        if update and found[-1] > found[-2]:
+            for group in optimizer.param_groups:  # the next step sets them anew
+                group["lr"] *= 0.5
+    if config.updates_per_batch > 1:
+        losses["first_update/loss"], counts["first_update/loss"] = found[0], counts["loss"]
+    for name, value in losses.items():
+        progress.sums[name] = progress.sums.get(name, 0.0) + value * counts[name]
+        progress.counts[name] = progress.counts.get(name, 0) + counts[name]
+    progress.images += counts["loss"]
+    progress.step += 1
+    progress.step_in_epoch += 1
+    return losses
+
+
+def _update(
+    train_step: nn.Module, optimizer: Any, parts: list[Part], carried: list[dict[str, Any]], progress: Progress,
+    config: TrainingConfig, accelerator: Accelerator,
+) -> tuple[dict[str, float], dict[str, int], list[dict[str, Any]]]:  # fmt: skip
+    """One optimiser step: the losses, of how many images each is the mean, and each batch's columns for the next."""
+    model = accelerator.unwrap_model(train_step).model
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    handed_on = []
+    slots = [(part, batch) for part in parts for batch in part.batches]
+    for slot, (part, batch) in enumerate(slots, start=1):
+        inputs = _inputs(model, {**batch, **carried[slot - 1]}, config, accelerator)
+        if part.objectives is not None:
+            inputs["objectives"] = part.objectives
+        share = len(batch["pixel_values"]) / part.images
+        accelerator.sync_gradients = slot == len(slots)
+        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(train_step):
+            loss, losses, columns = train_step(inputs)
+            # DistributedDataParallel and backward() take means; in a short batch the shares are not all equal.
+            accelerator.backward(loss * (share * accelerator.num_processes * config.gradient_accumulation_steps))
+        handed_on.append(columns)
+        for name, value in {**losses, "loss": loss.detach()}.items():
+            name = name if name == "loss" else part.prefix + name
+            totals[name] = totals.get(name, 0) + value.float() * share
+            counts[name] = part.images
+    counts["loss"] = sum(part.images for part in parts)
+    summed = accelerator.reduce(torch.stack(list(totals.values())), "sum").tolist()
+    losses = dict(zip(totals, summed, strict=True))
+    check_finite(losses, progress, config)
+
+    accelerator.unscale_gradients(optimizer)
+    if config.clip_grad_norm is not None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm)
+        if accelerator.scaler is None:
+            check_finite({"gradient norm": norm.item()}, progress, config)
+    optimizer.step()
+    optimizer.zero_grad()
+    count_skipped(optimizer.step_was_skipped, progress, config)
+    return losses, counts, handed_on
+
+
+def _inputs(
+    model: nn.Module, batch: dict[str, Any], config: TrainingConfig, accelerator: Accelerator
+) -> dict[str, Any]:
+    """What the model's forward accepts of a batch, on the device."""
+    check_labels(model, batch)
+    accepted = inspect.signature(model.forward).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    inputs = {name: value for name, value in batch.items() if takes_all or name in accepted}
+    inputs = send_to_device(inputs, accelerator.device, non_blocking=True)
+    if config.channels_last:
+        inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
+    if config.label_smoothing > 0:
+        inputs["smoothing"] = config.label_smoothing
+    return inputs

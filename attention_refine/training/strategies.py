@@ -1,0 +1,195 @@
+r"""What each optimiser step of a run sees, and which losses it takes: a function of (seed, epoch, step), as the order.
+
+``combined``: every step takes a labelled batch, with the task loss and every objective. Where there is a separate
+unlabelled dataset, it also takes an unlabelled batch, whose label-free objectives are added.
+
+``finetune``: every step takes an unlabelled batch: the label-free objectives and nothing else.
+
+``alternated``: a step is supervised (the task loss, and the objectives that need labels) with probability
+:math:`\alpha S / (\alpha S + U)`, else it takes the label-free objectives of an unlabelled batch. ``S`` and ``U``
+count the labelled and the unlabelled images; an epoch has :math:`\alpha S / b_S + U / b_U` steps of ``b`` images.
+
+The unlabelled images are those of the unlabelled dataset, or, where there is none, the labelled ones without labels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+
+from attention_refine.training.batches import Batch, BatchOrder, mixed_seed, step_batches
+from attention_refine.training.config import TrainingConfig, TrainingError
+
+_DRAWS, _UNLABELED = 1, 2  # keep the generators of the draws and of the unlabelled images apart from the others
+
+
+@dataclass(frozen=True)
+class Part:
+    """Batches of one step whose losses are averaged over their images; the parts of a step are added up.
+
+    Args:
+        batches: of this process, one for each accumulation slot.
+        images: in the batches of all processes.
+        objectives: names of the objectives to compute; all that can be, where None.
+        prefix: of the names that the losses are logged under.
+    """
+
+    batches: list[Batch]
+    images: int
+    objectives: Sequence[str] | None = None
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset and the order in which this process takes its batches."""
+
+    dataset: Dataset
+    order: BatchOrder
+    process: int
+    loading: dict[str, Any]
+
+    def one_pass(self, epoch: int, first_step: int = 0) -> Iterator[tuple[list[Batch], int]]:
+        """The batches of each step of one pass, and the images of all processes."""
+        return step_batches(self.dataset, self.order, epoch, self.process, first_step=first_step, **self.loading)
+
+    def endless(self, taken: int) -> Iterator[tuple[list[Batch], int]]:
+        """Pass after pass, from where ``taken`` steps have led."""
+        epoch, first_step = divmod(taken, self.order.steps)
+        while True:
+            yield from self.one_pass(epoch, first_step)
+            epoch, first_step = epoch + 1, 0
+
+
+class Strategy:
+    """The steps of a run.
+
+    Attributes:
+        steps: optimiser steps in an epoch; ``None`` for a stream.
+        least: images that the last, short step of an epoch needs to be taken.
+        images: what the lengths of the datasets are, by name.
+
+    Raises:
+        TrainingError: no objective of the model does without labels, or a dataset that the strategy cannot divide.
+        ValueError: a dataset too small for the batch size.
+    """
+
+    def __init__(
+        self, model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config: TrainingConfig, process: int,
+        processes: int, loading: dict[str, Any],
+    ):  # fmt: skip
+        self.kind, self.alpha, self.seed = config.strategy, config.alternated_alpha, config.seed
+        _check(model, dataset, unlabeled, config)
+        slots = config.gradient_accumulation_steps
+
+        def source(data: Dataset, batch_size: int, seed: int) -> Source:
+            size = None if isinstance(data, IterableDataset) else len(data)
+            return Source(data, BatchOrder(size, batch_size, processes, slots, seed), process, loading)
+
+        self.labeled = source(dataset, config.batch_size, config.seed)
+        self.unlabeled = None
+        if unlabeled is not None:
+            seed = mixed_seed(config.seed, _UNLABELED)
+            self.unlabeled = source(unlabeled, config.unlabeled_batch_size or config.batch_size, seed)
+        self.of_task = [name for name, each in _objectives(model).items() if each.needs_labels]
+        self.images = {"images": self.labeled.order.size}
+        if self.unlabeled is not None:
+            self.images["unlabeled_images"] = self.unlabeled.order.size
+        main = (self.unlabeled or self.labeled) if self.kind == "finetune" else self.labeled
+        self.least = main.order.least
+        self.steps = None if main.order.size is None else self._steps(main.order)
+
+    def _steps(self, order: BatchOrder) -> int:
+        if self.kind != "alternated":
+            return order.steps
+        other = (self.unlabeled or self.labeled).order
+        return max(1, round(self.alpha * order.size / order.whole + other.size / other.whole))
+
+    def epoch(self, number: int, first_step: int) -> Iterator[list[Part]]:
+        """The steps of an epoch from ``first_step`` on."""
+        return {"combined": self._combined, "finetune": self._finetune, "alternated": self._alternated}[self.kind](
+            number, first_step
+        )
+
+    def _combined(self, number: int, first_step: int) -> Iterator[list[Part]]:
+        steps = self.labeled.one_pass(number, first_step)
+        if self.unlabeled is None:
+            for batches, images in steps:
+                yield [Part(batches, images)]
+            return
+        others = self.unlabeled.endless(number * self.steps + first_step)
+        for (batches, images), (other, other_images) in zip(steps, others, strict=False):
+            yield [Part(batches, images), Part(without_labels(other), other_images, prefix="unlabeled/")]
+
+    def _finetune(self, number: int, first_step: int) -> Iterator[list[Part]]:
+        for batches, images in (self.unlabeled or self.labeled).one_pass(number, first_step):
+            yield [Part(without_labels(batches), images)]
+
+    def _alternated(self, number: int, first_step: int) -> Iterator[list[Part]]:
+        draws = self.draws(number)
+        supervised = sum(sum(self.draws(earlier)) for earlier in range(number)) + sum(draws[:first_step])
+        taken = number * self.steps + first_step
+        if self.unlabeled is None:  # one order for both: whether a batch keeps its labels is what is drawn
+            labeled = unlabeled = self.labeled.endless(taken)
+        else:
+            labeled, unlabeled = self.labeled.endless(supervised), self.unlabeled.endless(taken - supervised)
+        for draw in draws[first_step:]:
+            batches, images = next(labeled if draw else unlabeled)
+            yield [Part(batches, images, self.of_task) if draw else Part(without_labels(batches), images)]
+
+    def draws(self, epoch: int) -> list[bool]:
+        """Which steps of an epoch are supervised: the same on every process, from a generator of their own."""
+        labeled = self.alpha * self.labeled.order.size
+        share = labeled / (labeled + (self.unlabeled or self.labeled).order.size)
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, 0, _DRAWS))
+        return (torch.rand(self.steps, generator=generator, dtype=torch.float64) < share).tolist()
+
+
+def without_labels(batches: list[Batch]) -> list[Batch]:
+    """The batches as an unlabelled dataset would give them."""
+    return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
+
+
+def label_free(model: nn.Module) -> list[str]:
+    """Names of the model's objectives that do without labels."""
+    return [name for name, each in _objectives(model).items() if not each.needs_labels]
+
+
+def _objectives(model: nn.Module) -> dict[str, Any]:
+    return dict(getattr(model, "objectives", None) or {})
+
+
+def _check(model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config: TrainingConfig) -> None:
+    if config.unlabeled_batch_size is not None and unlabeled is None:
+        raise TrainingError(
+            f"unlabeled_batch_size={config.unlabeled_batch_size} is of a separate unlabelled dataset: give unlabeled"
+        )
+    if config.strategy == "combined" and unlabeled is None:
+        return
+    free = label_free(model)
+    if not free:
+        given = ", ".join(_objectives(model)) or "none"
+        what = f"strategy={config.strategy!r}" if config.strategy != "combined" else "an unlabelled dataset"
+        raise TrainingError(
+            f"{what} needs an objective that does without labels, and the model's objectives are {given}: wrap it "
+            "with objectives=['consistency'], for example, or train on labelled images with strategy='combined'"
+        )
+    if config.strategy == "finetune" and len(free) < len(_objectives(model)):
+        left = ", ".join(sorted(_objectives(model).keys() - set(free)))
+        warnings.warn(f"strategy='finetune' uses no labels, so these objectives are left out: {left}", stacklevel=4)
+    if unlabeled is dataset:
+        raise TrainingError(
+            "unlabeled is the labelled dataset itself: leave it out, and the strategy leaves the labels out"
+        )
+    for name, data in (("dataset", dataset), ("unlabeled", unlabeled)):
+        if isinstance(data, IterableDataset) and (config.strategy == "alternated" or name == "unlabeled"):
+            raise TrainingError(
+                f"{name} is a stream, and strategy={config.strategy!r} must know how many images it has: give a "
+                "dataset with a length, or use another strategy without a separate unlabelled dataset"
+            )
