@@ -11,7 +11,8 @@ from .gradient import gradient, smooth_grad
 from .guided_activations import guided_activations
 from .guided_backprop import guided_backprop
 from .guided_grad_cam import grad_cam_and_guided_backprop, guided_grad_cam
-from .integrated_gradients import Integrated, integrated_gradients, integrated_gradients_to_error
+from .integrated_gradients import integrated_gradients
+from .integrated_to_error import Integrated, integrated_gradients_to_error
 from .names import by_name, list_maps
 from .occlusion import occlusion
 from .rise import rise

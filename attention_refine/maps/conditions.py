@@ -12,11 +12,14 @@ from .second_order import twice_differentiable
 
 
 @contextmanager
-def map_conditions(net: nn.Module, pixel_values: Tensor, create_graph: bool) -> Iterator[tuple[nn.Module, Tensor]]:
+def map_conditions(
+    net: nn.Module, pixel_values: Tensor, create_graph: bool, attention: bool = True
+) -> Iterator[tuple[nn.Module, Tensor]]:
     """Evaluation statistics, full precision and gradients on; every flag is restored, also after an exception.
 
     With ``create_graph`` the graph reaches the parameters and ``pixel_values``, and the forward is twice
-    differentiable. Without it the parameters are held constant, so nothing is kept on their account.
+    differentiable (its attention only with ``attention``). Without it the parameters are held constant, so nothing is
+    kept on their account.
 
     Yields:
         the network without its compiled or data-parallel wrapper (those ignore hooks, or synchronise), and the pixels
@@ -35,7 +38,7 @@ def map_conditions(net: nn.Module, pixel_values: Tensor, create_graph: bool) -> 
                 module.training = False
             for parameter in trainable:
                 parameter.requires_grad_(False)
-            with twice_differentiable(enabled=create_graph):
+            with twice_differentiable(enabled=create_graph, attention=attention):
                 yield net, pixels.to(precision(net, pixels))
         finally:
             for module in training:

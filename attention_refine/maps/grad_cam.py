@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from ..backbones.last_linear import LastLinear
 from .conditions import full_precision, map_conditions
 from .site import Reading, Site, read
 from .target import Target, fixed, gradients, score
@@ -48,9 +47,10 @@ def grad_cam(
     """
     if temporal_weights not in ("global", "per_frame"):
         raise ValueError(f"temporal_weights {temporal_weights!r} is not 'global' or 'per_frame'")
-    with map_conditions(net, pixel_values, create_graph) as (net, pixels):
-        with _LastLinear() as linear:
-            reading = read(net, pixels, site, cut=not create_graph)
+    # The map differentiates what follows the site, so only that must have a second derivative.
+    with map_conditions(net, pixel_values, create_graph, attention=False) as (net, pixels):
+        with LastLinear() as linear:
+            reading = read(net, pixels, site, cut=not create_graph, twice=create_graph)
         target = fixed(target, reading.logits)
         scores = score(reading.logits, target)
         maps = None
@@ -97,23 +97,7 @@ def site_gradients(reading: Reading, scores: Tensor, create_graph: bool, keep_gr
         yield gradient
 
 
-class _LastLinear(TorchFunctionMode):
-    """Remembers the last linear layer of a forward pass: its input, weight and output."""
-
-    def __init__(self):
-        super().__init__()
-        self.input = self.weight = self.output = None
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        if func is F.linear:
-            self.input, self.weight = (*args, *kwargs.values())[:2]
-            self.output = output
-        return output
-
-
-def _closed_form(reading: Reading, target: Tensor, scores: Tensor, linear: _LastLinear) -> Tensor | None:
+def _closed_form(reading: Reading, target: Tensor, scores: Tensor, linear: LastLinear) -> Tensor | None:
     """Class weights on the feature, for every target at once; None unless the head is mean pooling and one linear.
 
     With logits = W mean(A) + b the gradient is W / (h w) everywhere, so Grad-CAM is sum_k W_ck A_k / (h w). Both halves

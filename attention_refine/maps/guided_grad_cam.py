@@ -49,19 +49,28 @@ def grad_cam_and_guided_backprop(
     create_graph: bool = False,
     rule: str = "guided",
     reduce: str = "abs",
+    temporal_weights: str = "global",
+    guided_graph: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The two maps of :func:`grad_cam` and :func:`guided_backprop`, equal to theirs, at the cost of one of them.
+
+    Args:
+        net, pixel_values, target, site, create_graph, rule, reduce, temporal_weights: as there.
+        guided_graph: False holds the guided map constant where ``create_graph`` keeps Grad-CAM's graph; nothing below
+            the site is differentiated twice then.
 
     Returns:
         Grad-CAM ``(B, T, h, w)``, signed, at the site's resolution; guided backpropagation ``(B, T, H, W)``.
     """
     axis = channel_axis(pixel_values)
-    with map_conditions(net, pixel_values, create_graph) as (net, pixels), guided_activations(rule) as guide:
+    twice = create_graph and guided_graph
+    conditions = map_conditions(net, pixel_values, create_graph, attention=twice)
+    with conditions as (net, pixels), guided_activations(rule) as guide:
         pixels = in_graph(pixels)
-        reading: Reading = read(net, pixels, site, cut=False)
+        reading: Reading = read(net, pixels, site, cut=False, twice=create_graph)
         require_guided(guide, net)
         scores = score(reading.logits, fixed(target, reading.logits))
         with guide.paused():  # the site's own gradient is the true one, whatever activations lie above it
-            cams = cam(reading, scores, create_graph, keep_graph=True)
-        guided = [reduce_channels(g, axis, reduce) for g in gradients(scores, pixels, create_graph)]
+            cams = cam(reading, scores, create_graph, keep_graph=True, temporal_weights=temporal_weights)
+        guided = [reduce_channels(g, axis, reduce) for g in gradients(scores, pixels, twice, keep_graph=create_graph)]
         return full_precision(cams), full_precision(torch.stack(guided, dim=1))

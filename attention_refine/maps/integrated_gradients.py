@@ -1,9 +1,8 @@
-"""Integrated gradients (Sundararajan et al. 2017), by fixed steps or to a completeness error that is returned."""
+"""Integrated gradients (Sundararajan et al. 2017) by a fixed number of steps; see also :mod:`.integrated_to_error`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,25 +13,8 @@ from .conditions import full_precision, map_conditions
 from .gradient import clean_target, copies_at_once, in_graph, pixel_gradients
 from .pixels import channel_axis, reduce_channels
 from .progress import counted
-from .site import logits_of, refuse_site
-from .target import Target, fixed, repeated, rows, score
-
-
-@dataclass(frozen=True)
-class Integrated:
-    """Integrated gradients and how complete they are.
-
-    Attributes:
-        maps: ``(B, T, H, W)``; clips ``(B, T, frames, H, W)``.
-        gap: ``(B, T)``, score of the image minus score of its baseline: what the attributions should add up to.
-        error: ``(B, T)``, how far from the gap they are, in units of the score.
-        nodes: ``(B,)``, gradients taken for each image.
-    """
-
-    maps: Tensor
-    gap: Tensor
-    error: Tensor
-    nodes: Tensor
+from .site import refuse_site
+from .target import Target, repeated
 
 
 def integrated_gradients(
@@ -84,78 +66,6 @@ def integrated_gradients(
         return full_precision(reduce_channels(found, axis + 1, reduce))
 
 
-def integrated_gradients_to_error(
-    net: nn.Module,
-    pixel_values: Tensor,
-    target: Target = None,
-    site: str = "auto",
-    tolerance: float = 0.05,
-    baseline: str | Tensor = "zero",
-    steps: int = 7,
-    max_steps: int = 127,
-    reduce: str = "sum",
-    chunk_size: int | None = None,
-    seed: int = 0,
-) -> Integrated:
-    """Integrated gradients with as many nodes as completeness asks for, every gradient used.
-
-    The attributions of an image must add up to ``score(image) - score(baseline)``. Images whose sum is off by more than
-    ``tolerance`` times that difference get a node between any two they have, until ``max_steps``; each image stops by
-    itself, so its map does not depend on the batch. Not differentiable: use :func:`integrated_gradients` in a loss.
-
-    The rule is the trapezoid's after the substitution ``(1 - cos t) / 2`` for the place on the path: nodes are denser
-    towards the ends, where networks change most, and nested; a node weighs ``sin t`` whatever their number, so what is
-    kept is one sum of gradients, not each. Dividing by the sum of the weights makes it exact for gradients that are
-    linear along the path.
-
-    Args:
-        net, pixel_values, target, baseline, reduce, chunk_size, seed: as in :func:`integrated_gradients`.
-        tolerance: largest error, as a share of the score's change; the worst of an image's targets counts.
-        steps: nodes of the first attempt; after n there are 2 n + 1.
-        max_steps: no image takes more; one that is still off keeps its best attempt, and ``error`` says so.
-
-    Raises:
-        ValueError: the target, the baseline or an option does not fit.
-    """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if max_steps < steps:
-        raise ValueError(f"max_steps {max_steps} is below the {steps} nodes of the first attempt; raise it")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
-    refuse_site(site, "integrated_gradients_to_error")
-    axis = channel_axis(pixel_values)
-    with map_conditions(net, pixel_values, False) as (net, pixels):
-        start = baseline_like(pixels, baseline, seed)
-        logits = _logits(net, pixels, chunk_size)
-        target = fixed(target, logits)
-        gap = score(logits, target) - score(_logits(net, start, chunk_size), target)
-        remaining = torch.arange(len(pixels), device=pixels.device)
-        spent = torch.zeros_like(remaining)
-        maps = error = None
-        total: Tensor | float = 0.0  # weighted sum of the gradients taken, of the remaining images
-        while len(remaining) and steps <= max_steps:
-            ends = pixels[remaining], start[remaining]
-            angles = np.arange(1, steps + 1) * np.pi / (steps + 1)
-            new = angles if maps is None else angles[::2]  # the others are the nodes that there are
-            positions, weights = ((1 - np.cos(new)) / 2).tolist(), np.sin(new).tolist()
-            taken = _gradients_along(net, *ends, rows(target, remaining), positions, False, chunk_size)
-            total = total + _weighted_sum(weights, taken)
-            attributions = (ends[0] - ends[1])[:, None] * total / np.sin(angles).sum().item()
-            found_error = (attributions.flatten(2).sum(2) - gap[remaining]).abs()
-            reduced = reduce_channels(attributions, axis + 1, reduce)
-            if maps is None:
-                maps, error = reduced, found_error
-            else:
-                better = found_error.amax(1) < error[remaining].amax(1)
-                maps[remaining[better]], error[remaining[better]] = reduced[better], found_error[better]
-            spent[remaining] += len(positions)
-            off = (error[remaining] > tolerance * gap[remaining].abs()).any(1)
-            remaining, total = remaining[off], total[off]
-            steps = 2 * steps + 1
-        return Integrated(full_precision(maps), full_precision(gap), full_precision(error), spent)
-
-
 def _rule(rule: str, steps: int) -> tuple[list[float], list[float]]:
     """Positions in (0, 1) and their weights."""
     if steps < 1:
@@ -189,8 +99,3 @@ def _gradients_along(
 
 def _weighted_sum(weights: list[float], gradients: Iterable[Tensor]) -> Tensor:
     return sum(weight * gradient for weight, gradient in zip(weights, gradients))
-
-
-def _logits(net: nn.Module, pixels: Tensor, chunk_size: int | None) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([logits_of(net(piece)) for piece in pixels.split(chunk_size or len(pixels))])

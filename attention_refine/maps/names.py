@@ -26,6 +26,7 @@ _MAPS = {
         guided_backprop, guided_grad_cam, integrated_gradients, layer_cam, occlusion, rise, score_cam, smooth_grad,
     )
 }  # fmt: skip
+CLASSLESS = ("attention_rollout", "class_attention", "eigen_cam")  # the same for every class: they refuse a target
 
 
 def list_maps() -> list[str]:

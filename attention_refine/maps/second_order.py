@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def twice_differentiable(enabled: bool = True) -> Iterator[None]:
+def twice_differentiable(enabled: bool = True, attention: bool = True) -> Iterator[None]:
     """Inside, attention and hardsigmoid run in forms that have a second derivative; the values stay the same.
 
     Fused attention has none, so the MATH kernel is selected; ``hardsigmoid`` has none, so it runs as
@@ -24,12 +24,18 @@ def twice_differentiable(enabled: bool = True) -> Iterator[None]:
 
     Args:
         enabled: False makes the context do nothing.
+        attention: False leaves attention in its fast kernels, for a pass whose attention is differentiated once.
     """
     if not enabled:
         yield
         return
-    with sdpa_kernel(SDPBackend.MATH), _DifferentiableHardsigmoid():
+    with math_attention() if attention else nullcontext(), _DifferentiableHardsigmoid():
         yield
+
+
+def math_attention() -> AbstractContextManager[None]:
+    """Inside, fused attention runs in the one kernel that has a second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 _INPLACE = torch._C._nn.hardsigmoid_

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ from ..backbones.scopes import own_randomness, quiet
 from ..backbones.trace import frames_last
 from ..layouts import Layout, to_grid
 from .pixels import channel_axis, image_size
+from .second_order import math_attention
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Reading:
         return to_grid(raw, self.layout, self.image_size)
 
 
-def read(net: nn.Module, pixels: Tensor, site: str | Site, cut: bool) -> Reading:
+def read(net: nn.Module, pixels: Tensor, site: str | Site, cut: bool, twice: bool = False) -> Reading:
     """Forward ``pixels`` once and keep the feature at ``site``.
 
     Args:
         site: ``"auto"``, a module's name, or a :class:`Site`.
         cut: start the graph at the site, so that nothing below it is kept. False leaves the graph whole.
+        twice: attention after the site is twice differentiable; before it, it runs as it would have.
 
     Raises:
         ValueError: no such module, it did not run, or what it returns is no grid.
@@ -55,7 +57,7 @@ def read(net: nn.Module, pixels: Tensor, site: str | Site, cut: bool) -> Reading
         name, layout = site.name, site.layout
     else:
         name = module_name(net, site)
-    with tapped(net.get_submodule(name), cut) as features:
+    with tapped(net.get_submodule(name), cut, twice) as features:
         logits = logits_of(net(pixels))
     if not features:
         raise ValueError(f"site {name!r} did not run in the forward pass; choose a module on the way to the logits")
@@ -90,12 +92,13 @@ def with_order(net: nn.Module, layout: Layout, pixels: Tensor) -> Layout:
 
 
 @contextmanager
-def tapped(module: nn.Module, cut: bool) -> Iterator[list[Tensor]]:
+def tapped(module: nn.Module, cut: bool, twice: bool = False) -> Iterator[list[Tensor]]:
     """Collects the module's output while the context lasts.
 
     Where it runs several times the first counts: a refined model replays the modules below its head's site with blanks.
     """
     features: list[Tensor] = []
+    after = ExitStack()
 
     def keep(_module, _inputs, output):
         if features:
@@ -107,11 +110,14 @@ def tapped(module: nn.Module, cut: bool) -> Iterator[list[Tensor]]:
             )
         feature = raw.detach().requires_grad_() if cut or not raw.requires_grad else raw
         features.append(feature)
+        if twice:
+            after.enter_context(math_attention())
         return with_first_tensor(output, feature.clone())  # a copy goes on: the next activation may be in place
 
     handle = module.register_forward_hook(keep)
     try:
-        yield features
+        with after:
+            yield features
     finally:
         handle.remove()
 

@@ -26,7 +26,17 @@ from .classification import (
 )
 from .drop import ConfidenceResult, average_drop, confidence, increase_in_confidence
 from .eraser import RationaleResult, comprehensiveness, rationale, sufficiency
-from .intervals import Interval, PairedTest, bootstrap, bootstrap_statistic, holm, paired_test, welch_test
+from .intervals import (
+    Band,
+    Interval,
+    PairedTest,
+    bootstrap,
+    bootstrap_band,
+    bootstrap_statistic,
+    holm,
+    paired_test,
+    welch_test,
+)
 from .localisation import (
     energy_inside,
     iou,
@@ -102,6 +112,7 @@ __all__ = [
     "AgreementResult",
     "AttributionDetail",
     "AttributionMass",
+    "Band",
     "BestIoU",
     "BestThresholdIoU",
     "CausalResult",
@@ -150,6 +161,7 @@ __all__ = [
     "blur",
     "blur_kernel",
     "bootstrap",
+    "bootstrap_band",
     "bootstrap_statistic",
     "box_overlaps",
     "boxes_to_mask",

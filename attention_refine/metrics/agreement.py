@@ -52,14 +52,20 @@ def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
     ``std`` standardises a map to mean 0 and deviation 1; a constant map standardises to 0 (two of them agree by 0.25).
     ATCON sums over pixels, which grows with the map; this is the mean.
     """
-    a, b = (_standardise(wide(m.flatten(1))).sigmoid() for m in _pair(a, b))
-    return (a * b).mean(1).float()
+    a, b = _pair(a, b)
+    return wide_cross_correlation(a.flatten(1), b.flatten(1)).float()
 
 
-def _standardise(values: Tensor) -> Tensor:
+def wide_cross_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """:func:`cross_correlation` of each row of two ``(B, n)``, in float64 and differentiable."""
+    return (standardise(wide(a)).sigmoid() * standardise(wide(b)).sigmoid()).mean(1)
+
+
+def standardise(values: Tensor) -> Tensor:
+    """Each row of ``(B, n)`` with mean 0 and deviation 1; a constant row becomes zero, with zero gradients."""
     constant = (values == values[:, :1]).all(1, keepdim=True)
     centred = (values - values.mean(1, keepdim=True)).masked_fill(constant, 0.0)
-    return centred / centred.square().mean(1, keepdim=True).sqrt().masked_fill(constant, 1.0)
+    return centred / centred.square().mean(1, keepdim=True).masked_fill(constant, 1.0).sqrt()
 
 
 def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
@@ -70,7 +76,12 @@ def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     window shrinks to the largest odd number that fits a small map. A constant map is all zero after scaling; two of
     them agree by 1.
     """
-    a, b = (wide(minmax(m)) for m in _pair(a, b))
+    return wide_ssim(*(minmax(m) for m in _pair(a, b)), window, sigma).float()
+
+
+def wide_ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """:func:`ssim` of ``(B, 1, h, w)`` of one size that are in [0, 1] already, in float64 and differentiable."""
+    a, b = wide(a), wide(b)
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be an odd number of pixels, got {window}")
     window = min(window, (min(a.shape[-2:]) - 1) // 2 * 2 + 1)
@@ -86,7 +97,7 @@ def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     shared = local(a * b) - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
     quality = (2 * mean_a * mean_b + c1) * (2 * shared + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return quality.mean((1, 2, 3)).float()
+    return quality.mean((1, 2, 3))
 
 
 class AgreementResult(NamedTuple):

@@ -32,13 +32,18 @@ class CausalResult:
 
 def row_pearson(a: Tensor, b: Tensor) -> Tensor:
     """``(B,)`` float32: Pearson's correlation of each row of two ``(B, n)``, in float64; 0 where a row is constant."""
+    return wide_pearson(a, b).float()
+
+
+def wide_pearson(a: Tensor, b: Tensor) -> Tensor:
+    """:func:`row_pearson` left in float64, and differentiable."""
     flat = (a == a[:, :1]).all(1) | (b == b[:, :1]).all(1)
     a, b = wide(a), wide(b)
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     product = (a * b).sum(1)
     norm = a.norm(dim=1) * b.norm(dim=1)
     flat = flat | (norm == 0)
-    return torch.where(flat, 0.0, product / norm.masked_fill(flat, 1.0)).clamp(-1, 1).float()
+    return torch.where(flat, 0.0, product / norm.masked_fill(flat, 1.0)).clamp(-1, 1)
 
 
 def _cellwise(net, pixel_values, maps, target, fill, insert, include_clean, max_steps, score, batch_size, progress):

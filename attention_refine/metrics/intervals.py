@@ -81,6 +81,37 @@ def bootstrap(values: Tensor, n_resamples: int = 1000, level: float = 0.95, seed
     return Interval(kept.mean().item(), low, high, level, len(kept), excluded)
 
 
+@dataclass(frozen=True)
+class Band:
+    """A mean curve ``value`` (p,) and its point-by-point interval ``low``..``high`` at ``level``, over ``count``."""
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+    level: float
+    count: int
+
+
+def bootstrap_band(curves: Tensor, n_resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Band:
+    """:func:`bootstrap` of every point of ``curves`` (n, p), each draw taking whole curves.
+
+    The interval holds for each point by itself, not for the curve as a whole.
+
+    Raises:
+        ValueError: not ``(n, p)`` with n of at least 1, or NaN.
+    """
+    _check(level, n_resamples)
+    curves = curves.detach().cpu().double()
+    if curves.ndim != 2 or len(curves) == 0 or bool(curves.isnan().any()):
+        raise ValueError(f"a band needs curves (n, points) without NaN, n at least 1, got {tuple(curves.shape)}")
+    means = []
+    for index in _resamples(len(curves), n_resamples, seed):
+        times = torch.zeros(index.shape, dtype=torch.float64).scatter_add_(1, index, torch.ones_like(index).double())
+        means.append(times @ curves / len(curves))
+    ends = torch.tensor([_percentiles(point, level) for point in torch.cat(means).unbind(1)], dtype=torch.float64)
+    return Band(curves.mean(0), ends[:, 0], ends[:, 1], level, len(curves))
+
+
 def bootstrap_statistic(
     statistic: Callable[..., Tensor],
     *samples: Tensor,

@@ -8,6 +8,9 @@ one that a distributed sampler repeated counts once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -36,129 +39,105 @@ from .thresholds import best_iou, box_overlaps, max_box_accuracy
 from .token_drop import token_insertion_and_deletion
 
 
-class Insertion(PerSampleMetric):
-    """See :func:`insertion`; ``update(net, pixel_values, maps, target=None, index=None)``, as all that take a net."""
-
-    higher_is_better = True
-    measure = staticmethod(insertion)
-    reads = {"insertion": "auc", "insertion_curve": "curve"}
-    tables = ("insertion_curve",)
-
-
-class Deletion(PerSampleMetric):
-    """See :func:`deletion`."""
-
-    higher_is_better = False
-    measure = staticmethod(deletion)
-    reads = {"deletion": "auc", "deletion_curve": "curve"}
-    tables = ("deletion_curve",)
-
-
-class InsertionAndDeletion(PerSampleMetric):
-    """See :func:`insertion_and_deletion`."""
-
-    measure = staticmethod(insertion_and_deletion)
-    reads = {
-        "insertion": "insertion.auc",
-        "insertion_curve": "insertion.curve",
-        "deletion": "deletion.auc",
-        "deletion_curve": "deletion.curve",
+def _metric(
+    name: str, measure: Callable[..., Any], reads: dict[str, str], better: bool | None = None, note: str = ""
+) -> type[PerSampleMetric]:
+    """The metric class of a function. ``better``: whether higher values are; a value that ends in "curve" is a row."""
+    known = {
+        "__doc__": f"See :func:`{measure.__name__}`. {note}".rstrip(),
+        "__module__": __name__,
+        "measure": staticmethod(measure),
+        "reads": reads,
+        "tables": tuple(value for value in reads if value.endswith("curve")),
+        "higher_is_better": better,
     }
-    tables = ("insertion_curve", "deletion_curve")
+    return type(name, (PerSampleMetric,), known)
 
 
-class TokenInsertionAndDeletion(PerSampleMetric):
-    """See :func:`token_insertion_and_deletion`."""
-
-    measure = staticmethod(token_insertion_and_deletion)
-    reads = {
-        "token_insertion": "insertion.auc",
-        "token_insertion_curve": "insertion.curve",
-        "token_deletion": "deletion.auc",
-        "token_deletion_curve": "deletion.curve",
-    }
-    tables = ("token_insertion_curve", "token_deletion_curve")
-
-
-class PixelFlipping(PerSampleMetric):
-    """See :func:`pixel_flipping`."""
-
-    measure = staticmethod(pixel_flipping)
-    reads = {"pixel_flipping": "auc", "pixel_flipping_aopc": "aopc", "pixel_flipping_curve": "curve"}
-    tables = ("pixel_flipping_curve",)
-
-
-class InsertionMining(PerSampleMetric):
-    """See :func:`insertion_mining`; ``update(net, pixel_values, maps, labels, index=None)``."""
-
-    higher_is_better = True
-    measure = staticmethod(insertion_mining)
-    reads = {
+# update(net, pixel_values, maps, target=None, index=None)
+Insertion = _metric("Insertion", insertion, {"insertion": "auc", "insertion_curve": "curve"}, True)
+Deletion = _metric("Deletion", deletion, {"deletion": "auc", "deletion_curve": "curve"}, False)
+BOTH = {
+    "insertion": "insertion.auc",
+    "insertion_curve": "insertion.curve",
+    "deletion": "deletion.auc",
+    "deletion_curve": "deletion.curve",
+}
+InsertionAndDeletion = _metric("InsertionAndDeletion", insertion_and_deletion, BOTH)
+TokenInsertionAndDeletion = _metric(
+    "TokenInsertionAndDeletion", token_insertion_and_deletion, {f"token_{name}": path for name, path in BOTH.items()}
+)
+PixelFlipping = _metric(
+    "PixelFlipping",
+    pixel_flipping,
+    {"pixel_flipping": "auc", "pixel_flipping_aopc": "aopc", "pixel_flipping_curve": "curve"},
+)
+InsertionMining = _metric(
+    "InsertionMining",
+    insertion_mining,
+    {
         "insertion_mining": "auc",
         "insertion_mining_accuracy": "accuracy_auc",
         "insertion_mining_curve": "curve",
         "insertion_mining_accuracy_curve": "accuracy_curve",
-    }
-    tables = ("insertion_mining_curve", "insertion_mining_accuracy_curve")
-
-
-class DAUC(PerSampleMetric):
-    """See :func:`dauc`; DC beside it."""
-
-    measure = staticmethod(dauc)
-    reads = {"dauc": "auc", "dc": "correlation", "dauc_curve": "curve"}
-    tables = ("dauc_curve",)
-
-
-class IAUC(PerSampleMetric):
-    """See :func:`iauc`; IC beside it."""
-
-    measure = staticmethod(iauc)
-    reads = {"iauc": "auc", "ic": "correlation", "iauc_curve": "curve"}
-    tables = ("iauc_curve",)
-
-
-class Confidence(PerSampleMetric):
-    """See :func:`confidence`: average drop, increase in confidence, and the drop of the complement."""
-
-    measure = staticmethod(confidence)
-    reads = {
+    },
+    True,
+    "``update(net, pixel_values, maps, labels, index=None)``.",
+)
+DAUC = _metric("DAUC", dauc, {"dauc": "auc", "dc": "correlation", "dauc_curve": "curve"}, note="DC beside it.")
+IAUC = _metric("IAUC", iauc, {"iauc": "auc", "ic": "correlation", "iauc_curve": "curve"}, note="IC beside it.")
+Confidence = _metric(
+    "Confidence",
+    confidence,
+    {
         "average_drop": "average_drop",
         "increase_in_confidence": "increase",
         "average_drop_deletion": "average_drop_deletion",
-    }
+    },
+    note="Average drop, increase in confidence, and the drop of the complement.",
+)
+Rationale = _metric("Rationale", rationale, {"comprehensiveness": "comprehensiveness", "sufficiency": "sufficiency"})
+ROAD = _metric("ROAD", road_combined, {"road": ""}, True)
 
+# update(maps, truth, image_size=None, index=None)
+IoU = _metric("IoU", iou, {"iou": ""}, True)
+BestThresholdIoU = _metric(
+    "BestThresholdIoU",
+    best_iou,
+    {"best_iou": "iou", "best_iou_threshold": "threshold", "best_iou_curve": "curve"},
+    True,
+)
+SoftIoU = _metric("SoftIoU", soft_iou, {"soft_iou": ""}, True)
+PointingGame = _metric(
+    "PointingGame",
+    pointing_with_centre,
+    {"pointing_game": "hit", "pointing_centre": "centre"},
+    True,
+    "The centre's own score beside it.",
+)
+EnergyInside = _metric("EnergyInside", energy_inside, {"energy_inside": ""}, True)
+MaskCorrelation = _metric("MaskCorrelation", mask_correlation, {"mask_correlation": ""}, True)
+MapAUROC = _metric("MapAUROC", map_auroc, {"map_auroc": ""}, True)
+MapAveragePrecision = _metric("MapAveragePrecision", map_average_precision, {"map_average_precision": ""}, True)
+AttributionMass = _metric("AttributionMass", attribution_mass, {"attribution_mass": ""}, True)
+AttributionDetail = _metric("AttributionDetail", attribution_detail, {"attribution_detail": ""})
 
-class Rationale(PerSampleMetric):
-    """See :func:`rationale`: comprehensiveness and sufficiency."""
-
-    measure = staticmethod(rationale)
-    reads = {"comprehensiveness": "comprehensiveness", "sufficiency": "sufficiency"}
-
-
-class ROAD(PerSampleMetric):
-    """See :func:`road_combined`."""
-
-    higher_is_better = True
-    measure = staticmethod(road_combined)
-    reads = {"road": ""}
-
-
-class IoU(PerSampleMetric):
-    """See :func:`iou`; ``update(maps, truth, image_size=None, index=None)``, as for all localisation measures."""
-
-    higher_is_better = True
-    measure = staticmethod(iou)
-    reads = {"iou": ""}
-
-
-class BestThresholdIoU(PerSampleMetric):
-    """See :func:`best_iou`."""
-
-    higher_is_better = True
-    measure = staticmethod(best_iou)
-    reads = {"best_iou": "iou", "best_iou_threshold": "threshold", "best_iou_curve": "curve"}
-    tables = ("best_iou_curve",)
+# update(maps, index=None)
+MeanActivation = _metric(
+    "MeanActivation",
+    mean_activation,
+    {"mean_activation": ""},
+    note="Lower is sparser; ``update(maps, feature_norm=None, index=None)``.",
+)
+Sparsity = _metric("Sparsity", sparsity, {"sparsity": ""}, note="Higher is sparser.")
+Entropy = _metric("Entropy", entropy, {"entropy": ""})
+Diversity = _metric("Diversity", diversity, {"diversity": ""})
+Agreement = _metric(
+    "Agreement",
+    compare,
+    {name: name for name in SIMILARITIES},
+    note="All measures of :mod:`agreement` of two maps of each image; ``update(maps, other_maps, index=None)``.",
+)
 
 
 class MaxBoxAccuracy(PerSampleMetric):
@@ -179,104 +158,6 @@ class MaxBoxAccuracy(PerSampleMetric):
             "max_box_accuracy": max_box_accuracy(overlaps, self.at).accuracy,
             "max_box_accuracy_count": (~overlaps.isnan().any(1)).sum(),
         }
-
-
-class SoftIoU(PerSampleMetric):
-    """See :func:`soft_iou`."""
-
-    higher_is_better = True
-    measure = staticmethod(soft_iou)
-    reads = {"soft_iou": ""}
-
-
-class PointingGame(PerSampleMetric):
-    """See :func:`pointing_game`; the centre's own score beside it."""
-
-    higher_is_better = True
-    measure = staticmethod(pointing_with_centre)
-    reads = {"pointing_game": "hit", "pointing_centre": "centre"}
-
-
-class EnergyInside(PerSampleMetric):
-    """See :func:`energy_inside`."""
-
-    higher_is_better = True
-    measure = staticmethod(energy_inside)
-    reads = {"energy_inside": ""}
-
-
-class MaskCorrelation(PerSampleMetric):
-    """See :func:`mask_correlation`."""
-
-    higher_is_better = True
-    measure = staticmethod(mask_correlation)
-    reads = {"mask_correlation": ""}
-
-
-class MapAUROC(PerSampleMetric):
-    """See :func:`map_auroc`."""
-
-    higher_is_better = True
-    measure = staticmethod(map_auroc)
-    reads = {"map_auroc": ""}
-
-
-class MapAveragePrecision(PerSampleMetric):
-    """See :func:`map_average_precision`."""
-
-    higher_is_better = True
-    measure = staticmethod(map_average_precision)
-    reads = {"map_average_precision": ""}
-
-
-class AttributionMass(PerSampleMetric):
-    """See :func:`attribution_mass`."""
-
-    higher_is_better = True
-    measure = staticmethod(attribution_mass)
-    reads = {"attribution_mass": ""}
-
-
-class AttributionDetail(PerSampleMetric):
-    """See :func:`attribution_detail`."""
-
-    measure = staticmethod(attribution_detail)
-    reads = {"attribution_detail": ""}
-
-
-class MeanActivation(PerSampleMetric):
-    """See :func:`mean_activation` (lower is sparser); ``update(maps, feature_norm=None, index=None)``."""
-
-    measure = staticmethod(mean_activation)
-    reads = {"mean_activation": ""}
-
-
-class Sparsity(PerSampleMetric):
-    """See :func:`sparsity` (higher is sparser)."""
-
-    measure = staticmethod(sparsity)
-    reads = {"sparsity": ""}
-
-
-class Entropy(PerSampleMetric):
-    """See :func:`entropy`."""
-
-    measure = staticmethod(entropy)
-    reads = {"entropy": ""}
-
-
-class Diversity(PerSampleMetric):
-    """See :func:`diversity`."""
-
-    measure = staticmethod(diversity)
-    reads = {"diversity": ""}
-
-
-class Agreement(PerSampleMetric):
-    """Two maps of each image by all four measures of :mod:`agreement`; ``update(maps, other_maps, index=None)``."""
-
-    measure = staticmethod(compare)
-    reads = {name: name for name in SIMILARITIES}
 
 
 class Classification(Metric):

@@ -24,7 +24,7 @@ All raise ValueError for a map with NaN or infinity (naming the samples), severa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,6 +74,20 @@ def _result(scores: StageScores, at: slice, counts: Sequence[int], total: int) -
     return PerturbationResult(trapezoid(curve, fractions), curve, fractions.float(), scores.target)
 
 
+def _curve(
+    net, pixel_values, rank: Tensor, n_steps: int, stage: Callable[[int, int], Stage], fill: Tensor, *scoring
+) -> PerturbationResult:
+    """One curve over ``stage(number of pixels moved, all pixels)``; ``scoring`` goes to :func:`score_stages`."""
+    total = rank.shape[1]
+    counts = counts_of(n_steps, total)
+    scores = score_stages(net, pixel_values, rank, [stage(n, total) for n in counts], [fill], *scoring)
+    return _result(scores, slice(None), counts, total)
+
+
+def _shown(count: int, total: int) -> Stage:
+    return Stage(0, count)
+
+
 def deletion(
     net: nn.Module,
     pixel_values: Tensor,
@@ -87,13 +101,9 @@ def deletion(
     progress: bool = False,
 ) -> PerturbationResult:
     """RISE deletion: from the clean image, the most attended pixels are replaced first. Lower is better."""
+    fill = fill_image(pixel_values, baseline, kernel)
     rank = pixel_ranks(pixel_values, maps)
-    total = rank.shape[1]
-    counts = counts_of(n_steps, total)
-    stages = [Stage(n, total) for n in counts]
-    fills = [fill_image(pixel_values, baseline, kernel)]
-    scores = score_stages(net, pixel_values, rank, stages, fills, target, score, batch_size, progress)
-    return _result(scores, slice(None), counts, total)
+    return _curve(net, pixel_values, rank, n_steps, Stage, fill, target, score, batch_size, progress)
 
 
 def insertion(
@@ -109,13 +119,9 @@ def insertion(
     progress: bool = False,
 ) -> PerturbationResult:
     """RISE insertion: into a blurred image, the most attended pixels are put back first. Higher is better."""
+    fill = fill_image(pixel_values, baseline, kernel)
     rank = pixel_ranks(pixel_values, maps)
-    total = rank.shape[1]
-    counts = counts_of(n_steps, total)
-    stages = [Stage(0, n) for n in counts]
-    fills = [fill_image(pixel_values, baseline, kernel)]
-    scores = score_stages(net, pixel_values, rank, stages, fills, target, score, batch_size, progress)
-    return _result(scores, slice(None), counts, total)
+    return _curve(net, pixel_values, rank, n_steps, _shown, fill, target, score, batch_size, progress)
 
 
 def insertion_and_deletion(
@@ -181,8 +187,5 @@ def pixel_flipping(
         rank = shuffled.expand_as(rank).contiguous()
     elif order != "most":
         raise ValueError(f"order {order!r} is not one of most, least, random")
-    counts = counts_of(n_steps, total)
-    stages = [Stage(n, total) for n in counts]
-    fills = [fill_image(pixel_values, baseline, kernel)]
-    scores = score_stages(net, pixel_values, rank, stages, fills, target, score, batch_size, progress)
-    return _result(scores, slice(None), counts, total)
+    fill = fill_image(pixel_values, baseline, kernel)
+    return _curve(net, pixel_values, rank, n_steps, Stage, fill, target, score, batch_size, progress)

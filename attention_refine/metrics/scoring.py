@@ -94,22 +94,26 @@ def forward_in_chunks(
 ) -> Tensor:
     """``read(logits, job indices)`` of every job, concatenated, where ``make(job indices)`` gives the images.
 
-    With ``batch_size=None`` the size grows while that pays: the next candidate gets a trial chunk if it is at most a
-    tenth of the jobs left, and is kept if it is 10 % quicker per image. The trial is part of the work: no extra
-    forward, and a bad one costs little. The size changes results by no more than the rounding of the network's own
-    kernels; give a ``batch_size`` where two runs must agree to the last bit.
+    With ``batch_size=None`` the size grows while that pays: after two chunks (the first at a size is slow: kernels are
+    chosen) the next candidate gets a trial chunk if it is at most a tenth of the jobs left, and is kept if it is 10 %
+    quicker per image. The trial is part of the work: no extra forward, and a bad one costs little. The size changes
+    results by no more than the rounding of the network's own kernels; give a ``batch_size`` where two runs must agree
+    to the last bit.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, or None to probe for a good one, got {batch_size}")
     size, *trials = [batch_size] if batch_size else CANDIDATES["cpu" if device.type == "cpu" else "other"]
-    quickest: float | None = None  # seconds an image at `size`, known once that was timed
+    # A single thread is timed by its own work, whatever else the machine does.
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    timed: list[float] = []  # seconds an image of the chunks of `size` so far
     results, done = [], 0
     with tqdm(total=jobs, disable=not progress, unit="image", leave=False) as bar:
         while done < jobs:
-            on_trial = quickest is not None and len(trials) > 0 and 10 * trials[0] <= jobs - done
+            on_trial = len(timed) > 1 and len(trials) > 0 and 10 * trials[0] <= jobs - done
             chunk = trials[0] if on_trial else size
             index = torch.arange(done, min(done + chunk, jobs), device=device)
-            started = time.perf_counter()
+            started = clock()
             try:
                 results.append(read(logits_of(net(make(index))).float(), index))
             except torch.cuda.OutOfMemoryError:
@@ -117,14 +121,14 @@ def forward_in_chunks(
                     raise
                 trials = []
                 continue
-            if on_trial or (trials and quickest is None):
+            if on_trial or (trials and len(timed) < 2):
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                seconds = (time.perf_counter() - started) / len(index)
+                seconds = (clock() - started) / len(index)
                 if not on_trial:
-                    quickest = seconds
-                elif seconds < 0.9 * quickest:
-                    size, quickest, trials = chunk, seconds, trials[1:]
+                    timed.append(seconds)
+                elif seconds < 0.9 * min(timed):
+                    size, timed, trials = chunk, [seconds], trials[1:]
                 else:
                     trials = []  # past its best a chunk only gets worse
             done += len(index)

@@ -2,8 +2,9 @@
 
 Tokens are taken out before the first block, after the position embeddings have been added, so a token left in still
 knows where it belongs and one left out is not seen at all. Serves networks of equal blocks over one sequence of patch
-tokens (timm and Hugging Face ViT, DeiT, CLIP, DINO, ...); windowed, pyramid, rotary and relative-position networks need
-their whole grid and are refused.
+tokens (timm and Hugging Face ViT, DeiT, CLIP, DINO, ...), those that hand each block its rotary positions among them
+(timm's EVA-02, DINOv3 in both libraries): the positions of the kept tokens are handed on. Windowed, pyramid and
+relative-position networks need their whole grid and are refused.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ from .scoring import (
     usual_chunk,
 )
 
+ROTARY = ("rope", "position_embeddings")  # how timm and transformers call what a block is given beside its tokens
+
 
 class _Gate:
-    """What passes into the first block: all tokens, or the prefix and those that ``keep`` (n, k) lists."""
+    """What passes into the blocks: all tokens, or the prefix and those that ``keep`` (n, k) lists."""
 
     def __init__(self):
         self.prefix = 0
+        self.tokens_in_all = 0
         self.keep: Tensor | None = None
         self.tokens: Tensor | None = None
 
@@ -50,9 +54,24 @@ class _Gate:
         tokens = torch.cat([tokens[:, : self.prefix], tokens.gather(1, where)], dim=1)
         return ((tokens, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": tokens})
 
+    def positions(self, module, args, kwargs):
+        """The rotary positions of the tokens kept, for any block."""
+        given = {name: kwargs[name] for name in ROTARY if kwargs.get(name) is not None}
+        if self.keep is None or not given:
+            return None
+        return args, kwargs | {name: self._rows(value) for name, value in given.items()}
 
-def first_block(net: nn.Module) -> nn.Module:
-    """The first of the longest run of modules of one kind: a transformer's first block.
+    def _rows(self, value: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        """``(N, d)`` as ``(n, 1, k, d)``, and ``(heads, N, d)`` as ``(n, heads, k, d)``; cosines and sines alike."""
+        if isinstance(value, tuple):
+            return tuple(self._rows(each) for each in value)
+        if value.ndim not in (2, 3) or value.shape[-2] != self.tokens_in_all:
+            raise ValueError(f"rotary positions {tuple(value.shape)} are not one row a patch of {self.tokens_in_all}")
+        return value[self.keep][:, None] if value.ndim == 2 else value[:, self.keep].transpose(0, 1)
+
+
+def blocks_of(net: nn.Module) -> list[nn.Module]:
+    """The longest run of modules of one kind: a transformer's blocks.
 
     Raises:
         ValueError: no two modules of one kind follow each other.
@@ -69,17 +88,20 @@ def first_block(net: nn.Module) -> nn.Module:
         raise ValueError(
             f"{type(net).__name__} has no run of equal blocks, so no tokens to drop: remove pixels instead"
         )
-    return max(runs, key=len)[0]
+    return max(runs, key=len)
 
 
 @contextmanager
 def _gated(net: nn.Module) -> Iterator[_Gate]:
     gate = _Gate()
-    handle = first_block(net).register_forward_pre_hook(gate, with_kwargs=True)
+    blocks = blocks_of(net)
+    handles = [block.register_forward_pre_hook(gate.positions, with_kwargs=True) for block in blocks]
+    handles.append(blocks[0].register_forward_pre_hook(gate, with_kwargs=True))
     try:
         yield gate
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _to_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -134,7 +156,7 @@ def token_insertion_and_deletion(
         gate.prefix = layout.prefix
         rank = removal_rank(_to_grid(maps, grid_of(gate.tokens, layout, size))).to(device)
         order = rank.argsort(1)  # tokens in descending order of the map
-        total = order.shape[1]
+        total = gate.tokens_in_all = order.shape[1]
         everyone = torch.arange(batch, device=device)
 
         def shown(owners: Tensor, keep: Tensor) -> Tensor:

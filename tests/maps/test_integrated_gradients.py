@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -39,37 +37,48 @@ def test_completeness_on_a_smooth_network(smooth, baseline):
     assert torch.allclose(found.sum((1, 2, 3)), gap, rtol=1e-3)
 
 
-def test_nested_nodes_equal_a_loop_and_take_no_gradient_twice(smooth):
-    """Of 3, 7 and 15 nodes in float64, one image and one node at a time."""
+def test_adaptive_nodes_equal_a_loop_and_take_no_gradient_twice(smooth):
+    """One image and one node at a time in float64: a node in the middle of the piece whose sum is off most."""
     pixels = 10 * torch.randn(2, 3, 8, 8, dtype=torch.float64)
     classes = torch.tensor([[0, 2], [3, 1]])
     forwarded = []
     hook = smooth.register_forward_pre_hook(lambda _, given: forwarded.append(given[0].detach().clone()))
-    found = maps.integrated_gradients_to_error(smooth, pixels, classes, tolerance=1e-9, steps=3, max_steps=15)
+    found = maps.integrated_gradients_to_error(smooth, pixels, classes, tolerance=1e-12, steps=3, max_steps=9)
     hook.remove()
-    assert (found.nodes == 15).all()
+    assert (found.nodes == 9).all()
     images = torch.cat(forwarded)
-    assert len(images) == 2 + 2 + 2 * 15  # the images, the baselines, the nodes
-    places = (1 - (torch.arange(1, 16, dtype=torch.float64) * torch.pi / 16).cos()) / 2
-    path = torch.cat([pixels[i : i + 1] * places.view(-1, 1, 1, 1) for i in range(2)])
-    gaps = torch.cdist(images[4:].flatten(1), path.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-    assert sorted(int(row.argmin()) for row in gaps) == list(range(30))
-    assert gaps.amin(1).max() < 1e-12
-    attempts = []
-    for count in (3, 7, 15):
-        loop = torch.zeros(2, 2, 8, 8, dtype=torch.float64)
-        for image in range(2):
-            every = [k * math.pi / (count + 1) for k in range(1, count + 1)]
-            for angle in every:
-                place, weight = (1 - math.cos(angle)) / 2, math.sin(angle) / sum(map(math.sin, every))
-                for t in range(2):
-                    x = (place * pixels[image : image + 1]).requires_grad_()
-                    (gradient,) = torch.autograd.grad(smooth(x)[0, classes[image, t]], x)
-                    loop[image, t] += weight * (pixels[image] * gradient[0]).sum(0)
-        attempts.append(loop)
-    off = torch.stack([(loop.sum((2, 3)) - found.gap).abs().amax(1) for loop in attempts])
-    best = torch.stack([attempts[int(off[:, image].argmin())][image] for image in range(2)])
-    torch.testing.assert_close(found.maps, best.to(found.maps), rtol=1e-5, atol=1e-8)
+    assert len(images) == 2 * 9  # the forwards of the gradients are the only ones
+    for image in range(2):
+        x = pixels[image : image + 1]
+
+        def at(place, x=x, image=image):
+            point = (place * x).requires_grad_()
+            scores = smooth(point)[0, classes[image]]
+            slopes = [torch.autograd.grad(s, point, retain_graph=True)[0] for s in scores]
+            return scores.detach(), torch.stack([g[0] * x[0] for g in slopes])
+
+        known = {place: at(place) for place in (0.0, 0.5, 1.0)}
+        gap = (known[1.0][0] - known[0.0][0]).abs()
+        attempts = []
+        while True:
+            places = sorted(known)
+            pieces = []
+            for a, b in zip(places, places[1:]):
+                attributed = (b - a) / 2 * (known[a][1] + known[b][1])
+                pieces.append((attributed, attributed.flatten(1).sum(1) - (known[b][0] - known[a][0]), (a + b) / 2))
+            error = sum(off for _, off, _ in pieces).abs()
+            attempts.append((error.max(), error, sum(off.abs() for _, off, _ in pieces), sum(p for p, _, _ in pieces)))
+            if len(known) == 9:
+                break
+            middle = max(pieces, key=lambda piece: (piece[1].abs() / gap).max())[2]
+            known[middle] = at(middle)
+        _, error, local, attributed = min(attempts, key=lambda attempt: attempt[0])
+        torch.testing.assert_close(found.maps[image], attributed.sum(1), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found.error[image], error, rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(found.local_error[image], local, rtol=1e-6, atol=1e-12)
+        for place in known:
+            gaps = (images - place * x).flatten(1).norm(dim=1)
+            assert int((gaps < 1e-9).sum()) == (2 if place == 0 else 1)  # the baseline is both images'
 
 
 def test_any_number_of_nodes_is_exact_where_the_gradient_is_linear_along_the_path():
@@ -78,7 +87,7 @@ def test_any_number_of_nodes_is_exact_where_the_gradient_is_linear_along_the_pat
             return torch.stack([(x.square() + x).flatten(1).sum(1), x.flatten(1).sum(1)], dim=1)
 
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    for count in (1, 2, 7):
+    for count in (2, 3, 7):
         found = maps.integrated_gradients_to_error(Quadratic(), x, 0, steps=count, tolerance=1e-9)
         assert (found.nodes == count).all()
         torch.testing.assert_close(found.maps[:, 0], (x.square() + x).sum(1), check_dtype=False)
@@ -93,22 +102,39 @@ def test_nodes_are_added_until_the_error_is_met(smooth):
     torch.testing.assert_close(result.gap, gap)
     torch.testing.assert_close(result.error, (result.maps.sum((2, 3)) - gap).abs())
     assert (result.error <= 1e-4 * gap.abs()).all()
+    assert (result.error <= result.local_error * (1 + 1e-9)).all()
     assert result.nodes[1] == 2 < result.nodes[2]
-    for i in range(3):  # each image stops by itself
-        alone = maps.integrated_gradients_to_error(smooth, pixels[i : i + 1], 1, tolerance=1e-4, steps=2, max_steps=400)
-        assert alone.nodes == result.nodes[i]
-        torch.testing.assert_close(alone.maps[0], result.maps[i])
+    for chunk_size in (None, 2, 1):  # each image stops by itself
+        again = maps.integrated_gradients_to_error(
+            smooth, pixels.flip(0), 1, tolerance=1e-4, steps=2, max_steps=400, chunk_size=chunk_size
+        )
+        assert torch.equal(again.nodes.flip(0), result.nodes)
+        torch.testing.assert_close(again.maps.flip(0), result.maps)
+
+
+def test_the_map_settles_on_the_integral_as_nodes_are_added(smooth):
+    pixels = 5 * torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    exact = maps.integrated_gradients(smooth, pixels, 1, steps=100, rule="gauss")
+    off, local = [], []
+    for count in (5, 20, 80):
+        found = maps.integrated_gradients_to_error(smooth, pixels, 1, tolerance=1e-15, max_steps=count)
+        off.append(float((found.maps - exact).norm() / exact.norm()))
+        local.append(float(found.local_error.sum()))
+    assert off[0] > 4 * off[1] > 16 * off[2] and local[0] > 4 * local[1] > 16 * local[2]
 
 
 def test_an_error_that_is_not_met_is_reported(cnn):
     pixels = 5 * torch.randn(2, 3, 32, 32)
-    strict = maps.integrated_gradients_to_error(cnn, pixels, tolerance=1e-9, steps=2, max_steps=22)
-    assert (strict.nodes == 11).all()  # 2, 3 and 6 more; 23 would be too many
+    strict = maps.integrated_gradients_to_error(cnn, pixels, tolerance=1e-9, steps=2, max_steps=11)
+    assert (strict.nodes == 11).all()
     assert (strict.error > 1e-9 * strict.gap.abs()).any()
     loose = maps.integrated_gradients_to_error(cnn, pixels, tolerance=1e9, steps=2)
     assert (loose.nodes == 2).all() and (strict.error.amax(1) <= loose.error.amax(1)).all()
-    by_pixel = maps.integrated_gradients_to_error(cnn, pixels, tolerance=1e9, steps=2, chunk_size=1)
-    torch.testing.assert_close(by_pixel.maps, loose.maps, rtol=1e-4, atol=1e-6)
+    predicted = cnn(pixels).argmax(1)
+    by_image = maps.integrated_gradients_to_error(cnn, pixels, predicted, tolerance=1e9, steps=2, chunk_size=1)
+    torch.testing.assert_close(by_image.maps, loose.maps, rtol=1e-4, atol=1e-6)
+    by_score = maps.integrated_gradients_to_error(cnn, pixels, lambda logits: logits[:, :2], steps=3, max_steps=5)
+    assert by_score.maps.shape == (2, 2, 32, 32) and by_score.error.shape == (2, 2)
 
 
 def test_baselines():
@@ -137,6 +163,6 @@ def test_bad_options(cnn):
     for options in ({"steps": 0}, {"rule": "simpson"}):
         with pytest.raises(ValueError):
             maps.integrated_gradients(cnn, pixels, **options)
-    for options in ({"tolerance": 0}, {"max_steps": 4}, {"steps": 0}):
+    for options in ({"tolerance": 0}, {"max_steps": 4}, {"steps": 1}):
         with pytest.raises(ValueError):
             maps.integrated_gradients_to_error(cnn, pixels, **options)

@@ -52,6 +52,22 @@ def test_bootstrap_covers():
     assert 165 <= truth <= 195  # 0.9 of 200, four deviations either way
 
 
+def test_a_band_is_the_interval_of_every_point():
+    curves = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    band = metrics.bootstrap_band(curves, 500, level=0.9, seed=3)
+    for point in range(4):
+        alone = metrics.bootstrap(curves[:, point], 500, level=0.9, seed=3)
+        assert float(band.value[point]) == pytest.approx(alone.value)
+        assert float(band.low[point]) == pytest.approx(alone.low)
+        assert float(band.high[point]) == pytest.approx(alone.high)
+    assert (band.level, band.count) == (0.9, 30)
+    one = metrics.bootstrap_band(curves[:1])
+    torch.testing.assert_close(one.low, one.high)
+    for bad in (curves[0], curves[:0], curves.clone().fill_(torch.nan)):
+        with pytest.raises(ValueError, match="a band needs curves"):
+            metrics.bootstrap_band(bad)
+
+
 def test_bootstrap_of_a_statistic():
     logits, labels = torch.randn(60, 4), torch.randint(4, (60,))
     whole = metrics.bootstrap_statistic(metrics.f1, logits, labels, n_resamples=200)

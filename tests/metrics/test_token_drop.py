@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from attention_refine import metrics
+from attention_refine.metrics.token_drop import _Gate
 
 
 class PlainViT(nn.Module):
@@ -137,6 +138,64 @@ def test_refusals(photos, net):
     with pytest.raises(ValueError, match="part of its tokens"):
         metrics.token_insertion(fixed, images, maps, n_steps=6)
     assert not fixed.blocks[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rotary_positions_stay_with_their_tokens(mixed):
+    """Against the whole sequence under an attention mask, from which the class token cannot tell who was left out."""
+    eva = pytest.importorskip("timm.models.eva")
+    torch.manual_seed(0)
+    net = eva.Eva(
+        img_size=40, patch_size=8, num_classes=4, global_pool="token", embed_dim=32, depth=3, num_heads=2,
+        use_abs_pos_emb=False, use_rot_pos_emb=True, rope_type="mixed" if mixed else "cat",
+    ).eval()  # fmt: skip
+    images, maps = torch.randn(2, 3, 40, 40), torch.rand(2, 1, 5, 5)
+    found = metrics.token_insertion_and_deletion(net, images, maps, n_steps=5, score="logit")
+    order = maps.flatten(1).argsort(1, descending=True)
+    for step in range(6):
+        for kept, curve in (
+            (order[:, : 5 * step], found.insertion.curve),
+            (order[:, 5 * step :], found.deletion.curve),
+        ):
+            seen = torch.zeros(2, 26, dtype=torch.bool)
+            seen[:, 0] = True
+            seen.scatter_(1, 1 + kept, True)
+            with torch.no_grad():
+                mask = seen[:, None, None].expand(-1, 1, 26, -1)
+                logits = net.forward_head(net.forward_features(images, attn_mask=mask))
+            expected = logits.gather(1, found.insertion.target[:, None])[:, 0]
+            torch.testing.assert_close(curve[:, step], expected, atol=1e-5, rtol=1e-5)
+    assert not any(block._forward_pre_hooks for block in net.blocks)
+
+
+def test_rotary_positions_of_another_length_are_refused():
+    gate = _Gate()
+    gate.tokens_in_all, gate.keep = 25, torch.tensor([[1, 2]])
+    with pytest.raises(ValueError, match=r"\(28, 8\) are not one row a patch of 25"):
+        gate.positions(None, (), {"rope": torch.zeros(28, 8)})
+
+
+def test_rotary_positions_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DINOv3ViTConfig(
+        image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        num_register_tokens=2, num_labels=4,
+    )  # fmt: skip
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.head = transformers.DINOv3ViTModel(config), nn.Linear(24, 4)
+
+        def forward(self, pixel_values):
+            return self.head(self.trunk(pixel_values).last_hidden_state[:, 0])
+
+    net = Classifier().eval()
+    images, maps = torch.randn(2, 3, 32, 32), torch.rand(2, 1, 4, 4)
+    found = metrics.token_insertion_and_deletion(net, images, maps, n_steps=16)
+    clean = net(images).softmax(1).max(1).values.detach()
+    torch.testing.assert_close(found.insertion.curve[:, -1], clean, atol=1e-6, rtol=1e-5)
+    assert found.insertion.curve.isfinite().all() and found.insertion.curve[:, 1:-1].std() > 0
 
 
 def test_timm_and_transformers():
