@@ -8,6 +8,7 @@ import io
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -18,7 +19,8 @@ from attention_refine.data import prepare
 from attention_refine.evaluation import compare, evaluate
 from attention_refine.overlay import outline, overlay
 from attention_refine.report import write_report
-from attention_refine.report.gallery import galleries, gallery
+from attention_refine.report.figures import chart, perturbation_charts
+from attention_refine.report.gallery import CUE_LINE, galleries, gallery
 
 EVIL = "<script>alert('x')</script>"
 CLASSES = [EVIL, *shapes.CLASSES[1:]]
@@ -159,6 +161,22 @@ def test_charts_take_the_pages_colour(text):
     assert len(identifiers) == len(set(identifiers))  # clip paths of one chart must not cut another
 
 
+def test_a_curve_with_an_interval_has_a_band_round_its_line():
+    x, y = [0.0, 0.5, 1.0], [0.1, 0.4, 0.8]
+    plain = chart({"a": (x, y)}, "t", "x")
+    banded = chart({"a": (x, y, [0.0, 0.3, 0.7], [0.2, 0.5, 0.9])}, "t", "x")
+    assert "FillBetween" in banded and "FillBetween" not in plain and "fill-opacity: 0.18" in banded
+
+
+def test_the_curves_of_a_report_have_their_intervals(text, evaluations):
+    assert text.count("FillBetween") >= 2 * len(evaluations)  # insertion and deletion
+    assert "Shaded: the bootstrap interval" in text
+    older = {"insertion": {"fractions": [0.0, 1.0], "mean": [0.1, 0.9], "count": 3}}
+    without = replace(evaluations["plain"], curves={"model": older})
+    (svg,) = perturbation_charts({"plain": without})
+    assert "share of pixels shown" in svg and "FillBetween" not in svg
+
+
 def test_evaluations_of_other_images_stand_side_by_side_uncompared(tmp_path, models, data, evaluations):
     other = evaluate(models["plain"], data.select(range(5)), measures=["accuracy"], progress=False)
     page = Page(write_report(tmp_path / "r.html", {"a": evaluations["plain"], "b": other}).read_text())
@@ -184,7 +202,8 @@ def test_gallery_shows_the_images_maps_and_predictions(models, data, evaluations
     assert gallery({"plain": model}, data, [3], {"plain": named})[0].file == "row 3, b.png"
     assert row.cells[0].note == f"IoU with the object {sample['model/iou']:.2f}"
     raw = data[3]["image"].convert("RGB")
-    assert row.picture.tobytes() == outline(raw, prepared[3]["mask"]).tobytes()
+    lined = outline(outline(raw, prepared[3]["mask"]), prepared[3]["cue"], colour=CUE_LINE)
+    assert row.picture.tobytes() == lined.tobytes()
     made = maps.grad_cam(model, prepared[3]["pixel_values"][None])[0]
     assert row.cells[0].picture.tobytes() == overlay(raw.convert("L"), made, alpha=0.55).tobytes()
 
@@ -204,3 +223,35 @@ def test_galleries_choose_best_worst_and_most_changed(models, data, evaluations,
     assert rows("largest losses") == gain.sort().indices[:2].tolist()
     with pytest.raises(ValueError, match="without streaming"):
         gallery(models, data.to_iterable_dataset(), [0])
+
+
+def test_strips_show_the_iterations_of_darc_and_of_nothing_else(models, data, tmp_path):
+    """Image, first map, and three pictures an iteration; what is not hidden is the image's own."""
+    from attention_refine import DARC
+    from attention_refine.overlay import denormalize
+    from attention_refine.report import strips
+    from attention_refine.report.strips import strip
+
+    plain = dict(models)
+    assert strips(plain, data) == {}
+    text = write_report(tmp_path / "plain.html", {}, strips=strips(plain, data)).read_text()
+    assert "Predicting what is hidden" not in text
+    torch.manual_seed(0)
+    refined = wrap(
+        timm.create_model("test_resnet", num_classes=6), "abn", [DARC(iterations=2, width=16, min_cells=1.0)],
+        labels=CLASSES, preprocessing={"input_size": [3, 64, 64]},
+    )  # fmt: skip
+    made = strips({**plain, EVIL: refined}, data, count=2)
+    assert list(made) == [EVIL] and [len(frames) for frames in made[EVIL]] == [8, 8]
+    captions = [frame.caption for frame in made[EVIL][0]]
+    assert captions[:4] == ["image", "map before", "hidden 1", captions[3]] and captions[-1] == "map 2"
+    page = Page(write_report(tmp_path / "strips.html", {}, strips=made).read_text())
+    assert "Predicting what is hidden" in page.text and EVIL in page.text
+    assert sum(tag == "img" for tag, _ in page.tags) == 16 and not any(tag == "script" for tag, _ in page.tags)
+
+    pixels = prepare(data, refined.preprocessing, class_names=CLASSES)[0]["pixel_values"]
+    frames = strip(refined.eval(), pixels, refined.preprocessing)
+    hidden = refined.objectives["darc"].occlusion.hide(pixels[None], turn=(0, 0))[0, 0].numpy()
+    image, filled = (np.array(each.picture) for each in (frames[0], frames[3]))
+    assert (image == filled)[~hidden].all() and not (image == filled)[hidden].all()
+    assert frames[0].picture.tobytes() == denormalize(pixels, refined.preprocessing).tobytes()

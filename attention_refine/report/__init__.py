@@ -2,5 +2,6 @@
 
 from .gallery import galleries
 from .page import write_report
+from .strips import strips
 
-__all__ = ["galleries", "write_report"]
+__all__ = ["galleries", "strips", "write_report"]

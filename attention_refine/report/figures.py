@@ -12,14 +12,18 @@ from attention_refine.evaluation.measures import MEASURES
 # Told apart by lightness as well as hue, and each legible on white and on near-black.
 LINES = ("#3b7dc4", "#d2691e", "#2a9d6f", "#b0579c", "#a08a1c", "#c0504d")
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
+SHOWING = ("insertion", "token_insertion", "insertion_mining", "iauc")  # their curves start from nothing
 
-Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Series = Mapping[str, tuple[Sequence[float], ...]]
 
 
 def chart(
     series: Series, title: str, x_label: str, y_label: str = "", y_range: tuple[float, float] | None = None
 ) -> str:
-    """``{name: (x, y)}`` as lines, an ``<svg>`` element. The order of the names decides the colours."""
+    """``{name: (x, y)}`` as lines, an ``<svg>`` element; ``(x, y, low, high)`` has a band round its line.
+
+    The order of the names decides the colours.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -31,7 +35,9 @@ def chart(
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.2, 2.6), layout="constrained")
         axes = figure.add_subplot()
-        for number, (_, (x, y)) in enumerate(series.items()):
+        for number, (x, y, *band) in enumerate(series.values()):
+            if band:
+                axes.fill_between(x, *band, color=LINES[number % len(LINES)], alpha=0.18, linewidth=0)
             axes.plot(x, y, color=LINES[number % len(LINES)], linewidth=1.8, marker="o" if len(x) < 25 else None,
                       markersize=3, linestyle="-" if number < len(LINES) else "--")  # fmt: skip
         axes.set_title(title)
@@ -77,16 +83,19 @@ def training_charts(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> lis
 
 
 def perturbation_charts(evaluations: Mapping[str, Any], map_name: str = "model") -> list[str]:
-    """A chart of the mean curve of every perturbation measure that any of the evaluations has for that map."""
+    """A chart of the mean curve and its interval for every perturbation measure that an evaluation has of that map."""
     measures = list(dict.fromkeys(m for e in evaluations.values() for m in e.curves.get(map_name, {})))
     charts = []
     for measure in measures:
         series = {}
         for name, evaluation in evaluations.items():
             curve = evaluation.curves.get(map_name, {}).get(measure)
-            series[name] = (curve["fractions"], curve["mean"]) if curve else ((), ())
+            # results of earlier versions have no interval
+            band = (curve["low"], curve["high"]) if curve and "low" in curve else ()
+            series[name] = (curve["fractions"], curve["mean"], *band) if curve else ((), ())
         better = "higher is better" if MEASURES[measure].higher_is_better else "lower is better"
-        shown = "share of pixels shown" if measure in ("insertion", "iauc") else "share of pixels removed"
+        what = "tokens" if measure.startswith("token") else "pixels"
+        shown = f"share of {what} {'shown' if measure in SHOWING else 'removed'}"
         charts.append(chart(series, f"{MEASURES[measure].title} ({better})", shown, "probability of the class"))
     return charts
 

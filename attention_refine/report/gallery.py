@@ -19,6 +19,7 @@ from attention_refine.evaluation.measures import MEASURES
 from attention_refine.evaluation.results import Evaluation
 from attention_refine.overlay import denormalize, outline, overlay
 
+CUE_LINE = (255, 60, 50)
 # What says best whether a map of an image is good, in this order, where it was measured.
 DECISIVE = ("mask_correlation", "iou", "box_iou", "energy_inside", "insertion")
 
@@ -36,7 +37,7 @@ class GalleryCell:
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """An image, outlined where there is ground truth, its label and file, and a cell for every model."""
+    """An image, object and cue outlined where they are known, its label and file, and a cell for every model."""
 
     picture: Image.Image
     label: str
@@ -64,7 +65,7 @@ def gallery(
     columns: dict[str, list[GalleryCell]] = {}
     rows: list[tuple[Image.Image, str, str]] = []
     for name, model in models.items():
-        prepared, preprocessing = _prepared(model, dataset)
+        prepared, preprocessing = prepared_for(model, dataset)
         classes = list(getattr(prepared, "class_names", None) or model.labels)
         judge = Judge(
             model, {}, map_sources(["model"]), multi_label=False, perturbed=(), n_steps=1, seed=0, classes=0
@@ -83,7 +84,7 @@ def gallery(
             note = _note(evaluations, name, measure, position)
             columns[name].append(GalleryCell(name, drawn, words, predicted == true, note))
             if len(columns) == 1:
-                outlined = outline(picture, item.get("mask"))
+                outlined = outline(outline(picture, item.get("mask")), item.get("cue"), colour=CUE_LINE)
                 rows.append((outlined, ", ".join(classes[i] for i in true), _where(evaluations, name, position, index)))
     return [GalleryRow(*row, [columns[name][at] for name in models]) for at, row in enumerate(rows)]
 
@@ -139,7 +140,7 @@ def _note(evaluations: Mapping[str, Evaluation] | None, name: str, measure: str 
     return "" if value is None else f"{MEASURES[measure].title} {value:.2f}".replace("-", "−")
 
 
-def _prepared(model: nn.Module, dataset: Any) -> tuple[Any, dict[str, Any]]:
+def prepared_for(model: nn.Module, dataset: Any) -> tuple[Any, dict[str, Any]]:
     """Items for the model, and the preprocessing they had."""
     if isinstance(dataset, datasets.Dataset):
         names = list(model.labels)

@@ -19,6 +19,7 @@ from attention_refine.evaluation.results import Evaluation
 from attention_refine.overlay import legend
 from attention_refine.report.figures import colour_of, perturbation_charts, training_charts
 from attention_refine.report.gallery import GalleryRow
+from attention_refine.report.strips import Frame
 from attention_refine.training.checkpoints import atomic_text
 
 CORRECTED = 0.05  # differences with a corrected p-value below it are marked
@@ -51,6 +52,7 @@ def write_report(
     *,
     histories: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     galleries: Mapping[str, Sequence[GalleryRow]] | None = None,
+    strips: Mapping[str, Sequence[Sequence[Frame]]] | None = None,
     title: str = "Attention report",
     config: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -61,6 +63,7 @@ def write_report(
             compared only where they are of the same images. May be empty (training curves alone).
         histories: ``TrainingResult.history`` by the models' names.
         galleries: rows of pictures by title: see :func:`attention_refine.gallery.galleries`.
+        strips: DARC's iterations by the models' names: see :func:`attention_refine.report.strips.strips`.
         config: what the run was told, shown folded up.
     """
     import jinja2
@@ -83,12 +86,14 @@ def write_report(
         map_tables=[
             (name, *_maps(evaluation)) for name, evaluation in evaluations.items() if len(_judged(evaluation)) > 1
         ],
+        energies=any(name.startswith("energy_") for e in evaluations.values() for name in e.settings["measures"]),
         why_not=why_not,
         compared=comparison is not None,
         training=training_charts(_all_of(every, histories)) if histories else [],
         curves=perturbation_charts({name: evaluations[name] for name in names}) if names else [],
         perturbed=_perturbed(evaluations),
         galleries=galleries or {},
+        strips=strips or {},
         legend=legend(),
         config=json.dumps(config, indent=2, default=str) if config else "",
         settings=json.dumps({n: _settings(e) for n, e in evaluations.items()}, indent=2) if evaluations else "",

@@ -1,0 +1,44 @@
+"""Losses over a hidden region: of its pixels, of the features there, and against the regions of other images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..maps.conditions import full_precision
+
+
+def mean_over(values: Tensor, weights: Tensor) -> Tensor:
+    """``(B,)``: the mean of ``values (B, C, h, w)`` over channels and locations, weighted by ``(B, 1, h, w)``."""
+    weights = weights.to(values.dtype)
+    return (values * weights).flatten(1).sum(1) / (weights.flatten(1).sum(1) * values.shape[1])
+
+
+def pixel_errors(found: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
+    """``(B,)``: the mean squared error of images ``(B, 3, H, W)`` over the pixels of ``hidden (B, 1, H, W)``."""
+    return mean_over((full_precision(found) - full_precision(truth)).square(), hidden)
+
+
+def cells(hidden: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """``(B, 1, h, w)``: the share of each cell of a grid that is hidden."""
+    return F.adaptive_avg_pool2d(hidden.float(), grid)
+
+
+def feature_errors(found: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
+    """``(B,)``: squared distance of features ``(B, C, h, w)`` of length 1 over the cells of ``hidden (B, 1, H, W)``."""
+    found, truth = (F.normalize(full_precision(each), dim=1) for each in (found, truth))
+    distance = (found - truth).square().sum(1, keepdim=True)
+    return mean_over(distance, cells(hidden, tuple(truth.shape[2:])))
+
+
+def pooled(feature: Tensor, hidden: Tensor) -> Tensor:
+    """``(B, C)``: the mean of a feature ``(B, C, h, w)`` over the cells of ``hidden (B, 1, H, W)``."""
+    shares = cells(hidden, tuple(feature.shape[2:]))
+    return (feature * (shares / shares.sum((2, 3), keepdim=True)).to(feature.dtype)).sum((2, 3))
+
+
+def info_nce(predicted: Tensor, true: Tensor, temperature: float) -> Tensor:
+    """``(B,)``: cross-entropy of finding each row of ``predicted (B, D)`` its own in ``true``, by cosine."""
+    scores = F.normalize(full_precision(predicted), dim=1) @ F.normalize(full_precision(true), dim=1).T
+    return F.cross_entropy(scores / temperature, torch.arange(len(scores), device=scores.device), reduction="none")
