@@ -1,26 +1,26 @@
-"""What a saved model is, from its config and the header of its weights: nothing is built, no weight is read."""
+"""What a saved model is, from its config and the header of its weights: no weight is read, or fetched from the Hub."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from .hub import WEIGHTS, CheckpointError, checkpoint_folder, read_config
+from .hub import peek
 
 
-def describe(source: str | Path) -> str:
+def describe(source: str | Path, **options: Any) -> str:
     """A few lines on a saved model: backbone, site, head, objectives, classes, input, parameters.
 
     Args:
         source: a folder or a Hub id.
+        options: ``revision``, ``token`` and the like, as :func:`attention_refine.hub.peek` takes them.
 
     Raises:
         CheckpointError: it is no whole checkpoint.
     """
-    folder = checkpoint_folder(source)
-    config = read_config(folder)
+    found = peek(source, **options)
+    config = found.config
     backbone, site, head = config["backbone"], config["site"], config["head"]
     lines = {
         "backbone": f"{backbone['name']} ({backbone['source']}), {_origin(backbone['origin'])}",
@@ -29,9 +29,11 @@ def describe(source: str | Path) -> str:
         "objectives": ", ".join(_with_options(each) for each in config["objectives"]) or "none",
         "classes": _classes(config["labels"]),
         "input": _input(config["preprocessing"]),
-        "parameters": _parameters(folder / WEIGHTS),
+        "parameters": _parameters({key: entry.shape for key, entry in found.header.items()}),
         "written by": f"attention-refine {config['library_version']}",
     }
+    if len(found.names) > 1:
+        lines["files"] = f"{len(found.names)} shards"
     wide = max(map(len, lines))
     return "\n".join(f"{name:<{wide}}  {value}" for name, value in lines.items())
 
@@ -58,15 +60,10 @@ def _input(preprocessing: dict) -> str:
     return f"{size}, {preprocessing['interpolation']}, crop {preprocessing['crop_pct']:g}"
 
 
-def _parameters(path: Path) -> str:
-    try:
-        with safe_open(path, "pt") as header:
-            sizes = {key: math.prod(header.get_slice(key).get_shape()) for key in header.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy or download it again") from error
+def _parameters(shapes: dict[str, tuple[int, ...]]) -> str:
     parts: dict[str, int] = {}
-    for key, size in sizes.items():
+    for key, shape in shapes.items():
         part = key.split(".")[0]
-        parts[part] = parts.get(part, 0) + size
+        parts[part] = parts.get(part, 0) + math.prod(shape)
     whole = f"{sum(parts.values()) / 1e6:.2f} M"
     return f"{whole} ({', '.join(f'{part} {size / 1e6:.2f} M' for part, size in parts.items())})"

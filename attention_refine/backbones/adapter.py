@@ -87,7 +87,7 @@ class Backbone(nn.Module):
         """Find or check a site for a head; the answer is returned, not kept."""
         if name == "auto":
             return find_site(self.net, self.example(), where)
-        return check_site(self.net, self.example(), name, mechanism)
+        return check_site(self.net, self.example(), name, mechanism, where)
 
     @torch.compiler.disable  # stopping and answering are no graph; see the class
     def features(self, pixel_values: Tensor) -> Feature:

@@ -47,12 +47,12 @@ class ClassRowGain(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             query, key = (kwargs.get(n, args[i] if i < len(args) else None) for i, n in enumerate(("query", "key")))
-            if self._concerns(len(query), query.ndim, query.shape[-2], key.shape[-2]):
+            if self._concerns(query.shape[0], query.ndim, query.shape[-2], key.shape[-2]):
                 self.calls += 1
                 return self._fused(func, args, kwargs)
         elif func in _SOFTMAX:
             logits = kwargs.get("input", args[0] if args else None)
-            if logits.ndim >= 3 and self._concerns(len(logits), logits.ndim, *logits.shape[-2:]):
+            if logits.ndim >= 3 and self._concerns(logits.shape[0], logits.ndim, *logits.shape[-2:]):
                 self.calls += 1
                 logits = torch.cat(
                     [logits[..., :1, :] + self._bias(logits, logits.shape[-1]), logits[..., 1:, :]], dim=-2
@@ -64,13 +64,13 @@ class ClassRowGain(TorchFunctionMode):
 
     def _concerns(self, batch: int, rank: int, queries: int, keys: int) -> bool:
         before = keys - self.row.shape[1]
-        if batch != len(self.row) or rank < 3:
+        if rank < 3 or batch != self.row.shape[0]:  # shape, not len: torch.export leaves the batch open
             return False
         return 0 <= before < MAX_PREFIX if queries == 1 else queries == keys and before == self.prefix > 0
 
     def _bias(self, like: Tensor, keys: int) -> Tensor:
         row = F.pad(self.row, (keys - self.row.shape[1], 0)).to(like.dtype)
-        return row.view(len(row), *[1] * (like.ndim - 2), keys)
+        return row.view(row.shape[0], *[1] * (like.ndim - 2), keys)
 
     def _fused(self, func, args, kwargs):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")

@@ -13,6 +13,7 @@ class FramesFirst(nn.Module):
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net
+        self.training = net.training
 
     def forward(self, pixel_values: Tensor) -> Any:
         return self.net(pixel_values.transpose(1, 2))

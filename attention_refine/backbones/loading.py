@@ -14,6 +14,7 @@ from torch import nn
 
 from .clips import FramesFirst
 from .pooling import PatchPooling
+from .resolution import Resolution
 from .spec import NotRebuildable, describe, library_of
 from .transformers_spec import image_classifiers, video_classifiers
 
@@ -166,6 +167,8 @@ def _rebuilt(net: nn.Module, num_labels: int) -> nn.Module:
         config.num_labels = num_labels
         fresh = type(inner)(config)
         fresh.config._name_or_path = inner.config._name_or_path
+        if spec.resolution is not None:
+            Resolution.from_dict(spec.resolution).apply(fresh)
         fresh = FramesFirst(fresh) if isinstance(net, FramesFirst) else fresh
     fresh = fresh.to(next(net.parameters()).device)
     new = fresh.state_dict()

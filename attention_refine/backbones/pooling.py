@@ -1,8 +1,8 @@
-"""A linear classifier on the mean of a network's last grid, where it has none or one that ignores patches."""
+"""Classifiers on the mean of a network's last grid: made where it has none, recognised where it has one."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from .probe import UnsupportedBackbone
 from .scopes import output_hook, own_randomness, quiet
 from .sites import Site
 from .trace import image_size_of, trace
+
+if TYPE_CHECKING:
+    from .adapter import Backbone, Feature
 
 
 class PatchPooling(nn.Module):
@@ -76,3 +79,29 @@ class PatchPooling(nn.Module):
         channels = to_grid(first_tensor(last.output), last.layout, image_size_of(noise)).shape[1]
         made = cls(net, Site(last.name, last.layout), channels, num_labels)
         return made.to(device=pixel_values.device, dtype=pixel_values.dtype).train(net.training)
+
+
+def classifier_of_the_mean(backbone: Backbone, feature: Feature, classes: int) -> tuple[Tensor, Tensor] | None:
+    """``W (classes, C)`` and ``b (classes,)`` where the logits are ``W mean + b`` of the grid at the site.
+
+    Recognised by its numbers, on a grid of noise in the feature's place, not by the network's family. ``None`` for a
+    network that normalises what it pooled, or looks at something else.
+
+    Args:
+        backbone: in evaluation mode.
+        feature: an example at the site.
+    """
+    with torch.no_grad(), own_randomness(feature.grid.device):
+        noise = torch.randn_like(feature.grid)
+        logits = backbone.resume(feature.with_grid(noise))
+    mean = noise.flatten(2).mean(2)
+    shape = (classes, mean.shape[1])
+    for module in backbone.net.modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(module, (nn.Linear, nn.Conv2d)) or weight.flatten(1).shape != shape:
+            continue
+        weight = weight.detach().flatten(1)
+        bias = weight.new_zeros(classes) if module.bias is None else module.bias.detach()
+        if torch.allclose(nn.functional.linear(mean, weight, bias), logits, rtol=1e-3, atol=1e-4 * float(logits.std())):
+            return weight, bias
+    return None

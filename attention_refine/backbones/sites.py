@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from ..layouts import Layout
+from .outputs import first_tensor
 from .probe import MECHANISMS, Probe, UnsupportedBackbone
 from .scopes import own_randomness, quiet
 from .trace import Candidate
@@ -69,7 +70,8 @@ def find_site(net: nn.Module, pixel_values: Tensor, where: str = "before_last_st
     Args:
         net: any classifier.
         pixel_values: an example batch, used for its shape, device and type only.
-        where: ``"before_last_stage"``, or ``"last"`` to start from the last grid before pooling.
+        where: ``"before_last_stage"``, or ``"last"`` to start from the last grid before pooling; ``"last_grid"`` is the
+            last one whether or not the logits feel it, for a head that pools and classifies by itself.
 
     Raises:
         UnsupportedBackbone: none of them moves the logits.
@@ -79,6 +81,9 @@ def find_site(net: nn.Module, pixel_values: Tensor, where: str = "before_last_st
         last = _last_cut(probe)
         if last is None:
             raise UnsupportedBackbone(_no_site(net, probe))
+        if where == "last_grid":
+            last = _inside(probe, last)
+            return Site(last.name, last.layout)
         found = _before_last_stage(probe, last) if where == "before_last_stage" else None
         found = found or _on_last_grid(probe, last, FELT) or _in_attention(probe) or _on_last_grid(probe, last, FAINT)
         if found is None:
@@ -94,6 +99,16 @@ def _last_cut(probe: Probe) -> Candidate | None:
         if probe.is_cut(candidate):
             return candidate
     return None
+
+
+def _inside(probe: Probe, last: Candidate) -> Candidate:
+    """The same feature where it is read: a container may return it beside what it pooled from it."""
+    feature = first_tensor(last.output)
+    for candidate in reversed(probe.candidates):
+        same = first_tensor(candidate.output)
+        if same.shape == feature.shape and same.equal(feature) and probe.is_cut(candidate) and probe.is_read(candidate):
+            return candidate
+    return last
 
 
 def _before_last_stage(probe: Probe, last: Candidate) -> Site | None:
@@ -144,8 +159,16 @@ def _runs_of_blocks(probe: Probe) -> Iterator[list[Candidate]]:
     return (run for run in reversed(list(runs.values())) if len(run) > 1)
 
 
-def check_site(net: nn.Module, pixel_values: Tensor, name: str, mechanism: str | None = None) -> Site:
+def check_site(
+    net: nn.Module,
+    pixel_values: Tensor,
+    name: str,
+    mechanism: str | None = None,
+    where: str = "before_last_stage",
+) -> Site:
     """The site a user asked for by name, put to the same tests as one that was found.
+
+    With ``where="last_grid"`` the logits need not feel a map there: the head that asks makes its own.
 
     Raises:
         UnsupportedBackbone: the module does not exist, its output is no grid, something flows past it, or the logits
@@ -165,6 +188,8 @@ def check_site(net: nn.Module, pixel_values: Tensor, name: str, mechanism: str |
             raise UnsupportedBackbone(
                 f"not everything flows through {name!r}: part of the network goes past it; leave site='auto'"
             )
+        if where == "last_grid":
+            return Site(name, candidate.layout)
         for tried in (mechanism,) if mechanism else MECHANISMS:
             if probe.effect(candidate, mechanism=tried) > (FELT if tried == "scale" else ATTENDED):
                 return Site(name, candidate.layout, tried)

@@ -11,6 +11,7 @@ from torch import nn
 
 from .clips import FramesFirst
 from .pooling import PatchPooling
+from .resolution import Resolution, inside, resolution_of
 
 SOURCES = ("timm", "transformers", "torchvision")
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -32,6 +33,7 @@ class BackboneSpec:
         origin: where the weights came from (``"resnet50.a1_in1k"``, a Hub id); for people, never loaded again.
         preprocessing: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``.
         pooling: what makes a :class:`~attention_refine.backbones.pooling.PatchPooling` of it, where one was made.
+        resolution: the :class:`~attention_refine.backbones.resolution.Resolution` it was changed to, where it was.
     """
 
     source: str
@@ -40,6 +42,7 @@ class BackboneSpec:
     origin: str | None = None
     preprocessing: dict[str, Any] = field(default_factory=dict)
     pooling: dict[str, Any] | None = None
+    resolution: dict[str, Any] | None = None
 
     def __post_init__(self):
         if self.source not in SOURCES:
@@ -55,6 +58,8 @@ class BackboneSpec:
     def build(self) -> nn.Module:
         """The network with fresh weights. Names outside the three libraries' registries are refused."""
         net = _module(self.source).build(self)
+        if self.resolution is not None:
+            Resolution.from_dict(self.resolution).apply(inside(net))
         return net if self.pooling is None else PatchPooling.from_dict(net, self.pooling)
 
 
@@ -65,6 +70,10 @@ def describe(net: nn.Module) -> BackboneSpec:
         NotRebuildable: another kind of module, a timm model built without ``create_model``, or arguments that are not
             plain data.
     """
+    resolution = resolution_of(net)
+    if resolution is not None:
+        with resolution.undone(inside(net)):
+            return replace(describe(net), resolution=resolution.to_dict())
     if isinstance(net, PatchPooling):
         return replace(describe(net.net), pooling=net.to_dict())
     inner = net.net if isinstance(net, FramesFirst) else net

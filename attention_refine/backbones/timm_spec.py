@@ -44,6 +44,13 @@ def _origin(name: str, cfg: dict[str, Any]) -> str:
     return f"{name}.{cfg['tag']}" if cfg.get("tag") else name
 
 
+# Arguments of create_model itself: where weights come from, and switches for the whole process.
+_NOT_OF_THE_NETWORK = {
+    "pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "scriptable",
+    "exportable", "no_jit",
+}  # fmt: skip
+
+
 def build(spec: BackboneSpec) -> nn.Module:
     import timm
 
@@ -51,7 +58,7 @@ def build(spec: BackboneSpec) -> nn.Module:
         raise ValueError(
             f"{spec.name!r} is not an architecture of timm {timm.__version__}; upgrade timm or check the config"
         )
-    forbidden = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"} & spec.args.keys()
+    forbidden = _NOT_OF_THE_NETWORK & spec.args.keys()
     if forbidden:
         raise ValueError(f"backbone arguments may not ask for other weights: {', '.join(sorted(forbidden))}")
     try:

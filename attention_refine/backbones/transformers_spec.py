@@ -94,6 +94,9 @@ def build(spec: BackboneSpec) -> nn.Module:
     remote = sorted(_keys(args) & _REMOTE_CODE)
     if remote:
         raise ValueError(f"the backbone's config asks for remote code ({', '.join(remote)}), which is never run")
+    elsewhere = sorted(_from_elsewhere(args))
+    if elsewhere:
+        raise ValueError(f"the backbone's config may not ask for other weights: {', '.join(elsewhere)}")
     network = getattr(transformers, spec.name)
     if network.config_class.model_type != model_type:
         raise ValueError(f"{spec.name} is a {network.config_class.model_type!r} network, not {model_type!r}")
@@ -103,6 +106,23 @@ def build(spec: BackboneSpec) -> nn.Module:
 
 # Custom classes, and kernels fetched by the name of a repo.
 _REMOTE_CODE = {"auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "use_kernels"}
+
+_OTHER_WEIGHTS = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "quantization_config"}
+
+
+def _from_elsewhere(value: Any) -> set[str]:
+    """What in a config, at any depth, would have weights of a network inside the network fetched."""
+    found: set[str] = set()
+    if isinstance(value, list):
+        return found.union(*map(_from_elsewhere, value))
+    if not isinstance(value, dict):
+        return found
+    for key, inner in value.items():
+        named = key in ("architecture", "backbone") and isinstance(inner, str) and (":" in inner or "/" in inner)
+        if named or key in _OTHER_WEIGHTS or (key in ("pretrained", "use_pretrained_backbone") and inner):
+            found.add(key)
+        found |= _from_elsewhere(inner)
+    return found
 
 
 def _keys(value: Any) -> set[str]:
