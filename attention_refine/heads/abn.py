@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from ..backbones.adapter import Backbone
 from ..backbones.scopes import quiet
 from ..backbones.stages import StageTwin, twin_of_last_stage
+from ..maps.conditions import full_precision
 from ..registry import check_choice
 from .base import Head, heads
 
@@ -52,8 +53,8 @@ class AttentionBranchConfig:
             ``k`` from pass ``k`` (costs the part after the site once per class).
         combine: ``"residual"`` ``(1 + M) g`` or ``"product"`` ``M g``.
         map_kernel: 3, or 1.
-        map_init: how the convolution to the map starts: ``"positive"``, bright where the classes respond, or ``"normal"``
-            (the paper's), where as many maps start bright on the background as on the object.
+        map_init: how the convolution to the map starts: ``"positive"``, bright where the classes respond, or
+            ``"normal"`` (the paper's), where as many maps start bright on the background as on the object.
         hidden_channels: channels the 1x1 convolution makes; ``None`` for the number of classes.
         fade_in_steps: training forward passes over which the map comes in; 0 for at once.
         weight: weight of the attention branch's own classification loss.
@@ -158,7 +159,7 @@ class AttentionBranch(Head):
         if self.training:
             self.begun_steps += 1
         response = self.response(self.stage(feature))
-        maps = torch.sigmoid(self.to_map(response).float())  # float32: a bf16 map has 8 bits
+        maps = torch.sigmoid(full_precision(self.to_map(response)))  # a bf16 map has 8 bits
         logits = self.to_logits(response).flatten(2).mean(2)
         return self._refine(feature, self.gain(maps)), maps, {"attention": logits}
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..backbones.adapter import Backbone
+from ..backbones.sites import Site
 from ..registry import Registry, checked_options
 
 heads = Registry("head")
@@ -22,9 +23,12 @@ class Head(nn.Module):
     checkpoint is loaded without looking again.
 
     Attributes:
-        where: where the site finder starts, ``"before_last_stage"`` or ``"last"``.
+        where: where the site finder starts, ``"before_last_stage"`` or ``"last"``; ``"last_grid"`` for a head that
+            classifies.
         num_maps: K of the maps it makes; known after :meth:`attach`.
         per_class: logit ``k`` comes from map ``k`` alone, in a pass of its own.
+        classifies: the logits are the head's own (:meth:`classify`), in the place of the backbone's pooling and
+            classifier; what ``forward`` returns first is then a :class:`~attention_refine.heads.pooling.Pooled`.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Head(nn.Module):
     where = "before_last_stage"
     num_maps = 1
     per_class = False
+    classifies = False
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -45,6 +50,10 @@ class Head(nn.Module):
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "options": asdict(self.config), "resolved": self.resolved}
+
+    def locate(self, backbone: Backbone) -> Site:
+        """The site on this backbone: the one asked for, or where the finder puts it."""
+        return backbone.locate(self.config.site, self.config.mechanism, self.where)
 
     def attach(self, backbone: Backbone, num_classes: int, resolved: dict[str, Any] | None = None) -> None:
         """Make the layers for this backbone; with ``resolved`` from a checkpoint, without probing it."""
@@ -60,3 +69,11 @@ class Head(nn.Module):
     def gain(self, maps: Tensor, given: bool = False) -> Tensor:
         """``(B, K, h, w)``: by how much each location counts more or less, for a map that acts inside attention."""
         return 1 + maps
+
+    def classify(self, refined: Any) -> Tensor:
+        """``(B, classes)`` from what ``forward`` returned first; only for heads that classify."""
+        raise NotImplementedError(f"{type(self).__name__} leaves the logits to the backbone")
+
+    def strength(self) -> Tensor | float:
+        """How far the head's mechanism has come in, 0 to 1; a head that classifies is asked for its share."""
+        return 1.0
