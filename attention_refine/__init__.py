@@ -5,14 +5,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import backbones, maps, metrics
-from .backbones import UnsupportedBackbone
+from . import backbones, hf_auto, maps, metrics
+from .backbones import UnsupportedBackbone, higher_resolution
 from .backbones.adapter import Backbone
-from .heads import AttentionBranch, Head, list_heads, register_head
+from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
 from .hub import CheckpointError, load
 from .model import RefinedModel, RefinedOutput, wrap
 from .objectives import (
+    DARC,
+    AttentionConsistency,
     AttentionMining,
+    ContrastivePretraining,
+    Distillation,
     GuidedInference,
     MapSupervision,
     Objective,
@@ -22,7 +26,7 @@ from .objectives import (
 
 if TYPE_CHECKING:
     from . import data
-    from .evaluation import Evaluation, compare, evaluate
+    from .evaluation import Evaluation, compare, evaluate, few_shot, retrieval
     from .training import TrainingConfig, finetune
 
 __version__ = "0.1.0"
@@ -33,16 +37,24 @@ _LATER = {
     "Evaluation": "evaluation",
     "compare": "evaluation",
     "evaluate": "evaluation",
+    "few_shot": "evaluation",
+    "retrieval": "evaluation",
     "TrainingConfig": "training",
     "finetune": "training",
 }
 
 __all__ = [
+    "BRNPA",
     "AttentionBranch",
+    "AttentionConsistency",
     "AttentionMining",
+    "DARC",
     "AttentionMining",
     "Backbone",
+    "BilinearPooling",
     "CheckpointError",
+    "ContrastivePretraining",
+    "Distillation",
     "Evaluation",
     "GuidedInference",
     "GuidedInference",
@@ -58,7 +70,9 @@ __all__ = [
     "compare",
     "data",
     "evaluate",
+    "few_shot",
     "finetune",
+    "higher_resolution",
     "list_heads",
     "list_objectives",
     "load",
@@ -66,6 +80,7 @@ __all__ = [
     "metrics",
     "register_head",
     "register_objective",
+    "retrieval",
     "wrap",
 ]
 
@@ -75,6 +90,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(f".{_LATER[name]}", __name__)
     return module if name == _LATER[name] else getattr(module, name)
+
+
+hf_auto.install()
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,5 @@
-"""The command line: ``attention-refine demo | finetune | evaluate | compare | explain | inspect | backbones``."""
+"""The command line: ``attention-refine demo | finetune | evaluate | compare | explain | push | pull | inspect |
+backbones``."""
 
 from __future__ import annotations
 
@@ -57,6 +58,22 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--config", help="YAML file whose data and evaluation sections are used")
     _add_sections(evaluate, only=("data", "evaluation"))
 
+    fewshot = _command(
+        commands, "fewshot", _fewshot, "tell classes apart that a saved model was not trained on, from a few examples"
+    )
+    fewshot.add_argument("models", nargs="+", metavar="MODEL", help="saved folder or Hub id, optionally name=MODEL")
+    fewshot.add_argument("--split", default="test", help="split of the held-out classes (default: %(default)s)")
+    for name, default, help in (
+        ("ways", 5, "classes an episode"),
+        ("shots", 1, "examples of each class"),
+        ("queries", 15, "images of each class to be told apart"),
+        ("episodes", 600, "episodes"),
+        ("seed", 0, "seed of the episodes"),
+    ):
+        fewshot.add_argument(f"--{name}", type=int, default=default, help=f"{help} (default: %(default)s)")
+    fewshot.add_argument("--retrieval", action="store_true", help="also rank all images for each and measure the ranks")
+    _add_sections(fewshot, only=("data",))
+
     compare = _command(commands, "compare", _compare, "put finished evaluations side by side, with paired differences")
     compare.add_argument(
         "evaluations", nargs="+", metavar="EVALUATION", help="folder or evaluation.json, optionally name=FILE"
@@ -70,7 +87,27 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--method", default="model", help="model, or the name of a map in attention_refine.maps")
 
     inspect = _command(commands, "inspect", _inspect, "say what a saved model is: backbone, site, head, classes, size")
-    inspect.add_argument("model", metavar="MODEL", help="saved folder or Hub id")
+    inspect.add_argument("model", metavar="MODEL", help="saved folder or Hub id; of the latter no weight is fetched")
+    inspect.add_argument("--revision", help="branch, tag or commit of a Hub id")
+
+    push = _command(
+        commands, "push", _push, "send models to the Hub with a card; a config is trained and judged before"
+    )
+    push.add_argument("sources", nargs="+", metavar="SOURCE", help="saved model, a run's folder, or a config")
+    push.add_argument("--to", required=True, metavar="USER/NAME", help="repo; {name} in it is each source's own name")
+    push.add_argument("--private", action="store_true", help="make the repo private")
+    push.add_argument("--revision", help="branch to push to (default: main)")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request instead of writing to the branch")
+    push.add_argument("--message", default="Push with attention_refine", help="of the commit (default: %(default)s)")
+    push.add_argument("--max-shard-size", default="5GB", help="split larger weights (default: %(default)s)")
+    push.add_argument("--without-training-layers", action="store_true", help="leave out what only training needs")
+    push.add_argument("--licence", help="of the weights, as the Hub writes it: apache-2.0, cc-by-4.0, ...")
+    _add_sections(push)
+
+    pull = _command(commands, "pull", _pull, "copy a model from the Hub into a folder, checked")
+    pull.add_argument("model", metavar="MODEL", help="Hub id, optionally with @revision")
+    pull.add_argument("folder", help="folder to copy into")
+    pull.add_argument("--revision", help="branch, tag or commit")
 
     backbones = _command(
         commands, "backbones", _backbones, "which networks can be wrapped and where the map acts, found by running"
@@ -153,7 +190,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from .hub import load
     from .recipe import Recipe, judge, load_split, merged, read_yaml, shipped
-    from .report import galleries, write_report
+    from .report import galleries, strips, write_report
 
     values = read_yaml(shipped(arguments.config)) if arguments.config else {}
     values = merged({key: values.get(key) or {} for key in ("data", "evaluation")}, _overrides(arguments))
@@ -169,9 +206,29 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         output / "report.html",
         evaluations,
         galleries=galleries(models, split, evaluations),
+        strips=strips(models, split),
         title=f"{' and '.join(models)} on {recipe.data.source}, {arguments.split}",
     )
     print(f"report: {report}")
+
+
+def _fewshot(arguments: argparse.Namespace) -> None:
+    from .data import load_dataset
+    from .evaluation import few_shot, retrieval
+    from .hub import load
+    from .recipe import DataOptions
+
+    options = DataOptions.from_dict(_overrides(arguments).get("data", {}))
+    split = load_dataset(
+        options.source, arguments.split, label_column=options.label_column, image_column=options.image_column,
+        revision=options.revision,
+    )  # fmt: skip
+    episodes = {name: getattr(arguments, name) for name in ("ways", "shots", "queries", "episodes", "seed")}
+    for name, path in _named(arguments.models).items():
+        model = load(path)
+        print(f"{name}: {few_shot(model, split, **episodes)}")
+        if arguments.retrieval:
+            print(f"{name}: {retrieval(model, split, seed=arguments.seed)}")
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -238,7 +295,46 @@ def _image_files(path: Path) -> list[Path]:
 def _inspect(arguments: argparse.Namespace) -> None:
     from .inspection import describe
 
-    print(describe(arguments.model))
+    print(describe(arguments.model, revision=arguments.revision))
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from .hub import Card
+    from .publishing import publish
+
+    if len(arguments.sources) > 1 and "{name}" not in arguments.to:
+        raise ValueError(f"{len(arguments.sources)} models cannot all be called {arguments.to}; write user/{{name}}")
+    failed = []
+    for source in arguments.sources:
+        repo_id = arguments.to.replace("{name}", _source_name(source))
+        try:
+            done = publish(
+                source, repo_id, _overrides(arguments), Card(licence=arguments.licence),
+                private=arguments.private or None, revision=arguments.revision, create_pr=arguments.create_pr,
+                commit_message=arguments.message, max_shard_size=arguments.max_shard_size,
+                training_layers=not arguments.without_training_layers,
+            )  # fmt: skip
+        except (ValueError, OSError, RuntimeError) as error:
+            if len(arguments.sources) == 1 or arguments.traceback:
+                raise
+            failed.append(source)
+            print(f"{source}: {' '.join(str(error).split())}", file=sys.stderr)
+        else:
+            print(f"{source}: {done.pr_url or done.commit_url}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(arguments.sources)} were not pushed: {', '.join(failed)}")
+
+
+def _source_name(source: str) -> str:
+    """What a run or config is called: best and last are its models, not its name."""
+    path = Path(source).resolve()
+    return path.parent.name if path.name in ("best", "last") else path.stem if path.suffix == ".yaml" else path.name
+
+
+def _pull(arguments: argparse.Namespace) -> None:
+    from .hub import pull
+
+    print(f"model: {pull(arguments.model, arguments.folder, revision=arguments.revision)}")
 
 
 def _backbones(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .backbones.adapter import Backbone, Feature
+from .backbones.higher_resolution import higher_resolution
+from .backbones.last_linear import LastLinear
 from .backbones.loading import load_network
 from .backbones.sites import quiet
 from .backbones.spec import IMAGENET, NotRebuildable, describe
@@ -32,19 +35,24 @@ class RefinedOutput(ModelOutput):
         loss: weighted sum of ``losses``; ``None`` where there are none.
         logits: ``(B, classes)``, the prediction.
         maps: ``(B, K, h, w)`` in [0, 1], or ``None`` without a head.
+        map_scores: ``(B, K)``, how much each map's part counts, largest first; ``None`` from heads that rank none.
         aux_logits: further predictions by name (``"attention"`` for ABN's branch); an absent one is absent.
         losses: scalars by name, unweighted: ``"task"``, one per auxiliary prediction, the objectives' own.
         measures: scalars by name that objectives report beside their losses (how much of the feature mining hides …);
             nothing is minimised about them, and training logs them.
+        carried: columns by name that objectives hand to the next update on the same batch (:mod:`attention_refine.
+            training.stepping`): constants, such as DARC's map so far.
         feature: the feature at the site, for objectives only; ``None`` in what a model returns.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     maps: Tensor | None = None
+    map_scores: Tensor | None = None
     aux_logits: dict[str, Tensor] | None = None
     losses: dict[str, Tensor] | None = None
     measures: dict[str, Tensor] | None = None
+    carried: dict[str, Tensor] | None = None
     feature: Feature | None = None
 
 
@@ -57,7 +65,11 @@ class RefinedModel(nn.Module):
         objectives: losses on the map, by name.
         labels: class names, in the order of the logits.
         preprocessing: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``.
+        card: the README it was loaded with, or ``None``.
     """
+
+    card: str | None = None
+    accepts_loss_kwargs = False  # to transformers.Trainer: the loss is a mean over the batch it is given
 
     def __init__(
         self,
@@ -100,7 +112,8 @@ class RefinedModel(nn.Module):
         labels: Tensor | None = None,
         maps: Tensor | None = None,
         compute_losses: bool | None = None,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
+        objectives: Sequence[str] | None = None,
         **columns: Any,
     ) -> RefinedOutput:
         """Predict, and with labels or in training compute the losses.
@@ -110,23 +123,31 @@ class RefinedModel(nn.Module):
             labels: ``(B,)`` class indices, or ``(B, classes)`` multi-hot.
             maps: ``(B, 1 or K, h, w)``, a map in place of the head's own; resized to the site's grid.
             compute_losses: force the losses on or off; by default on with labels or in training mode.
-            label_smoothing: for the classification losses.
+            smoothing: of the labels, for the classification losses.
+            objectives: names of those to compute; by default all, or without labels all that need none.
             columns: further columns of the batch, for objectives that want them.
         """
         if compute_losses is None:
             compute_losses = labels is not None or self.training
         if self.head is None and maps is not None:
             raise ValueError("this model has no head, so a map cannot act on it; wrap it with head='abn', for example")
-        twice = compute_losses and any(objective.second_order for objective in self.objectives.values())
-        if self.head is None and not (compute_losses and self.objectives and self.backbone.site):
+        wanted = self._wanted(objectives, labels) if compute_losses else []
+        twice = any(objective.second_order for objective in wanted)
+        batch = {"pixel_values": pixel_values, "labels": labels, **columns}
+        for objective in wanted:
+            batch = objective.prepare(self, batch)
+        pixel_values = batch["pixel_values"]
+        alone = self.training and labels is None and wanted and all(objective.own_passes for objective in wanted)
+        if self.head is None and alone:
+            output = RefinedOutput(aux_logits={}, losses={}, measures={})
+        elif self.head is None and not (wanted and self.backbone.site):
             output = RefinedOutput(logits=self.backbone(pixel_values), aux_logits={}, losses={}, measures={})
         else:
             feature = self.backbone.features(pixel_values)
             with twice_differentiable(enabled=twice):
                 output = self.resume(feature, maps)
         if compute_losses:
-            batch = {"pixel_values": pixel_values, "labels": labels, **columns}
-            output.losses, output.loss = self._losses(batch, output, label_smoothing)
+            output.losses, output.loss = self._losses(batch, output, smoothing, wanted)
         return RefinedOutput(**{key: value for key, value in output.items() if key != "feature"})
 
     def resume(self, feature: Feature, maps: Tensor | None = None) -> RefinedOutput:
@@ -138,10 +159,36 @@ class RefinedModel(nn.Module):
             maps = _fit(maps, feature, self.head.num_maps)
         refined, made, aux_logits = self.head(feature.grid, maps)
         logits = self._perceive(feature, refined, made, given=maps is not None)
-        return RefinedOutput(logits=logits, maps=made, aux_logits=aux_logits, losses={}, measures={}, feature=feature)
+        return RefinedOutput(
+            logits=logits,
+            maps=made,
+            map_scores=refined.scores if self.head.classifies else None,
+            aux_logits=aux_logits,
+            losses={},
+            measures={},
+            feature=feature,
+        )
+
+    def perceive(self, feature: Feature, gain: Tensor | None = None) -> Tensor:
+        """Logits of a feature as it stands, partly hidden for example: no map is put on it before.
+
+        Args:
+            gain: as in :meth:`Backbone.resume <attention_refine.backbones.adapter.Backbone.resume>`.
+        """
+        if self.head is not None and self.head.classifies:
+            refined, made, _ = self.head(feature.grid)
+            return self._perceive(feature, refined, made, given=False)
+        return self.backbone.resume(feature, gain=gain)
 
     def _perceive(self, feature: Feature, refined: Tensor, maps: Tensor, given: bool) -> Tensor:
         """The perception branch: logits from the refined feature; with per-class maps, logit ``k`` from map ``k``."""
+        if self.head.classifies:
+            own = self.head.classify(refined)
+            share = 1.0 if given else self.head.strength()
+            if share == 1:
+                return own
+            plain = self.backbone.resume(feature)
+            return plain + share * (own - plain)
         attends = self.backbone.site.mechanism == "attention"
         if not attends and not self.head.per_class:
             return self.backbone.resume(feature.with_grid(refined))
@@ -158,8 +205,16 @@ class RefinedModel(nn.Module):
             return passes[0]
         return torch.stack([logits[:, k] for k, logits in enumerate(passes)], dim=1)
 
+    def _wanted(self, names: Sequence[str] | None, labels: Tensor | None) -> list[Objective]:
+        for name in names or ():
+            if name not in self.objectives:
+                known = ", ".join(self.objectives) or "(none)"
+                raise ValueError(f"objective {name!r} is not one of this model's: {known}")
+        chosen = [self.objectives[name] for name in (self.objectives if names is None else names)]
+        return [objective for objective in chosen if labels is not None or not objective.needs_labels]
+
     def _losses(
-        self, batch: dict[str, Any], output: RefinedOutput, label_smoothing: float
+        self, batch: dict[str, Any], output: RefinedOutput, smoothing: float, wanted: list[Objective]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         losses: dict[str, Tensor] = {}
         total: Tensor | None = None
@@ -175,12 +230,12 @@ class RefinedModel(nn.Module):
 
         labels = batch["labels"]
         if labels is not None:
-            add({"task": classification_loss(output.logits, labels, label_smoothing)}, lambda name: 1.0)
+            share = math.prod(objective.task_weight for objective in wanted)
+            add({"task": classification_loss(output.logits, labels, smoothing)}, lambda name: share)
             for name, logits in output.aux_logits.items():
-                add({name: classification_loss(logits, labels, label_smoothing)}, lambda name: self.head.weight)
-        for objective in self.objectives.values():
-            if labels is not None or not objective.needs_labels:
-                add(objective(self, batch, output), objective.weight_of)
+                add({name: classification_loss(logits, labels, smoothing)}, lambda name: share * self.head.weight)
+        for objective in wanted:
+            add(objective(self, batch, output), objective.weight_of)
         return losses, total
 
     @torch.no_grad()
@@ -205,6 +260,41 @@ class RefinedModel(nn.Module):
             made = maps.by_name("grad_cam" if method == "model" else method)(self, pixel_values, target=target)
         return maps.resize(made, pixel_values.shape[2:])
 
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """``(B, D)``, what the images are told apart by: the input of the classifier.
+
+        With a head that classifies that is its parts side by side, most active first; else what the backbone pools,
+        after the map acted. Gradients flow where they are on, and the mode is the model's own.
+
+        Raises:
+            ValueError: the classifier is no linear layer on a vector an image, or there is one pass for each class.
+        """
+        if self.head is not None and self.head.classifies:
+            pooled, _, _ = self.head(self.backbone.features(pixel_values).grid)
+            return pooled.vectors.flatten(1)
+        if self.head is not None and self.head.per_class:
+            raise ValueError("with a map for each class an image has an embedding for each: wrap it with maps='shared'")
+        with LastLinear() as last:
+            logits = self(pixel_values, compute_losses=False).logits
+        if last.output is None or last.output.shape != logits.shape or last.input.ndim != 2:
+            raise ValueError(
+                f"{type(self.backbone.net).__name__} has no linear classifier on one vector an image, so it has no "
+                "embedding; pool its patches with pool='avg', or wrap it with head='brnpa'"
+            )
+        return last.input
+
+    def refine(
+        self, pixel_values: Tensor, steps: int = 3, learning_rate: float = 0.01, together: bool = False
+    ) -> Tensor:
+        """``(B, 1, h, w)``, maps after a few unsupervised steps on each image (or ``together`` on all); needs DARC.
+
+        The steps are taken on a copy: the model stays as it is. ``steps=1`` is for real time. For the record of losses
+        and changes see :func:`attention_refine.objectives.refinement.refine`, which this calls.
+        """
+        from .objectives.refinement import refine
+
+        return refine(self, pixel_values, steps, learning_rate, together).maps
+
     def preprocess(self, image: Any) -> Tensor:
         """``(1, 3, H, W)`` from a PIL image or a path, on the model's device, as the backbone was trained to see it."""
         from .data import Transform, read_image
@@ -213,11 +303,23 @@ class RefinedModel(nn.Module):
         pixels = Transform(self.preprocessing)(read_image(image, where))["pixel_values"]
         return pixels[None].to(next(self.parameters()).device)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
         """Write ``config.json`` and ``model.safetensors``: see :func:`attention_refine.hub.save_pretrained`."""
         from .hub import save_pretrained
 
-        save_pretrained(self, folder)
+        save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Send it to the Hub as one commit: see :func:`attention_refine.hub.push_to_hub`."""
+        from .hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
+    def export_backbone(self, folder: str | Path) -> None:
+        """Write the backbone alone, as timm or transformers load it: see :mod:`attention_refine.export`."""
+        from .export import export_backbone
+
+        export_backbone(self, folder)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> RefinedModel:
@@ -259,6 +361,7 @@ def wrap(
     pretrained: bool | str | Path = True,
     preprocessing: dict[str, Any] | None = None,
     pool: str | None = None,
+    resolution: int = 1,
 ) -> RefinedModel:
     """A model whose attention can be changed.
 
@@ -274,9 +377,11 @@ def wrap(
         preprocessing: overrides, for a module that does not say its own (``mean``, ``std``, ``input_size`` …).
         pool: ``"avg"`` puts a fresh linear classifier on the mean over the patches, for a network whose own classifier
             reads a class token alone.
+        resolution: by how much finer the last grid is to be on each side, from the same weights: 2, 4 …; see
+            :func:`attention_refine.higher_resolution`, which has further options.
 
     Raises:
-        UnsupportedBackbone: no site where a map would move the logits.
+        UnsupportedBackbone: no site where a map would move the logits, or no such resolution.
         ValueError: an unknown name or option.
         TypeError: a head or objective that is neither a name nor an object of its kind.
     """
@@ -293,6 +398,7 @@ def wrap(
             raise ValueError(f"num_labels={num_labels} but {len(labels)} labels are given")
         num_labels = len(labels)
     net = load_network(source, num_labels, pretrained, pool, (preprocessing or {}).get("input_size"))
+    net = higher_resolution(net, resolution, input_size=(preprocessing or {}).get("input_size"))
     try:
         spec = describe(net)
         if pretrained is False and not isinstance(source, nn.Module):
@@ -305,7 +411,7 @@ def wrap(
         classes = backbone(backbone.example()).shape[1]
     model = RefinedModel(backbone, head, made, labels or _labels(net, classes), full)
     if head is not None:
-        backbone.site = backbone.locate(head.config.site, head.config.mechanism, head.where)
+        backbone.site = head.locate(backbone)
         head.attach(backbone, classes)
     for objective in made:
         objective.attach(model)

@@ -7,7 +7,7 @@ disagree.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ import torch
 import yaml
 
 from .backbones.sites import UnsupportedBackbone
-from .data import Prepared, class_names, load_dataset, prepare, split_train_validation
+from .data import (
+    Prepared,
+    class_names,
+    load_dataset,
+    load_unlabeled,
+    prepare,
+    split_few_labels,
+    split_train_validation,
+)
 from .evaluation import Evaluation, evaluate
 from .files import atomic_file
 from .heads.base import heads
@@ -24,7 +32,7 @@ from .hub import load
 from .model import RefinedModel, wrap
 from .objectives.base import objectives
 from .options import Options, option
-from .report import galleries, write_report
+from .report import galleries, strips, write_report
 from .training import TrainingConfig, finetune
 
 
@@ -42,6 +50,11 @@ class ModelOptions(Options):
     head: str | dict | None = option(None, "head by name, or {name: ..., option: value}; none for a plain fine-tune")
     objectives: list[str | dict] = option([], "objectives, each by name or {name: ..., option: value}")
     image_size: int | None = option(None, "side in pixels; the backbone's own if not given", at_least=8)
+    resolution: int = option(1, "by how much finer the last grid is to be, from the same weights: 2, 4", at_least=1)
+    teacher: dict | None = option(
+        None, "a teacher to train first, on the same data: the keys of this section that differ for it, such as "
+        "{resolution: 1}; the distillation objective then learns from it",
+    )  # fmt: skip
 
 
 @dataclass
@@ -51,6 +64,14 @@ class DataOptions(Options):
     source: str = option("shapes", "folder, Hub dataset id, or 'shapes' for the embedded dataset")
     train_split: str = option("train", "split to train on")
     validation: float | str = option(0.2, "share of the training split kept for validation, or the name of a split")
+    images_per_class: int | None = option(
+        None, "labelled training images of each class, drawn by the seed; all if not given", at_least=1
+    )
+    unlabeled: str | None = option(
+        None, "images without labels beside them: a source as above, 'shapes:train' for example, or 'rest' for those "
+        "that images_per_class leaves out",
+    )  # fmt: skip
+    unlabeled_split: str = option("train", "split of the unlabelled images")
     test_split: str | None = option("test", "split for the last look; none to leave it out")
     label_column: str | None = option(None, "column of the labels, if not 'label' or 'labels'")
     image_column: str | None = option(None, "column of the images, if not 'image'")
@@ -71,7 +92,9 @@ class EvaluationOptions(Options):
     )
     perturbation_steps: int = option(20, "points of the insertion and deletion curves", at_least=2)
     batch_size: int = option(32, "images at a time", at_least=1)
-    measures: list[str] | None = option(None, "measures by name; the usual ones if not given")
+    measures: list[str] | dict | None = option(
+        None, "measures by name, or {name: {option: value}}; the usual ones if not given"
+    )
     maps: list[str] = option(["model"], "maps that are judged: model, a name in attention_refine.maps, random, centre")
 
 
@@ -149,7 +172,10 @@ def merged(values: dict[str, Any], overrides: dict[str, dict[str, Any]]) -> dict
 
 
 def load_splits(options: DataOptions, seed: int = 0) -> dict[str, Any]:
-    """The datasets of a run: ``train``, ``validation`` and, if wanted, ``test``, all with the training classes."""
+    """The datasets of a run: ``train``, ``validation`` and, if wanted, ``test``, all with the training classes.
+
+    ``unlabeled``, if wanted, has no classes that count. Validation images are never among the others.
+    """
     columns = {"label_column": options.label_column, "image_column": options.image_column, "revision": options.revision}
     train = load_dataset(options.source, options.train_split, **columns)
     names = class_names(train)
@@ -159,6 +185,17 @@ def load_splits(options: DataOptions, seed: int = 0) -> dict[str, Any]:
         splits["validation"] = load_dataset(options.source, options.validation, class_names=names, **columns)
     else:
         splits["train"], splits["validation"] = split_train_validation(train, options.validation, seed)
+    rest = None
+    if options.images_per_class is not None:
+        splits["train"], rest = split_few_labels(splits["train"], options.images_per_class, seed)
+    if options.unlabeled == "rest":
+        if rest is None or len(rest) == 0:
+            raise ValueError("data.unlabeled 'rest' takes what images_per_class leaves out, and it leaves out nothing")
+        splits["unlabeled"] = rest
+    elif options.unlabeled is not None:
+        splits["unlabeled"] = load_unlabeled(
+            options.unlabeled, options.unlabeled_split, image_column=options.image_column, revision=options.revision
+        )
     if options.test_split:
         splits["test"] = load_dataset(options.source, options.test_split, class_names=names, **columns)
     return splits
@@ -193,6 +230,7 @@ def build_model(options: ModelOptions, labels: list[str]) -> RefinedModel:
             labels=labels,
             pretrained=options.pretrained,
             preprocessing=size,
+            resolution=options.resolution,
         )
     except UnsupportedBackbone as error:
         raise ValueError(f"backbone {options.backbone!r}: {error}") from error
@@ -207,13 +245,14 @@ def _made(registry: Any, entry: str | dict[str, Any]) -> Any:
     return registry.build(options.pop("name"), options)
 
 
-def prepare_training(recipe: Recipe, model: RefinedModel, split: Any) -> Prepared:
-    """A split ready to train on: augmented, from the run's seed."""
+def prepare_training(recipe: Recipe, model: RefinedModel, split: Any, labeled: bool = True) -> Prepared:
+    """A split ready to train on: augmented, from the run's seed; with its labels, or without."""
     return prepare(
         split,
         model.preprocessing,
         train=True,
-        class_names=model.labels,
+        class_names=model.labels if labeled else None,
+        labeled=labeled,
         augment=recipe.data.augment,
         scale=(recipe.data.smallest_crop, 1.0),
         on_error=recipe.data.on_error,
@@ -256,14 +295,17 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
         splits: from :func:`load_splits`, to share them between runs; loaded here if not given.
     """
     splits = splits or load_splits(recipe.data, recipe.training.seed)
+    options = recipe.model if recipe.model.teacher is None else _taught(recipe, splits)
     torch.manual_seed(recipe.training.seed)  # the fresh classifier and head
-    model = build_model(recipe.model, class_names(splits["train"]))
+    model = build_model(options, class_names(splits["train"]))
     output = Path(recipe.training.output_dir)
+    unlabeled = splits.get("unlabeled")
     result = finetune(
         model,
         prepare_training(recipe, model, splits["train"]),
         recipe.training,
         eval_dataset=prepare_evaluation(recipe, model, splits["validation"]),
+        unlabeled=None if unlabeled is None else prepare_training(recipe, model, unlabeled, labeled=False),
     )
     with atomic_file(output / "recipe.yaml") as path:
         path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
@@ -284,19 +326,34 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
     return done
 
 
+def _taught(recipe: Recipe, splits: dict[str, Any]) -> ModelOptions:
+    """The model section of the student, its teacher trained, judged and saved in ``<output_dir>/teacher``."""
+    plain = [{"name": entry} if isinstance(entry, str) else entry for entry in recipe.model.objectives]
+    if not any(entry.get("name") == "distillation" and not entry.get("teacher") for entry in plain):
+        raise ValueError(
+            "model.teacher trains a teacher, and no objective would learn from it: add {name: distillation} to "
+            "model.objectives, without a teacher of its own"
+        )
+    values = recipe.model.to_dict() | {"teacher": None}
+    teacher = ModelOptions.from_dict(values | {"objectives": []} | recipe.model.teacher)
+    folder = str(Path(recipe.training.output_dir) / "teacher")
+    done = run(replace(recipe, model=teacher, training=replace(recipe.training, output_dir=folder)), splits)
+    made = [entry | {"teacher": str(done.model_path)} if entry["name"] == "distillation" else entry for entry in plain]
+    return ModelOptions.from_dict(values | {"objectives": made})
+
+
 def report(runs: dict[str, Run], path: Path, title: str, config: dict[str, Any] | None = None) -> Path:
     """One page on one or several runs that were judged on the same images."""
     judged = {name: done for name, done in runs.items() if done.evaluation is not None}
     evaluations = {name: done.evaluation for name, done in judged.items()}
+    models = {name: done.model for name, done in judged.items()}
+    test = next(iter(judged.values())).test if judged else None
     return write_report(
         path,
         evaluations,
         histories={name: done.history for name, done in runs.items()},
-        galleries=galleries(
-            {name: done.model for name, done in judged.items()}, next(iter(judged.values())).test, evaluations
-        )
-        if judged
-        else None,
+        galleries=galleries(models, test, evaluations) if judged else None,
+        strips=strips(models, test) if judged else None,
         title=title,
         config=config,
     )

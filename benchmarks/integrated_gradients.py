@@ -1,15 +1,17 @@
-"""Integrated gradients of 20 equal steps, and of as many nested steps as the same completeness error takes.
+"""Integrated gradients of 20 equal steps, and of as many nodes as the same completeness error takes.
 
     python benchmarks/integrated_gradients.py
-    python benchmarks/integrated_gradients.py --weights resnet50.safetensors --data FOLDER      # trained, on photographs
+    python benchmarks/integrated_gradients.py --weights resnet50.safetensors --data FOLDER     # trained, on photographs
 
 Completeness error: |sum of the map - (score of the image - score of the baseline)|, as a share of that difference. Only
-a trained network on images says anything about it.
+a trained network on images says anything about it. ``--reference N`` also prints how far every map is from that of N
+equal steps: ``|map - reference| / |reference|`` over the pixels.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -36,12 +38,20 @@ def written(values: torch.Tensor) -> str:
     return " ".join(f"{value:.3f}" for value in values.tolist())
 
 
-def measure(net: torch.nn.Module, x: torch.Tensor, rounds: int) -> None:
+def distances(found: torch.Tensor, reference: torch.Tensor) -> str:
+    off = (found - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
+    return f"; distance to the reference median {off.median():.2f}, largest {off.max():.2f}"
+
+
+def measure(net: torch.nn.Module, x: torch.Tensor, rounds: int, steps: int) -> None:
     with torch.no_grad():
         target = net(x).argmax(1)
-    found = errors(net, x, target, maps.integrated_gradients(net, x, target, steps=STEPS))
-    asked = {"largest": float(found.max()), "median": float(found.median())}
-    print(f"{STEPS} equal steps: completeness errors {written(found)}", flush=True)
+    reference = maps.integrated_gradients(net, x, target, steps=steps, chunk_size=8) if steps else None
+    apart = partial(distances, reference=reference) if steps else lambda found: ""
+    equal = maps.integrated_gradients(net, x, target, steps=STEPS)
+    found = errors(net, x, target, equal)
+    asked = {"largest": float(found.max()), "median": float(found.median()), "default": 0.05}
+    print(f"{STEPS} equal steps: completeness errors {written(found)}{apart(equal)}", flush=True)
     reached: dict[str, maps.Integrated] = {}
 
     def adaptive(name: str) -> None:
@@ -50,8 +60,7 @@ def measure(net: torch.nn.Module, x: torch.Tensor, rounds: int) -> None:
     jobs = {
         "plain forward": lambda: plain(net, x),
         "ours, 20 steps": lambda: maps.integrated_gradients(net, x, target, steps=STEPS),
-        "ours, to their largest error": lambda: adaptive("largest"),
-        "ours, to their median error": lambda: adaptive("median"),
+        **{f"ours, to {name}": partial(adaptive, name) for name in asked},
     }
     if captum := peer("captum.attr"):
         path = captum.IntegratedGradients(net)
@@ -61,12 +70,21 @@ def measure(net: torch.nn.Module, x: torch.Tensor, rounds: int) -> None:
     for name, result in reached.items():
         share = (result.error / result.gap.abs())[:, 0]
         print(
-            f"until every image is within their {name}, {asked[name]:.3f}: nodes {result.nodes.tolist()}, errors {written(share)}",
+            f"until every image is within {name}, {asked[name]:.3f}: nodes {result.nodes.tolist()}, mean "
+            f"{result.nodes.float().mean():.1f}, errors {written(share)}{apart(result.maps)}",
             flush=True,
         )
-    for nodes in (8, STEPS):
-        gauss = errors(net, x, target, maps.integrated_gradients(net, x, target, steps=nodes, rule="gauss"))
-        print(f"{nodes} Gauss-Legendre nodes: completeness errors {written(gauss)}", flush=True)
+    own = [
+        maps.integrated_gradients_to_error(net, x[[i]], target[[i]], tolerance=max(float(found[i]), 1e-9))
+        for i in range(len(x))
+    ]
+    nodes = torch.cat([each.nodes for each in own])
+    print(f"until every image is within its own: nodes {nodes.tolist()}, mean {nodes.float().mean():.1f}, "
+          f"median {nodes.median()}{apart(torch.cat([each.maps for each in own]))}", flush=True)  # fmt: skip
+    for count in (8, STEPS):
+        gauss = maps.integrated_gradients(net, x, target, steps=count, rule="gauss")
+        off = errors(net, x, target, gauss)
+        print(f"{count} Gauss-Legendre nodes: completeness errors {written(off)}{apart(gauss)}", flush=True)
 
 
 def plain(net: torch.nn.Module, x: torch.Tensor) -> None:
@@ -81,6 +99,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--reference", type=int, default=0, help="steps of a reference map, 0 for none")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
@@ -92,7 +111,7 @@ def main() -> None:
             x = torch.stack([item["pixel_values"] for item in Spread(given.data, preprocessing, given.batch)])
         kind = net.default_cfg["architecture"]
         print(f"\n{kind}, batch {given.batch}, {given.threads} threads; time / a plain forward", flush=True)
-        measure(net, x, given.rounds)
+        measure(net, x, given.rounds, given.reference)
 
 
 if __name__ == "__main__":

@@ -105,3 +105,13 @@ CASES = [
     Case("hf-convnext", _huggingface("ConvNext", hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], image_size=64), 64),
 ]  # fmt: skip
 BY_NAME = {case.name: case for case in CASES}
+
+# Heads that classify what they pool, and the backbones that each is tested on.
+POOLING_HEADS = {
+    "brnpa": (ar.BRNPA, {}, ["resnet18", "efficientnet", "convnext", "vit-token", "deit-distilled", "hf-swin"]),
+    "brnpa-random": (ar.BRNPA, {"select": "random"}, ["resnet18"]),
+    "bilinear": (ar.BilinearPooling, {}, ["resnet18", "convnext", "vit-token"]),
+}
+
+# Options without which an objective has no meaning, or no room on an image of 64 pixels.
+OBJECTIVE_OPTIONS = {"darc": {"min_cells": 1}, "distillation": {"teacher": "user/teacher"}}

@@ -95,6 +95,9 @@ def test_measures_are_chosen_by_name(runs, folder, tmp_path, capsys):
     assert main([*command, "[accuracy, sparsity]"]) == 0
     summary = json.loads((out / "best" / "evaluation.json").read_text())["summary"]
     assert list(summary["classification"]) == ["accuracy"] and list(summary["maps"]["model"]) == ["sparsity"]
+    assert main([*command, "{sparsity: {}, iou: {threshold: 0.2}}"]) == 0
+    settings = json.loads((out / "best" / "evaluation.json").read_text())["settings"]
+    assert settings["measures"]["iou"] == {"threshold": 0.2}
     capsys.readouterr()
     command += ["[sparsty]"]
     assert main(command) == 1 and "did you mean 'sparsity'" in capsys.readouterr().err

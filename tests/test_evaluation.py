@@ -25,7 +25,7 @@ from attention_refine.evaluation.whole_set import mean_average_precision
 
 PREPROCESSING = {"input_size": [3, 64, 64], "crop_pct": 1.0}
 QUIET = {"progress": False, "perturbation_images": 4, "perturbation_steps": 4}
-ON_MAPS = ("mask_correlation", "iou", "box_iou", "energy_inside", "pointing_game")
+ON_MAPS = ("mask_correlation", "iou", "box_iou", "energy_inside", "energy_on_cue", "pointing_game")
 
 
 def made_model(head=None, seed=1, name="test_resnet", labels=shapes.CLASSES):
@@ -83,11 +83,13 @@ def test_numbers_are_those_of_the_functions(data, items, head):
     assert found.summary["classification"]["macro_f1"]["value"] == pytest.approx(float(metrics.f1(logits, labels)))
     masks = [item["mask"][None] for item in items]
     boxes = [[item["boxes"]] for item in items]
+    cues = [[torch.tensor([[x, y, x + w, y + h]])] for [[x, y, w, h]] in data["cue_bbox"]]
     direct = {
         "mask_correlation": [metrics.mask_correlation(m, t) for m, t in zip(made, masks)],
         "iou": [metrics.iou(m, t) for m, t in zip(made, masks)],
         "box_iou": [metrics.box_overlaps(m, b, (64, 64), torch.tensor([0.5]))[:, 0] for m, b in zip(made, boxes)],
         "energy_inside": [metrics.energy_inside(m, t) for m, t in zip(made, masks)],
+        "energy_on_cue": [metrics.energy_inside(m, c, (64, 64)) for m, c in zip(made, cues)],
         "pointing_game": [metrics.pointing_game(m, t, tolerance=15 * 64 / 224) for m, t in zip(made, masks)],
     }
     for name, values in direct.items():
@@ -159,8 +161,9 @@ def test_repeats_exactly_and_leaves_the_model_alone(data, plain):
 def test_missing_ground_truth_is_excluded_and_counted(items):
     partly = [dict(item) for item in items]
     for i in (1, 4):
-        del partly[i]["mask"], partly[i]["boxes"]
-    partly[6] = {**partly[6], "mask": torch.zeros(1, 64, 64, dtype=torch.uint8), "boxes": torch.zeros(0, 4)}
+        del partly[i]["mask"], partly[i]["boxes"], partly[i]["cue"]
+    nothing = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    partly[6] = {**partly[6], "mask": nothing, "boxes": torch.zeros(0, 4), "cue": nothing}
     model = made_model()
     found = evaluate(model, partly, batch_size=10, **QUIET)
     assert found.summary["images"] == {"total": 10, "with_truth": 8, "skipped": 0}

@@ -136,17 +136,17 @@ def test_only_backbones_know_timm_and_transformers():
     allowed_elsewhere = {"model.py": {"transformers.utils.ModelOutput"}}
     for package in ("timm", "transformers"):
         for file, taken in importers(package).items():
-            if not file.startswith("backbones/"):
+            if not file.startswith(("backbones/", "hf_auto/")):
                 assert taken <= allowed_elsewhere.get(file, set()), f"{file} imports {sorted(taken)}"
 
 
 def test_only_places_that_resolve_a_name_know_the_hub():
-    allowed = ("hub.py", "data.py", "backbones/")
+    allowed = ("hub/", "data.py", "backbones/")
     assert all(file.startswith(allowed) for file in importers("huggingface_hub")), importers("huggingface_hub")
 
 
 def test_only_training_knows_accelerate():
-    assert set(importers("accelerate")) == {"training/loop.py"}
+    assert {Path(file).parts[0] for file in importers("accelerate")} == {"training"}
 
 
 def test_no_pickle_and_no_evaluated_code():

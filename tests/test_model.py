@@ -136,7 +136,7 @@ def test_columns_and_the_feature_reach_the_objectives():
 
 def test_label_smoothing_reaches_both_predictions():
     model, images = CASE.wrap(), CASE.images()
-    output = model(images, labels=LABELS, label_smoothing=0.1)
+    output = model(images, labels=LABELS, smoothing=0.1)
     expected = F.cross_entropy(output.logits, LABELS, label_smoothing=0.1)
     torch.testing.assert_close(output.losses["task"], expected)
     expected = F.cross_entropy(output.aux_logits["attention"], LABELS, label_smoothing=0.1)

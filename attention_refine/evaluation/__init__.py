@@ -2,7 +2,20 @@
 
 from .comparison import Comparison, Difference, compare
 from .evaluate import evaluate
+from .fewshot import FewShot, few_shot
 from .judging import map_names
 from .results import Evaluation
+from .retrieval import Retrieval, retrieval
 
-__all__ = ["Comparison", "Difference", "Evaluation", "compare", "evaluate", "map_names"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Evaluation",
+    "FewShot",
+    "Retrieval",
+    "compare",
+    "evaluate",
+    "few_shot",
+    "map_names",
+    "retrieval",
+]

@@ -23,7 +23,8 @@ def evaluation_batches(
     * ``position``, list of int: place in the dataset, or in the stream;
     * ``file``, list of the image file's name, None where unknown;
     * ``truth``, list of bool: whether the image has a mask or boxes;
-    * ``mask`` (B, 1, H, W) and ``boxes``, empty where an image has none, so that what one lacks the others keep.
+    * ``mask`` and ``cue`` (B, 1, H, W) and ``boxes``, empty where an image has none, so that what one lacks the others
+      keep.
 
     Args:
         rank: of ``world`` processes; a stream is read by each of them, which keeps its share.
@@ -78,5 +79,6 @@ def _batch(entries: Sequence[Entry]) -> dict[str, Any]:
         "file": list(files),
         "truth": ["mask" in item for item in items],
         "mask": torch.stack([item.get("mask", nothing) for item in items]),
+        "cue": torch.stack([item.get("cue", nothing) for item in items]),
         "boxes": [item.get("boxes", torch.zeros(0, 4)) for item in items],
     }

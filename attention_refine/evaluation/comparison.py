@@ -9,16 +9,16 @@ import torch
 
 from attention_refine import metrics
 from attention_refine.evaluation.measures import CONTROLS, MEASURES
-from attention_refine.evaluation.results import CORRECT, Evaluation, column_of, number, text_table
-from attention_refine.evaluation.whole_set import statistic_of
+from attention_refine.evaluation.results import CORRECT, Evaluation, column_of, known, number, text_table
+from attention_refine.evaluation.whole_set import MAP_STATISTICS, Statistic, statistic_of
 
 
 @dataclass(frozen=True)
 class Difference:
     """Mean over the same images of ``model`` minus the reference; ``p_corrected`` by Holm over the whole comparison.
 
-    ``map`` is None for measures of the prediction. Macro F1 and mean average precision are no means over images: they
-    have an interval, and None for both p-values.
+    ``map`` is None for measures of the prediction. Macro F1, mean average precision and MaxBoxAcc are no means over
+    images: they have an interval, and None for both p-values.
     """
 
     model: str
@@ -97,6 +97,13 @@ def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000,
                 if measure in other.summary["maps"].get(map_name, {}):
                     column = f"{map_name}/{measure}"
                     a, b = column_of(other.samples, column), column_of(base.samples, column)
+                    if measure in MAP_STATISTICS:
+                        both = known(torch.cat([a, b], dim=1)).chunk(2, dim=1)
+                        if len(both[0]):
+                            pair = (MAP_STATISTICS[measure](x, **base.settings["measures"][measure]) for x in both)
+                            interval = _interval(*pair, len(both[0]), seed)
+                            found.append(_difference(name, map_name, measure, interval))
+                        continue
                     test = metrics.paired_test(a, b, "permutation", n_resamples, seed=seed)
                     # Images that neither was run on are not excluded: they were not asked about.
                     absent = sum(column not in x and column not in y for x, y in zip(other.samples, base.samples))
@@ -110,8 +117,11 @@ def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000,
 def _set_difference(measure: str, a: Evaluation, b: Evaluation, seed: int) -> metrics.Interval:
     classes = len(a.settings["classes"])
     ours, theirs = (statistic_of(measure, evaluation.samples, classes) for evaluation in (a, b))
-    rows = torch.arange(len(a.samples))
-    return metrics.bootstrap_statistic(lambda drawn: ours(drawn) - theirs(drawn), rows, seed=seed)
+    return _interval(ours, theirs, len(a.samples), seed)
+
+
+def _interval(ours: Statistic, theirs: Statistic, count: int, seed: int) -> metrics.Interval:
+    return metrics.bootstrap_statistic(lambda drawn: ours(drawn) - theirs(drawn), torch.arange(count), seed=seed)
 
 
 def _difference(model: str, map_name: str | None, measure: str, found, absent: int = 0) -> Difference:

@@ -12,12 +12,13 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
+from attention_refine import metrics
 from attention_refine.data import prepare
 from attention_refine.evaluation.batches import evaluation_batches
 from attention_refine.evaluation.comparison import Comparison, Difference, compare
 from attention_refine.evaluation.journal import Journal, digest
 from attention_refine.evaluation.judging import Judge, MapFunction, map_names, map_sources
-from attention_refine.evaluation.measures import WITH_CURVES, chosen_measures, names_of
+from attention_refine.evaluation.measures import ATTRIBUTED, COSTLY, WITH_CURVES, chosen_measures, names_of
 from attention_refine.evaluation.results import Evaluation, summarise
 from attention_refine.maps.conditions import unwrapped
 
@@ -52,8 +53,8 @@ def evaluate(
         model: a refined model, or any classifier.
         dataset: a ``datasets`` dataset or stream with canonical columns, prepared here with the model's
             preprocessing; or one already prepared (:class:`attention_refine.data.Prepared`, or any of items like its).
-        measures: names of :data:`attention_refine.measures.MEASURES`, or ``{name: options}`` with options of the
-            function of that name in ``metrics``. By default accuracy (top-5 too beyond five classes) and macro F1,
+        measures: names of :data:`attention_refine.evaluation.measures.MEASURES`, or ``{name: options}`` with options of
+            the function of that name in ``metrics``. By default accuracy (top-5 too beyond five classes) and macro F1,
             for several labels an image mean average precision; and for maps: mask correlation, IoU, box IoU, energy
             inside and the pointing game where there is ground truth, insertion and deletion.
         maps: what is judged: ``"model"`` (the default: the head's map, or Grad-CAM without one), any function of
@@ -62,9 +63,9 @@ def evaluate(
             listed name.
         batch_size: images a forward.
         num_workers: of the loader.
-        perturbation_images: how many images the measures that cost forwards (insertion, deletion and their kin) are
-            taken on, spread evenly over the dataset (of a stream, the first); None for 100. 0 leaves these measures
-            out.
+        perturbation_images: how many images the costly measures (insertion, deletion and their kin, attribution,
+            randomisation) are taken on, spread evenly over the dataset (of a stream, the first); None for 100. 0 leaves
+            these measures out.
         perturbation_steps: points of insertion and deletion: each costs that many forwards an image and map.
         seed: of the random control and the bootstrap.
         accelerator: an ``accelerate.Accelerator``: its processes share the images, and each returns the whole result.
@@ -74,8 +75,9 @@ def evaluate(
         resume: continue an evaluation with the same model and settings that was cut short in ``output``.
 
     Raises:
-        ValueError: an unknown measure or map, ``resume`` without ``output`` or with another model or settings, a map
-            that is not finite, or a label outside the model's classes (naming the row).
+        ValueError: an unknown measure or map, a measure that the network does not allow (it has no tokens to drop),
+            ``resume`` without ``output`` or with another model or settings, a map that is not finite, or a label
+            outside the model's classes (naming the row).
         DataError: as :func:`attention_refine.data.prepare`, and for a file that cannot be read.
     """
     asked = PERTURBATION_IMAGES if perturbation_images is None else perturbation_images
@@ -98,15 +100,16 @@ def evaluate(
     multi_label = _is_multi_label(dataset)
     chosen = chosen_measures(measures, len(classes), multi_label)
     sources = map_sources(["model"] if maps is None else maps)
-    if not names_of(chosen, "truth", "boxes", "shape", "forwards"):
+    if not names_of(chosen, "truth", "boxes", "cue", "shape", "forwards", "sanity"):
         sources = {}
+    judged = list(dict.fromkeys([*sources, *([ATTRIBUTED] if names_of(chosen, "attribution") else [])]))
     settings = {
-        "measures": chosen, "maps": list(sources), "perturbation_images": asked, "seed": seed,
+        "measures": chosen, "maps": judged, "perturbation_images": asked, "seed": seed,
         "perturbation_steps": perturbation_steps, "classes": classes, "multi_label": multi_label, "images": size,
     }  # fmt: skip
     judge = Judge(
         model, chosen, sources, multi_label=multi_label, n_steps=perturbation_steps, seed=seed, classes=len(classes),
-        perturbed=_spread(asked if names_of(chosen, "forwards") else 0, size),
+        perturbed=_spread(asked if names_of(chosen, *COSTLY) else 0, size),
     )  # fmt: skip
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     journal = None
@@ -185,10 +188,10 @@ def _result(records: Sequence[dict], settings: dict, by_default: bool, skipped: 
     samples = [record["sample"] for record in records]
     settings = {**settings, "images": len(samples)}
     if by_default:  # measures that nobody asked for, and that nothing can be said of
-        boxes = any(sample.get(f"{name}/box_iou") is not None for sample in samples for name in settings["maps"])
-        truth = any(sample["truth"] for sample in samples)
-        measures = settings["measures"]
-        gone = {name for name in names_of(measures, "truth", "boxes") if not truth or (name == "box_iou" and not boxes)}
+        measures, truth = settings["measures"], any(sample["truth"] for sample in samples)
+        special = names_of(measures, "boxes", "cue")
+        found = {m for m in special for n in settings["maps"] for s in samples if s.get(f"{n}/{m}") is not None}
+        gone = set(special) - found | (set() if truth else set(names_of(measures, "truth")))
         columns = {f"{name}/{measure}" for name in settings["maps"] for measure in gone}
         samples = [{key: value for key, value in sample.items() if key not in columns} for sample in samples]
         settings["measures"] = {name: options for name, options in measures.items() if name not in gone}
@@ -203,7 +206,8 @@ def _mean_curves(records: Sequence[dict], settings: dict) -> dict[str, Any]:
         for measure in WITH_CURVES:
             found = [r["curves"][f"{name}/{measure}"] for r in records if f"{name}/{measure}" in r["curves"]]
             if found:
-                fractions, lines = found[0]["fractions"], torch.tensor([f["curve"] for f in found], dtype=torch.float64)
-                cell = {"fractions": fractions, "mean": lines.mean(0).tolist(), "count": len(found)}
+                band = metrics.bootstrap_band(torch.tensor([f["curve"] for f in found]), seed=settings["seed"])
+                points = {"mean": band.value.tolist(), "low": band.low.tolist(), "high": band.high.tolist()}
+                cell = {"fractions": found[0]["fractions"], **points, "level": band.level, "count": band.count}
                 curves.setdefault(name, {})[measure] = cell
     return curves

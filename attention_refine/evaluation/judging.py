@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 from attention_refine import maps as map_functions
 from attention_refine import metrics
 from attention_refine.backbones import logits_of, reading_site
-from attention_refine.evaluation.measures import CONTROLS, measure_maps, perturb
+from attention_refine.evaluation.altered import Sanity, attribution_maps
+from attention_refine.evaluation.measures import ATTRIBUTED, CONTROLS, measure_maps, names_of
+from attention_refine.evaluation.perturbed import perturb
 from attention_refine.maps.conditions import map_conditions
 from attention_refine.maps.grad_cam import cam
+from attention_refine.maps.names import CLASSLESS
 from attention_refine.maps.pixels import image_size
 from attention_refine.maps.site import Reading, tapped
 
@@ -58,8 +62,9 @@ def map_sources(maps: Sequence[str] | Mapping[str, MapFunction | None]) -> dict[
 
 def _by_name(name: str) -> MapFunction:
     function = getattr(map_functions, name)
-    # No target: the predicted class is the default of all, and what is the same for every class refuses one.
-    return lambda net, pixel_values, target: function(net, pixel_values)
+    if name in CLASSLESS:
+        return lambda net, pixel_values, target: function(net, pixel_values)
+    return lambda net, pixel_values, target: function(net, pixel_values, target)
 
 
 class Judge:
@@ -69,7 +74,7 @@ class Judge:
         measures: names with options, from :func:`attention_refine.measures.chosen_measures`.
         sources: maps, from :func:`map_sources`.
         multi_label: whether labels are multi-hot.
-        perturbed: positions of the images that the measures which cost forwards are taken on.
+        perturbed: positions of the images that the costly measures are taken on.
         n_steps: of insertion and deletion.
         seed: of the random control.
         classes: how many the dataset has; 0 where it does not say.
@@ -90,6 +95,7 @@ class Judge:
         self.model, self.measures, self.sources = model, measures, sources
         self.multi_label, self.perturbed, self.n_steps = multi_label, perturbed, n_steps
         self.seed, self.classes = seed, classes
+        self.sanity = Sanity(measures)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         head = getattr(model, "head", None)
         self.per_class = getattr(getattr(head, "config", None), "maps", None) == "per_class"
@@ -169,6 +175,16 @@ class Judge:
                 raise ValueError(f"map {name!r} of row {row} of the dataset is not finite: look at the model's weights")
         return logits, made
 
+    def explain(self, name: str, net: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
+        """The map of that name of another state of the model, of the classes in ``target (B,)``."""
+        function = self.sources[name]
+        if function is not None:
+            return function(net, pixels, target)
+        if name == "grad_cam" or getattr(net, "head", None) is None:
+            return map_functions.grad_cam(net, pixels, target)
+        with map_conditions(net, pixels, create_graph=False) as (net, images), torch.no_grad():
+            return self._first(net(images).maps, target)
+
     def _first(self, maps: Tensor, target: Tensor) -> Tensor:
         """One map an image: the predicted class's, or the first-ranked."""
         if self.per_class:
@@ -198,23 +214,36 @@ class Judge:
         rows = [row for row, position in enumerate(batch["position"]) if position in self.perturbed]
         mask = batch["mask"].to(self.device) if any(batch["truth"]) else None
         boxes = batch["boxes"] if any(len(boxes) for boxes in batch["boxes"]) else None
+        cue = batch["cue"].to(self.device) if batch["cue"].any() else None
+        correct = torch.tensor([entry["correct"] for entry in entries])
+        chunk = CHUNK["cpu" if self.device.type == "cpu" else "other"]
+
+        def fill(name: str, found: Mapping[str, Tensor], at: Sequence[int]) -> None:
+            for measure, values in found.items():
+                known = (~values.isnan()).reshape(len(values), -1).all(1).tolist()
+                for row, value, is_known in zip(at, values.tolist(), known):
+                    entries[row][f"{name}/{measure}"] = value if is_known else None
+
         for name, maps in made.items():
-            for measure, values in measure_maps(self.measures, maps, mask, boxes).items():
-                for entry, value in zip(entries, values.tolist()):
-                    entry[f"{name}/{measure}"] = value if value == value else None
+            fill(name, measure_maps(self.measures, maps, mask, boxes, correct, cue), range(len(entries)))
             if not rows:
                 continue
             found, lines = perturb(
-                self.measures, self.model, pixels[rows], maps[rows], target[rows], n_steps=self.n_steps,
-                score="sigmoid" if self.multi_label else "softmax",
-                batch_size=CHUNK["cpu" if self.device.type == "cpu" else "other"],
+                self.measures, self.model, pixels[rows], maps[rows], target[rows], batch["labels"][rows],
+                n_steps=self.n_steps, score="sigmoid" if self.multi_label else "softmax", batch_size=chunk,
             )  # fmt: skip
-            for measure, values in found.items():
-                for row, value in zip(rows, values.tolist()):
-                    entries[row][f"{name}/{measure}"] = value if value == value else None
+            fill(name, found, rows)
             for measure, (curve, fractions) in lines.items():
                 for row, line in zip(rows, curve.tolist()):
                     curves[row][f"{name}/{measure}"] = {"fractions": fractions.tolist(), "curve": line}
+            if name not in CONTROLS:
+                fill(name, self.sanity(self.model, partial(self.explain, name), pixels[rows], target[rows]), rows)
+        if rows and names_of(self.measures, "attribution"):
+            maps, error = attribution_maps(self.model, pixels[rows], target[rows], chunk)
+            shown = None if mask is None else mask[rows]
+            found = measure_maps(self.measures, maps, shown, None, correct[rows], kinds=("attribution",))
+            error = {"completeness_error": error} if "completeness_error" in self.measures else {}
+            fill(ATTRIBUTED, found | error, rows)
 
 
 def _classes(present: Tensor) -> list[int]:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attention_refine import metrics
 from attention_refine.evaluation.measures import MEASURES, names_of
-from attention_refine.evaluation.whole_set import statistic_of
+from attention_refine.evaluation.whole_set import MAP_STATISTICS, statistic_of
 from attention_refine.training.checkpoints import atomic_text
 
 FORMAT = 1
@@ -36,9 +36,10 @@ class Evaluation:
         samples: one dict an image, in the order of the dataset: ``index``, ``file``, ``label``, ``prediction`` (class
             indices; lists where an image has several labels), ``score`` (probability of the first class), ``correct``,
             ``truth`` (whether there is a mask or a box), and ``<map>/<measure>``. An excluded value is None; a
-            measure that needs forwards is absent from the images it was not run on. Multi-label samples keep their
-            ``logits``.
-        curves: ``{map: {measure: {"fractions", "mean", "count"}}}``, mean curves over the images they were run on.
+            costly measure is absent from the images it was not run on. Multi-label samples keep their ``logits``, and
+            ``<map>/max_box_acc`` is a list, the overlap at every threshold.
+        curves: ``{map: {measure: {"fractions", "mean", "low", "high", "level", "count"}}}``, mean curves over the
+            images they were run on, with a bootstrap interval at every point.
         settings: what was asked, and ``classes``, the class names.
     """
 
@@ -48,7 +49,7 @@ class Evaluation:
     settings: dict[str, Any]
 
     def values(self, column: str) -> Tensor:
-        """``(n,)`` float64 of one column of ``samples``; NaN where a sample has no value.
+        """``(n,)`` float64 of one column of ``samples``, ``(n, k)`` of one of lists; NaN where a sample has no value.
 
         Raises:
             KeyError: no sample has the column.
@@ -88,7 +89,8 @@ class Evaluation:
                 return "|".join(classes[i] for i in value) if isinstance(value, list) else classes[value]
             return "" if value is None else value
 
-        columns = list(dict.fromkeys(key for sample in self.samples for key in sample if key != "logits"))
+        long = ("logits", *(f"{name}/{measure}" for name in self.settings["maps"] for measure in MAP_STATISTICS))
+        columns = list(dict.fromkeys(key for sample in self.samples for key in sample if key not in long))
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
@@ -121,8 +123,8 @@ def summarise(samples: Sequence[Sample], settings: Mapping[str, Any], skipped: i
     maps: dict[str, dict] = {}
     for name in names:
         asked = [m for m in measures if any(f"{name}/{m}" in sample for sample in samples)]
-        columns = {m: [s for s in samples if f"{name}/{m}" in s] for m in asked}
-        maps[name] = {m: _cell(metrics.bootstrap(column_of(columns[m], f"{name}/{m}"), seed=seed)) for m in asked}
+        columns = {m: column_of([s for s in samples if f"{name}/{m}" in s], f"{name}/{m}") for m in asked}
+        maps[name] = {m: _cell(_on_map(m, columns[m], measures[m], seed)) for m in asked}
     images = {"total": len(samples), "with_truth": sum(sample["truth"] for sample in samples), "skipped": skipped}
     return {
         "images": images,
@@ -141,10 +143,27 @@ def _whole_set(measure: str, samples: Sequence[Sample], settings: Mapping[str, A
     return metrics.bootstrap_statistic(statistic, torch.arange(len(samples)), seed=seed)
 
 
+def _on_map(measure: str, values: Tensor, options: Mapping[str, Any], seed: int) -> metrics.Interval:
+    if measure not in MAP_STATISTICS:
+        return metrics.bootstrap(values, seed=seed)
+    kept, excluded = known(values), int(values.isnan().reshape(len(values), -1).any(1).sum())
+    if len(kept) == 0:
+        return metrics.bootstrap(values.flatten()[:excluded], seed=seed)
+    statistic = MAP_STATISTICS[measure](kept, **options)
+    return replace(metrics.bootstrap_statistic(statistic, torch.arange(len(kept)), seed=seed), excluded=excluded)
+
+
+def known(values: Tensor) -> Tensor:
+    """The rows without NaN of a column."""
+    return values[~values.isnan().reshape(len(values), -1).any(1)]
+
+
 def column_of(samples: Sequence[Sample], key: str) -> Tensor:
-    """``(n,)`` float64 of one column; NaN where a sample has no value."""
-    values = (sample.get(key) for sample in samples)
-    return torch.tensor([math.nan if value is None else float(value) for value in values], dtype=torch.float64)
+    """``(n,)`` float64 of one column, ``(n, k)`` of one of lists; NaN where a sample has no value."""
+    values = [sample.get(key) for sample in samples]
+    width = next((len(value) for value in values if isinstance(value, list)), None)
+    nothing = math.nan if width is None else [math.nan] * width
+    return torch.tensor([nothing if value is None else value for value in values], dtype=torch.float64)
 
 
 def _cell(interval: metrics.Interval) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 """Objectives: losses the map must satisfy during training. One file, one paper."""
 
 from .base import Objective, objectives
+from .consistency import AttentionConsistency
+from .contrastive import ContrastivePretraining
+from .darc import DARC
+from .distillation import Distillation
 from .guided_inference import GuidedInference
 from .mining import AttentionMining
 from .supervision import MapSupervision
@@ -8,4 +12,15 @@ from .supervision import MapSupervision
 register_objective = objectives.register
 list_objectives = objectives.names
 
-__all__ = ["AttentionMining", "GuidedInference", "MapSupervision", "Objective", "list_objectives", "register_objective"]
+__all__ = [
+    "AttentionConsistency",
+    "AttentionMining",
+    "ContrastivePretraining",
+    "DARC",
+    "Distillation",
+    "GuidedInference",
+    "MapSupervision",
+    "Objective",
+    "list_objectives",
+    "register_objective",
+]

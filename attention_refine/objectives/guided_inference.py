@@ -32,7 +32,7 @@ from ..registry import check_choice
 from .base import objectives
 from .hiding import (
     Delayed,
-    check_hiding,
+    HidingConfig,
     class_map,
     class_score,
     grad_cam_at_site,
@@ -54,51 +54,30 @@ BLUR = 21  # pixels of the box that blurs
 
 
 @dataclass(frozen=True)
-class GuidedInferenceConfig:
-    """Options of :class:`GuidedInference`.
+class GuidedInferenceConfig(HidingConfig):
+    """Options of :class:`GuidedInference`, beside those of :class:`~attention_refine.objectives.hiding.HidingConfig`.
+
+    ``slope`` is the :math:`\\omega` of eq. 4 and ``weight`` the :math:`\\alpha` of eq. 6.
 
     Args:
         source: ``"grad_cam"`` at the site, ``"head"``, or ``"auto"``: the head's map where there is a head.
         threshold: :math:`\\sigma` of eq. 4.
-        slope: :math:`\\omega` of eq. 4.
-        map_norm: ``"none"`` takes the map as it is, ``"minmax"`` stretches each to [0, 1]; ``"auto"`` stretches
-            Grad-CAM only.
         fill: what hidden pixels become: ``"zero"`` (eq. 3; the data's mean colour, as pixels are normalised),
             ``"mean"`` (the image's own mean colour) or ``"blur"`` (the image out of focus).
-        score: ``"softmax"``, ``"sigmoid"`` or ``"logit"`` of the true classes; ``"auto"`` is softmax for one label an
-            image and sigmoid for several.
         joint_mask: one mask from all true classes of an image, instead of one, and one pass, a class.
-        bn_second_pass: batch norm on the masked images: ``"freeze_stats"`` normalises by the batch and leaves the
-            running statistics alone, ``"eval"`` normalises by those, ``"train"`` also updates them.
-        am_grad: ``"all"`` lets the loss reach the map and every weight of the second pass, ``"map_only"`` the map.
-        second_order: differentiate Grad-CAM's weights too.
-        site: without a head, where Grad-CAM is read: a module's name, or ``"auto"``.
-        area_penalty: weight of the mean of T, against hiding everything; 0 is the paper's.
         ext_weight: weight of L_e (eq. 8; the paper's is 10); 0 leaves it out.
         ext_target: what L_e compares with: the batch's ``"mask"``, its ``"edited"`` maps, or its ``"boxes"``.
-        start_step: training passes before it begins; their loss is 0 and nothing runs twice.
-        weight: :math:`\\alpha` of eq. 6.
     """
 
     source: str = "auto"
     threshold: float = 0.5
-    slope: float = 10.0
-    map_norm: str = "auto"
     fill: str = "zero"
-    score: str = "auto"
     joint_mask: bool = False
-    bn_second_pass: str = "freeze_stats"
-    am_grad: str = "all"
-    second_order: bool = False
-    site: str = "auto"
-    area_penalty: float = 0.0
     ext_weight: float = 0.0
     ext_target: str = "mask"
-    start_step: int = 0
-    weight: float = 1.0
 
     def __post_init__(self):
-        check_hiding("GuidedInference", self)
+        super().__post_init__()
         check_choice("GuidedInference", "source", self.source, ("auto", "head", "grad_cam"))
         check_choice("GuidedInference", "fill", self.fill, FILLS)
         check_choice("GuidedInference", "ext_target", self.ext_target, ("mask", "edited", "boxes"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,50 @@ STATISTICS = ("freeze_stats", "eval", "train")
 GRADIENTS = ("all", "map_only")
 NORMS = ("auto", "none", "minmax")
 LIVE = 5.0  # beyond this argument a sigmoid's slope is under 3 % of its steepest
+
+
+@dataclass(frozen=True)
+class HidingConfig:
+    """Options of every objective that hides what the map shows.
+
+    Args:
+        slope: of the mask at its threshold.
+        map_norm: ``"none"`` takes the map as it is, ``"minmax"`` stretches each to [0, 1]; ``"auto"`` stretches
+            Grad-CAM only.
+        score: ``"softmax"``, ``"sigmoid"`` or ``"logit"`` of the true classes; ``"auto"`` is softmax for one label an
+            image and sigmoid for several.
+        bn_second_pass: batch norm on what is left: ``"freeze_stats"`` normalises by the batch and leaves the running
+            statistics alone, ``"eval"`` normalises by those, ``"train"`` also updates them.
+        am_grad: ``"all"`` lets the loss reach the map and every weight of the second pass, ``"map_only"`` the map.
+        second_order: Grad-CAM only; differentiate its weights too.
+        site: without a head, where the map is read: a module's name, or ``"auto"``.
+        area_penalty: weight of the mean of the mask, against hiding everything; 0 is the papers'.
+        start_step: training passes before it begins; their loss is 0 and nothing runs twice.
+        weight: of the loss in the total.
+    """
+
+    slope: float = 10.0
+    map_norm: str = "auto"
+    score: str = "auto"
+    bn_second_pass: str = "freeze_stats"
+    am_grad: str = "all"
+    second_order: bool = False
+    site: str = "auto"
+    area_penalty: float = 0.0
+    start_step: int = 0
+    weight: float = 1.0
+
+    def __post_init__(self):
+        owner = type(self).__name__.removesuffix("Config")
+        check_choice(owner, "map_norm", self.map_norm, NORMS)
+        check_choice(owner, "score", self.score, SCORES)
+        check_choice(owner, "bn_second_pass", self.bn_second_pass, STATISTICS)
+        check_choice(owner, "am_grad", self.am_grad, GRADIENTS)
+        if self.slope <= 0:
+            raise ValueError(f"{owner}: slope must be above 0, got {self.slope}")
+        for name in ("weight", "area_penalty", "start_step"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{owner}: {name} must be 0 or more, got {getattr(self, name)}")
 
 
 def soft_mask(maps: Tensor, threshold: float | Tensor, slope: float) -> Tensor:
@@ -179,16 +224,3 @@ class Delayed(Objective):
             return False
         self.begun_steps += 1
         return bool(self.begun_steps <= self.config.start_step)
-
-
-def check_hiding(owner: str, config: Any) -> None:
-    """Refuse options that both objectives have and that are out of range."""
-    check_choice(owner, "score", config.score, SCORES)
-    check_choice(owner, "bn_second_pass", config.bn_second_pass, STATISTICS)
-    check_choice(owner, "am_grad", config.am_grad, GRADIENTS)
-    check_choice(owner, "map_norm", config.map_norm, NORMS)
-    if config.slope <= 0:
-        raise ValueError(f"{owner}: slope must be above 0, got {config.slope}")
-    for name in ("weight", "area_penalty", "start_step"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{owner}: {name} must be 0 or more, got {getattr(config, name)}")

@@ -39,7 +39,7 @@ from .base import objectives
 from .hiding import (
     LIVE,
     Delayed,
-    check_hiding,
+    HidingConfig,
     class_score,
     grad_cam_at_site,
     multi_hot,
@@ -57,47 +57,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AttentionMiningConfig:
-    """Options of :class:`AttentionMining`.
+class AttentionMiningConfig(HidingConfig):
+    """Options of :class:`AttentionMining`, beside those of :class:`~attention_refine.objectives.hiding.HidingConfig`.
+
+    ``slope`` is the 100 of eq. 1, ``weight`` the :math:`\\alpha` of eq. 4, and ``start_step`` the beginning of the
+    paper's second step.
 
     Args:
         threshold: :math:`\\sigma` of eq. 1, or ``"auto"``: the ``quantile`` of each image's map.
         quantile: for ``"auto"``, the share of the locations that stays below the threshold, between 0 and 1.
-        slope: the 100 of eq. 1.
-        map_norm: ``"none"`` takes the map as it is, ``"minmax"`` stretches each to [0, 1]; ``"auto"`` stretches
-            Grad-CAM only.
-        score: ``"softmax"``, ``"sigmoid"`` or ``"logit"`` of the true class; ``"auto"`` is softmax for one label an
-            image and sigmoid for several.
         reduction: over the images, ``"sum"`` (eq. 3) or ``"mean"``; a sum is over the batch of one process, so with
             several, or with accumulated gradients, take ``"mean"`` and a weight as many times larger as the batch is.
-        bn_second_pass: batch norm on the masked feature: ``"freeze_stats"`` normalises by the batch and leaves the
-            running statistics alone, ``"eval"`` normalises by those, ``"train"`` also updates them.
-        am_grad: ``"all"`` lets the loss reach map, feature and the shared weights, ``"map_only"`` the map alone.
         am_residual: scale the masked feature by the map once more before perception; the paper does not.
-        second_order: Grad-CAM only; differentiate its weights too.
-        site: without a head, where the map is read and the feature hidden: a module's name, or ``"auto"``.
-        area_penalty: weight of the mean of T, against hiding everything; 0 is the paper's.
-        start_step: training passes before mining begins (the paper's step 1); their loss is 0 and nothing runs twice.
-        weight: :math:`\\alpha` of eq. 4.
     """
 
     threshold: float | str = "auto"
     quantile: float = 0.75
     slope: float = 100.0
-    map_norm: str = "auto"
-    score: str = "auto"
     reduction: str = "sum"
-    bn_second_pass: str = "freeze_stats"
-    am_grad: str = "all"
     am_residual: bool = False
     second_order: bool = True
-    site: str = "auto"
-    area_penalty: float = 0.0
-    start_step: int = 0
     weight: float = 1e-4
 
     def __post_init__(self):
-        check_hiding("AttentionMining", self)
+        super().__post_init__()
         check_choice("AttentionMining", "reduction", self.reduction, ("sum", "mean"))
         if not 0 < self.quantile < 1:
             raise ValueError(f"AttentionMining: quantile must be between 0 and 1, both excluded, got {self.quantile}")
@@ -188,7 +171,7 @@ class AttentionMining(Delayed):
             grid = feature.grid.detach() if self.config.am_grad == "map_only" else feature.grid
             grid = grid - mask.to(grid.dtype) * grid
             if gain is None:
-                return model.backbone.resume(feature.with_grid(grid))
+                return model.perceive(feature.with_grid(grid))
             if model.backbone.site.mechanism == "attention":
-                return model.backbone.resume(feature.with_grid(grid), gain=gain)
-            return model.backbone.resume(feature.with_grid(grid * gain.to(grid.dtype)))
+                return model.perceive(feature.with_grid(grid), gain=gain)
+            return model.perceive(feature.with_grid(grid * gain.to(grid.dtype)))

@@ -9,7 +9,7 @@ target take part, so edited and unedited ones mix in a batch; the sum over them 
 for the other losses, which keeps an image's say the same in any batch and on any number of processes.
 
 The target may be an edited map, an object mask or boxes. The paper trains the attention and perception branches and
-keeps the extractor as it is: ``TrainingConfig(freeze_extractor=True)``, as in ``hub_configs/supervision_shapes.yaml``.
+keeps the extractor as it is: ``TrainingConfig(freeze_extractor=True)``, as in ``hub_configs/supervision_folder.yaml``.
 
 Without a head the map is Grad-CAM of the true class, or, with ``norm="input_gradient"``, no map at all: the gradient of
 the log-probabilities at the pixels outside the target is made small (Ross et al. 2017, *Right for the Right Reasons*,

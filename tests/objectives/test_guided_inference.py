@@ -71,12 +71,12 @@ def test_loss_and_gradient_against_the_equations_in_float64(name, labels, joint)
     expected = oracle(name, model.backbone.net, pixels, labels, joint)
     wanted = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
     loss = model(pixels, labels=labels).losses["guided_inference"]
-    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-8)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     largest = max(float(g.abs().max()) for g in wanted if g is not None)
     for mine, theirs in zip(found, wanted):
         if theirs is not None:
-            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8 * largest)
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12 * largest)
 
 
 @every_layout
@@ -115,7 +115,7 @@ def test_batched_equals_one_by_one():
         singles = [model(x[None], labels=y[None]).losses for x, y in zip(images().double(), SEVERAL)]
         for name in ("guided_inference", "guided_inference_area"):
             mean = torch.stack([one[name] for one in singles]).mean()
-            torch.testing.assert_close(batched[name], mean, rtol=0, atol=1e-5, check_dtype=False)
+            torch.testing.assert_close(batched[name], mean, rtol=0, atol=1e-12, check_dtype=False)
 
 
 def test_the_extra_loss_is_the_squared_distance_to_the_masks_there_are():
@@ -147,9 +147,13 @@ def test_fills():
     pixels = images(count=1)
     assert filled(pixels, "zero").abs().sum() == 0
     torch.testing.assert_close(filled(pixels, "mean")[0, :, 0, 0], pixels[0].mean((1, 2)))
-    blurred = filled(pixels, "blur")
-    assert blurred.shape == pixels.shape and blurred.std() < 0.8 * pixels.std()
-    torch.testing.assert_close(filled(torch.ones(1, 3, 16, 16), "blur"), torch.ones(1, 3, 16, 16))
+    blurred = filled(pixels.double(), "blur")
+    assert blurred.shape == pixels.shape
+    for i, j in ((0, 0), (5, 63), (31, 20)):  # the mean of 21 pixels each way, the edge repeated beyond it
+        rows, columns = (torch.arange(at - 10, at + 11).clamp(0, 63) for at in (i, j))
+        expected = pixels.double()[0][:, rows][:, :, columns].mean((1, 2))
+        torch.testing.assert_close(blurred[0, :, i, j], expected, rtol=0, atol=1e-12)
+    assert filled(pixels[..., :16, :9], "blur").shape == (1, 3, 16, 9)  # narrower than the blur
 
 
 def test_black_images_and_images_without_a_class_are_finite():

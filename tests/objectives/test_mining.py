@@ -58,7 +58,7 @@ def oracle(name: str, model: ar.RefinedModel, pixels, labels, sigma: float, slop
         with torch.no_grad():
             grid = model.head(feature[None])[1].shape[2:]
         assert grid == feature.shape[1:]
-        a = model.head(feature[None])[1][0, 0].double()
+        a = model.head(feature[None])[1][0, 0]
         hidden = feature.clone()
         for i in range(grid[0]):
             for j in range(grid[1]):
@@ -75,21 +75,20 @@ def oracle(name: str, model: ar.RefinedModel, pixels, labels, sigma: float, slop
 @every_layout
 @pytest.mark.parametrize("labels", [LABELS, SEVERAL], ids=["one label", "several"])
 def test_loss_and_gradient_against_the_equations_in_float64(name, labels):
-    """Up to the map's own rounding: it is float32, and the slope makes a hundred of it."""
     model = wrap(name, threshold=0.55, weight=0.5).double()
     pixels = images(name).double()
     expected = oracle(name, model, pixels, labels, 0.55)
     parameters = dict(model.named_parameters())
     wanted = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
     output = model(pixels, labels=labels)
-    torch.testing.assert_close(output.losses["mining"], expected, rtol=0, atol=1e-6)  # the map is float32
+    torch.testing.assert_close(output.losses["mining"], expected, rtol=0, atol=1e-12)
     found = torch.autograd.grad(output.losses["mining"], list(parameters.values()), allow_unused=True)
     largest = max(float(g.abs().max()) for g in wanted if g is not None)
     felt = 0
     for key, mine, theirs in zip(parameters, found, wanted):
         assert (mine is None) == (theirs is None), key
         if theirs is not None:
-            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-4 * largest)
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12 * largest)
             felt += bool(theirs.abs().max() > 1e-4 * largest)
     assert felt > len(parameters) / 3
     plain = sum(value for key, value in output.losses.items() if key != "mining")
@@ -178,7 +177,7 @@ def test_batched_equals_one_by_one(name, head, labels):
     model, pixels = wrap(name, head, area_penalty=0.5).double(), images(name).double()
     batched = model(pixels, labels=labels).losses["mining"]
     singles = sum(model(x[None], labels=y[None]).losses["mining"] for x, y in zip(pixels, labels))
-    torch.testing.assert_close(batched, singles, rtol=0, atol=1e-5)
+    torch.testing.assert_close(batched, singles, rtol=0, atol=1e-12)
 
 
 @every_layout

@@ -1,0 +1,49 @@
+"""Measures of a map that cost forwards of altered images: those that come of one run are taken together."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from attention_refine import metrics
+from attention_refine.evaluation.measures import MEASURES, names_of, read, sharing
+
+
+def perturb(
+    measures: Mapping[str, Mapping[str, Any]],
+    net: nn.Module,
+    pixel_values: Tensor,
+    maps: Tensor,
+    target: Tensor,
+    labels: Tensor,
+    *,
+    n_steps: int,
+    score: str,
+    batch_size: int,
+) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """``{name: (B,)}`` of measures that need forwards, and ``{name: (curve (B, n), fractions (n,))}`` of their curves.
+
+    Measures that share a function share its run, and the options of the one that has some. Insertion and deletion
+    share one too, unless either has options.
+    """
+    given = {"target": target, "labels": labels, "n_steps": n_steps, "score": score, "batch_size": batch_size}
+
+    def run(function: Any, options: Mapping[str, Any]) -> Any:
+        known = inspect.signature(function).parameters
+        return function(net, pixel_values, maps, **{**{k: v for k, v in given.items() if k in known}, **options})
+
+    wanted = names_of(measures, "forwards")
+    results: dict[str, Any] = {}
+    if "insertion" in wanted and "deletion" in wanted and not measures["insertion"] and not measures["deletion"]:
+        results |= run(metrics.insertion_and_deletion, {})._asdict()
+    for function, names in sharing(name for name in wanted if name not in results).items():
+        options = next((measures[name] for name in names if measures[name]), {})
+        results |= dict.fromkeys(names, run(function, options))
+    curves = {name: read(results[name], MEASURES[name].curve) for name in wanted if MEASURES[name].curve is not None}
+    return (
+        {name: read(results[name], MEASURES[name].reads) for name in wanted},
+        {name: (result.curve, result.fractions) for name, result in curves.items()},
+    )
