@@ -10,12 +10,11 @@ step over N supervised steps with the decoder, for both forms of the task's own 
 from __future__ import annotations
 
 import statistics
-import time
 
 import timm
 import torch
 from abn_step import step
-from timing import arguments, multiply_adds
+from timing import arguments, multiply_adds, one_round
 
 import attention_refine as ar
 
@@ -68,16 +67,6 @@ def decoding(objective: torch.nn.Module, model: ar.RefinedModel, x: torch.Tensor
     """The decoder alone on a feature of the batch, forward and backward."""
     feature = model.backbone.features(x).grid.detach().requires_grad_()
     return lambda: objective.decoder(feature, tuple(x.shape[2:])).sum().backward()
-
-
-def one_round(plain, refined) -> float:
-    """CPU time of the second job over the first's."""
-    spent = []
-    for job in (plain, refined):
-        start = time.process_time()  # CPU time: another process on the machine does not count
-        job()
-        spent.append(time.process_time() - start)
-    return spent[1] / spent[0]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/few_labels.py --data pets3 cub20 --weights resnet18.safetensors --per-class 2 4 8 16 --seeds 0 1 2 3 4 --output runs/few
 
-For each seed ``n`` images a class are drawn from train/, and up to ``--validation`` a class of the rest for choosing. The
+For each seed ``n`` images a class are drawn from train/, and ``--validation`` a class of the rest for choosing. The
 network is trained on the ``n`` (supervised, augmented); then by the consistency loss alone, without labels, on the same
 images (``--pool same``, the paper's) or on all of train/ that is not validation (``--pool all``). Both times the epoch
 with the best macro F1 on the validation images is kept; the second time the start competes too. ``--also-last`` judges the
@@ -23,9 +23,10 @@ import torch
 
 import attention_refine as ar
 from attention_refine import recipe as recipes
-from attention_refine.metrics import intervals, localisation
+from attention_refine.metrics import intervals
 
-MEASURES = ("accuracy", "macro_f1", "mask_correlation", "iou", "iou_median")
+MEASURES = ("accuracy", "macro_f1", "mask_correlation", "iou", "iou_true_positives")
+PAIRED = ("iou", "iou_true_positives")  # over the images that are right before and after
 
 
 def main() -> None:
@@ -63,7 +64,8 @@ def one_run(folder: Path, weights: Path, count: int, seed: int, given: argparse.
     recipe = settings(folder, weights, seed)
     train = ar.data.load_dataset(str(folder), "train")
     names = ar.data.class_names(train)
-    few, validation, rest = draw(train, count, given.validation, seed)
+    validation, rest = ar.data.split_few_labels(train, given.validation, seed)
+    few, _ = ar.data.split_few_labels(rest, count, seed)
     torch.manual_seed(seed)
     model = recipes.build_model(recipe.model, names)
     judged = recipes.prepare_evaluation(recipe, model, validation)
@@ -80,12 +82,10 @@ def one_run(folder: Path, weights: Path, count: int, seed: int, given: argparse.
         recipe.training.weight_decay, recipe.training.head_learning_rate_multiplier = 0.0, 1.0
         recipe.training.strategy, recipe.training.freeze_batch_norm = "finetune", True
         recipe.training.schedule, recipe.training.warmup_ratio = "constant", 0.0
-        start = {k: v.clone() for k, v in model.state_dict().items()}
+        recipe.training.eval_start = True  # the start competes
         pool = few if given.pool == "same" else rest
         result = fit(recipe, model, pool, chosen_on, Path(scratch) / "consistency", given.steps[1])
         found["after, last"] = judge(ar.load(result.last_path), judged)
-        if result.best_metric <= score(start, model, chosen_on):
-            model.load_state_dict(start)
         found["after"] = judge(model, judged)
         found["history"] = {"summary": None, "values": result.history}
     return found
@@ -110,21 +110,6 @@ def settings(folder: Path, weights: Path, seed: int) -> recipes.Recipe:
     )  # fmt: skip
 
 
-def draw(train, count: int, validation: int, seed: int):
-    """``count`` images a class, ``validation`` others a class, and all that are not for validation."""
-    labels = torch.as_tensor(train["label"])
-    generator = torch.Generator().manual_seed(seed)
-    few, chosen_on = [], []
-    for label in labels.unique().tolist():
-        rows = (labels == label).nonzero()[:, 0]
-        rows = rows[torch.randperm(len(rows), generator=generator)].tolist()
-        chosen_on += rows[:validation]
-        few += rows[validation : validation + count]
-    held = set(chosen_on)
-    rest = [row for row in range(len(labels)) if row not in held]
-    return train.select(few), train.select(chosen_on), train.select(rest)
-
-
 def fit(recipe: recipes.Recipe, model: ar.RefinedModel, images, validation, output: Path, steps: int):
     """``steps`` optimiser steps, ten looks at the validation images."""
     per_epoch = max(1, len(images) // recipe.training.batch_size)
@@ -133,43 +118,15 @@ def fit(recipe: recipes.Recipe, model: ar.RefinedModel, images, validation, outp
     return ar.finetune(model, recipes.prepare_training(recipe, model, images), recipe.training, eval_dataset=validation)
 
 
-def score(state: dict, model: ar.RefinedModel, validation) -> float:
-    """Macro F1 on the validation images with other weights; the model's own are put back."""
-    own = {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_state_dict(state)
-    found = judge(model, validation)["summary"]["macro_f1"]
-    model.load_state_dict(own)
-    return found
-
-
 def judge(model: ar.RefinedModel, items) -> dict:
-    """Values an image, and their means; IoU of every image here, of those right both times in the table."""
-    model.eval()
-    values = defaultdict(list)
-    for start in range(0, len(items), 16):
-        batch = ar.data.collate([items[row] for row in range(start, min(start + 16, len(items)))])
-        with torch.no_grad():
-            predicted = model(batch["pixel_values"], compute_losses=False).logits.argmax(1)
-        maps = ar.maps.grad_cam(model, batch["pixel_values"], predicted)
-        truth = batch["mask"]
-        values["predicted"] += predicted.tolist()
-        values["label"] += batch["labels"].tolist()
-        values["mask_correlation"] += localisation.mask_correlation(maps, truth).tolist()
-        values["iou"] += localisation.iou(maps, truth).tolist()
-        values["iou_median"] += localisation.iou(maps, truth, normalise="median").tolist()
-    right = torch.tensor(values["predicted"]) == torch.tensor(values["label"])
-    summary = {"accuracy": float(right.double().mean()), "macro_f1": macro_f1(values["predicted"], values["label"])}
-    summary |= {name: float(torch.tensor(values[name]).nanmean()) for name in ("mask_correlation", "iou", "iou_median")}
-    return {"summary": summary, "values": dict(values)}
-
-
-def macro_f1(predicted: list[int], labels: list[int]) -> float:
-    p, y = torch.tensor(predicted), torch.tensor(labels)
-    scores = []
-    for c in y.unique().tolist():
-        hits = int(((p == c) & (y == c)).sum())
-        scores.append(2 * hits / max(1, int((p == c).sum() + (y == c).sum())))
-    return sum(scores) / len(scores)
+    """Means, and the values an image; the median form of the IoU is of the images that are right."""
+    measures = {name: {} for name in ("accuracy", "macro_f1", "mask_correlation", "iou")}
+    measures["iou_true_positives"] = {"normalise": "median"}
+    judged = ar.evaluate(model, items, measures=measures, maps=["grad_cam"], batch_size=16, progress=False)
+    summary = {**judged.summary["classification"], **judged.summary["maps"]["grad_cam"]}
+    values = {name: judged.values(f"grad_cam/{name}").tolist() for name in PAIRED}
+    right = [sample["prediction"] == sample["label"] for sample in judged.samples]
+    return {"summary": {name: summary[name]["value"] for name in MEASURES}, "values": {**values, "right": right}}
 
 
 def table(files: list[Path]) -> None:
@@ -195,11 +152,10 @@ def table(files: list[Path]) -> None:
 
 
 def pair(before: dict, after: dict, name: str) -> tuple[float, float]:
-    if not name.startswith("iou"):
+    if name not in PAIRED:
         return before["summary"][name], after["summary"][name]
-    values = [torch.tensor(each["values"][name]) for each in (before, after)]
-    both = torch.tensor([p == q == y for p, q, y in zip(before["values"]["predicted"], after["values"]["predicted"], before["values"]["label"])])  # fmt: skip
-    return tuple(float(each[both].nanmean()) for each in values)
+    both = torch.tensor(before["values"]["right"]) & torch.tensor(after["values"]["right"])
+    return tuple(float(torch.tensor(each["values"][name])[both].nanmean()) for each in (before, after))
 
 
 if __name__ == "__main__":

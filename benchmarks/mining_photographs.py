@@ -28,7 +28,7 @@ ARMS = {
     "abn": [],
     "mining": [{"name": "mining", "weight": 0.01}],
     "mining, the paper's weight": [{"name": "mining"}],
-    "supervision": None,  # towards masks or boxes, whichever there are
+    "supervision": [{"name": "map_supervision", "target": "mask"}],  # boxes arrive as masks of their inside
 }
 COLUMNS = {"accuracy": 100, "insertion, missed": 1, "insertion, all": 1, "mask_correlation": 1, "iou": 1,
            "energy_inside": 1, "pointing_game": 1}  # fmt: skip
@@ -71,11 +71,9 @@ def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) 
             model = ar.load(Path(scratch) / "start").train()
             recipe.training.epochs, recipe.training.learning_rate = given.epochs[1], 0.005
             recipe.training.freeze_extractor = arm == "supervision"
-            for objective in ARMS[arm] or []:
+            for objective in ARMS[arm]:
                 options = dict(objective)
                 model.add_objective(ar.objectives.objectives.build(options.pop("name"), options))
-            if arm == "supervision":
-                model.add_objective(ar.MapSupervision(target="mask"))  # boxes arrive as masks of their inside
             fit(recipe, model, splits, Path(scratch) / arm)
             found[arm], logits = judge(recipe, model, splits["test"], given.images, missed)
             missed = logits if missed is None else missed

@@ -6,12 +6,11 @@ python benchmarks/mining_step.py
 from __future__ import annotations
 
 import statistics
-import time
 
 import timm
 import torch
 from abn_step import step
-from timing import arguments, multiply_adds
+from timing import arguments, multiply_adds, one_round
 
 import attention_refine as ar
 
@@ -57,16 +56,6 @@ def after_site(model: ar.RefinedModel, x: torch.Tensor, y: torch.Tensor) -> floa
     feature = model.backbone.features(x)
     feature = feature.with_grid(feature.grid.detach().requires_grad_())
     return multiply_adds(lambda: torch.nn.functional.cross_entropy(model.backbone.resume(feature), y).backward())
-
-
-def one_round(abn, mined) -> float:
-    """The CPU time of the mining step over the ABN step's."""
-    spent = []
-    for job in (abn, mined):
-        start = time.process_time()  # CPU time: another process on the machine does not count
-        job()
-        spent.append(time.process_time() - start)
-    return spent[1] / spent[0]
 
 
 if __name__ == "__main__":

@@ -21,9 +21,8 @@ class Objective(nn.Module):
     Attributes:
         needs_labels: whether unlabelled images are passed over.
         second_order: whether it differentiates a gradient, so that the forward pass must be twice differentiable.
-        own_passes: whether it makes its own forward passes, in evaluation statistics, and takes nothing from the
-            model's. A training step of such objectives alone, without labels or head, then makes no other; its
-            ``output.logits`` are theirs.
+        own_passes: whether it makes its own forward passes and takes nothing from the model's. A training step of such
+            objectives alone, without labels or head, then makes no other; its ``output.logits`` are theirs, if any.
     """
 
     name: str

@@ -93,6 +93,7 @@ class ContrastivePretraining(Objective):
 
     config_class = ContrastivePretrainingConfig
     needs_labels = False
+    own_passes = True
 
     def attach(self, model: RefinedModel) -> None:
         size = embedding_size(last_layer(model.backbone.net, model.num_labels))

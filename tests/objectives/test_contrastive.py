@@ -302,3 +302,12 @@ def test_a_network_without_a_last_layer_is_refused():
 
     with pytest.raises(ValueError, match="Pooled has no last linear layer of 3 classes"):
         ar.wrap(Pooled(), objectives=["contrastive"], preprocessing={"input_size": [3, 16, 16]})
+
+
+@pytest.mark.parametrize("labels, passes", [(None, 1), (torch.tensor([0, 1, 2]), 2)], ids=["unlabelled", "labelled"])
+def test_a_step_without_labels_makes_no_pass_that_nothing_reads(labels, passes):
+    model = ar.wrap(BY_NAME["resnet18"].make(), objectives=["contrastive"]).train()
+    seen = []
+    with model.backbone.net.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0]))):
+        model(BY_NAME["resnet18"].images(3), labels=labels)
+    assert len(seen) == passes and 6 in seen, "both views go through as one batch"
