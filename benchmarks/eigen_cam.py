@@ -6,6 +6,7 @@ python benchmarks/eigen_cam.py
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
 from peers import peer
@@ -19,12 +20,12 @@ def main() -> None:
     grad_cam = peer("pytorch_grad_cam")
     for channels, side in ((2048, 7), (384, 14)):
         feature = torch.randn(given.batch, channels, side, side).relu()
-        found = {"ours": lambda: principal_map(feature.flatten(2), centre=True)}
+        found = {"ours": partial(principal_map, feature.flatten(2), centre=True)}
         if grad_cam:
             from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
             values = feature.numpy()
-            found["grad-cam"] = lambda: get_2d_projection(values)
+            found["grad-cam"] = partial(get_2d_projection, values)
             ours, theirs = found["ours"]().flatten(1), torch.from_numpy(found["grad-cam"]()).flatten(1)
             alike = torch.cosine_similarity(ours, theirs).abs().min()
             print(f"the same up to the sign: |cosine| {alike:.6f} or more")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -55,13 +56,16 @@ def fine_noise(net: torch.nn.Module, pixel_values: torch.Tensor, target: torch.T
     return metrics.random_maps(torch.zeros(len(pixel_values), dtype=torch.long), tuple(pixel_values.shape[-2:]), seed=1)
 
 
-def table(evaluations: list[Evaluation]) -> str:
-    lines = ["| map | images | " + " | ".join(TITLES[m].title for m in MEASURES) + " |"]
-    lines.append("|---|---|" + "---|" * len(MEASURES))
+def table(evaluations: list[Evaluation], measures: Sequence[str]) -> str:
+    lines = ["| map | images | " + " | ".join(TITLES[m].title for m in measures) + " |"]
+    lines.append("|---|---|" + "---|" * len(measures))
     for evaluation in evaluations:
         for name, measured in evaluation.summary["maps"].items():
-            cells = [f"{c['value']:.2f} ({c['low']:.2f} to {c['high']:.2f})" for c in map(measured.get, MEASURES)]
-            seen, perturbed = measured[MEASURES[0]]["count"], measured[MEASURES[-1]]["count"]
+            measured = {measure: measured[measure] for measure in measures if measure in measured}
+            if not measured:  # a control, and measures that are not taken of it
+                continue
+            cells = [f"{c['value']:.2f} ({c['low']:.2f} to {c['high']:.2f})" for c in measured.values()]
+            seen, *_, perturbed = [cell["count"] for cell in measured.values()] * 2
             lines.append(f"| {name} | {seen} / {perturbed} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -75,6 +79,7 @@ def main() -> None:
     parser.add_argument("--perturbed", type=int, default=12)
     parser.add_argument("--steps", type=int, default=8, help="points of insertion and deletion")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--measures", nargs="+", default=list(MEASURES), help="as `evaluate` names them")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--parts", nargs="+", default=["cheap", "costly"], choices=["cheap", "costly"])
     parser.add_argument("--resume", action="store_true")
@@ -94,7 +99,7 @@ def main() -> None:
             ar.evaluate(
                 net,
                 images,
-                measures=MEASURES,
+                measures=given.measures,
                 maps=sources,
                 batch_size=given.batch,
                 perturbation_images=given.perturbed,
@@ -103,7 +108,7 @@ def main() -> None:
                 resume=given.resume,
             )  # fmt: skip
         )
-    print(f"`{shlex.join(['python', *sys.argv])}`\n\n{table(evaluations)}")
+    print(f"`{shlex.join(['python', *sys.argv])}`\n\n{table(evaluations, given.measures)}")
 
 
 if __name__ == "__main__":

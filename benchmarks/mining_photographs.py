@@ -12,13 +12,11 @@ others, evenly spread. Results go to one JSON a run, which is not run again; the
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 
 import torch
+from repeated import Figures, add_arguments, each, table
 
 import attention_refine as ar
 from attention_refine import recipe as recipes
@@ -36,29 +34,15 @@ COLUMNS = {"accuracy": 100, "insertion, missed": 1, "insertion, all": 1, "mask_c
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with train/ and test/")
-    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="files named as timm names the networks")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add_arguments(parser, seeds=[0, 1, 2])
     parser.add_argument("--epochs", type=int, nargs=2, default=[4, 3], help="of step 1 and of each arm")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--images", type=int, default=96, help="for insertion on all")
-    parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
-    given.output.mkdir(parents=True, exist_ok=True)
-    files = []
-    for seed in given.seeds:
-        for folder in given.data:
-            for weights in given.weights:
-                file = given.output / f"{folder.name}-{weights.stem}-{seed}.json"
-                if not file.exists():
-                    found = one_seed(folder, weights, seed, given)
-                    file.write_text(json.dumps(found, indent=1))
-                files.append(file)
-                print(file.name, json.dumps(json.loads(file.read_text())), flush=True)
-    table(files)
+    table(each(given, one_seed), COLUMNS)
 
 
-def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:
+def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) -> Figures:
     recipe = first_step(folder, weights, seed, given.epochs[0])
     splits = recipes.load_splits(recipe.data, seed)
     torch.manual_seed(seed)
@@ -123,25 +107,6 @@ def predict(model: ar.RefinedModel, items: list) -> tuple[torch.Tensor, torch.Te
     model.eval()
     outputs = [model(torch.stack([i["pixel_values"] for i in items[n : n + 16]])) for n in range(0, len(items), 16)]
     return torch.cat([o.logits for o in outputs]), torch.cat([o.maps for o in outputs])
-
-
-def table(files: list[Path]) -> None:
-    values = defaultdict(lambda: defaultdict(list))
-    for file in files:
-        data, network, _seed = file.stem.split("-")
-        for arm, found in json.loads(file.read_text()).items():
-            for name in COLUMNS:
-                if found.get(name) is not None:
-                    values[data, network, arm][name].append(COLUMNS[name] * found[name])
-    print("| data | backbone | arm | seeds | " + " | ".join(name.replace("_", " ") for name in COLUMNS) + " |")
-    print("|---" * (4 + len(COLUMNS)) + "|")
-    for key, row in sorted(values.items()):
-        cells = []
-        for name, scale in COLUMNS.items():
-            spread = statistics.stdev(row[name]) if len(row[name]) > 1 else 0.0
-            digits = 1 if scale == 100 else 3
-            cells.append(f"{statistics.mean(row[name]):.{digits}f} ± {spread:.{digits}f}" if row[name] else "-")
-        print(f"| {' | '.join(key)} | {len(row['accuracy'])} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-
 _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")  # timm's flag and transformers'
 
 

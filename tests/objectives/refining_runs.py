@@ -24,6 +24,7 @@ OBJECTIVES = {
     "darc": lambda **options: ar.DARC(
         **{"seed": 0, "iterations": 2, "min_cells": 0.0, "width": 16, "weight": 1.0, **options}
     ),
+    "consistency": lambda **options: ar.AttentionConsistency(**options),
     "input_gradient": lambda **options: ar.MapSupervision(norm="input_gradient", **options),
 }
 
@@ -80,6 +81,12 @@ def cases() -> list[tuple[str, bool]]:
     return [(name, head) for name in OBJECTIVES for head in (True, False) if not (head and name == "input_gradient")]
 
 
+def train_in_updates(folder, **config) -> Path:
+    """DARC's loop as its text has it: several updates on a batch, and a rate that is halved where the loss rises."""
+    return train(folder, "darc", True, options={"iterations": 1}, updates_per_batch=3, **config)
+
+
 if __name__ == "__main__":
     for name, head in cases():
         train(Path(sys.argv[1]) / f"{name}-{head}", name, head, batch_size=2)
+    train_in_updates(Path(sys.argv[1]) / "updates", batch_size=2)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from refining_runs import OBJECTIVES, Clicked, cases, model, train, weights
+from refining_runs import OBJECTIVES, Clicked, cases, model, train, train_in_updates, weights
 from torch import nn
 
 import attention_refine as ar
@@ -60,6 +60,14 @@ def test_two_processes_equal_one(whole, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for name, head in cases():
         assert largest_difference(weights(tmp_path / f"{name}-{head}"), whole(name, head)) < ROUNDING, (name, head)
+    in_one = weights(train_in_updates(tmp_path / "one"))
+    assert largest_difference(weights(tmp_path / "updates"), in_one) < ROUNDING
+    assert largest_difference(whole("darc", True), in_one) > 100 * ROUNDING  # more updates are another run
+
+
+def test_several_updates_on_accumulated_batches_are_those_on_the_whole(tmp_path):
+    divided = train_in_updates(tmp_path / "divided", batch_size=2, gradient_accumulation_steps=2)
+    assert largest_difference(weights(divided), weights(train_in_updates(tmp_path / "whole"))) < ROUNDING
 
 
 @pytest.mark.parametrize("name", ["mining", "guided_inference"])
