@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class RefinedOutput(ModelOutput):
         carried: columns by name that objectives hand to the next update on the same batch (:mod:`attention_refine.
             training.stepping`): constants, such as DARC's map so far.
         feature: the feature at the site, for objectives only; ``None`` in what a model returns.
+        embedding: ``(B, D)``, what the classifier read, for objectives that ask for it; ``None`` in what a model returns.
     """
 
     loss: Tensor | None = None
@@ -54,6 +56,7 @@ class RefinedOutput(ModelOutput):
     measures: dict[str, Tensor] | None = None
     carried: dict[str, Tensor] | None = None
     feature: Feature | None = None
+    embedding: Tensor | None = None
 
 
 class RefinedModel(nn.Module):
@@ -138,17 +141,21 @@ class RefinedModel(nn.Module):
             batch = objective.prepare(self, batch)
         pixel_values = batch["pixel_values"]
         alone = self.training and labels is None and wanted and all(objective.own_passes for objective in wanted)
-        if self.head is None and alone:
-            output = RefinedOutput(aux_logits={}, losses={}, measures={})
-        elif self.head is None and not (wanted and self.backbone.site):
-            output = RefinedOutput(logits=self.backbone(pixel_values), aux_logits={}, losses={}, measures={})
-        else:
-            feature = self.backbone.features(pixel_values)
-            with twice_differentiable(enabled=twice):
-                output = self.resume(feature, maps)
+        embeds = any(objective.needs_embedding for objective in wanted)
+        with LastLinear() if embeds else nullcontext() as last:
+            if self.head is None and alone:
+                output = RefinedOutput(aux_logits={}, losses={}, measures={})
+            elif self.head is None and not (wanted and self.backbone.site):
+                output = RefinedOutput(logits=self.backbone(pixel_values), aux_logits={}, losses={}, measures={})
+            else:
+                feature = self.backbone.features(pixel_values)
+                with twice_differentiable(enabled=twice):
+                    output = self.resume(feature, maps)
+        if embeds:
+            output.embedding = self._embedding(output, last)
         if compute_losses:
             output.losses, output.loss = self._losses(batch, output, smoothing, wanted)
-        return RefinedOutput(**{key: value for key, value in output.items() if key != "feature"})
+        return RefinedOutput(**{key: value for key, value in output.items() if key not in ("feature", "embedding")})
 
     def resume(self, feature: Feature, maps: Tensor | None = None) -> RefinedOutput:
         """What follows from a feature at the site: the map, made or given, and the prediction; without the losses."""
@@ -167,6 +174,7 @@ class RefinedModel(nn.Module):
             losses={},
             measures={},
             feature=feature,
+            embedding=refined.vectors.flatten(1) if self.head.classifies else None,
         )
 
     def perceive(self, feature: Feature, gain: Tensor | None = None) -> Tensor:
@@ -269,14 +277,19 @@ class RefinedModel(nn.Module):
         Raises:
             ValueError: the classifier is no linear layer on a vector an image, or there is one pass for each class.
         """
-        if self.head is not None and self.head.classifies:
-            pooled, _, _ = self.head(self.backbone.features(pixel_values).grid)
-            return pooled.vectors.flatten(1)
+        with LastLinear() as last:
+            if self.head is None:
+                output = RefinedOutput(logits=self.backbone(pixel_values))
+            else:
+                output = self.resume(self.backbone.features(pixel_values))
+        return self._embedding(output, last)
+
+    def _embedding(self, output: RefinedOutput, last: LastLinear) -> Tensor:
+        if output.embedding is not None:
+            return output.embedding
         if self.head is not None and self.head.per_class:
             raise ValueError("with a map for each class an image has an embedding for each: wrap it with maps='shared'")
-        with LastLinear() as last:
-            logits = self(pixel_values, compute_losses=False).logits
-        if last.output is None or last.output.shape != logits.shape or last.input.ndim != 2:
+        if last.output is None or last.output.shape != output.logits.shape or last.input.ndim != 2:
             raise ValueError(
                 f"{type(self.backbone.net).__name__} has no linear classifier on one vector an image, so it has no "
                 "embedding; pool its patches with pool='avg', or wrap it with head='brnpa'"

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import torch
 from cases import BY_NAME
+from PIL import ImageColor
 from torch import nn
 
 import attention_refine as ar
+from attention_refine import report
 from attention_refine.cli import main
 from attention_refine.evaluation.embeddings import embed_dataset, similarities
 from attention_refine.evaluation.fewshot import draw_episodes, episode_accuracy
 from attention_refine.evaluation.retrieval import rank_matches
+from attention_refine.report.matches import GAP, QUERY, RIGHT, SIDE, WRONG
 
 CASE = BY_NAME["resnet18"]
+SMALL = {"input_size": [3, 64, 64]}
 
 
 class Known(nn.Module):
@@ -197,7 +201,7 @@ def test_ranks_against_loops():
     vectors, labels = (each.double() if each.is_floating_point() else each for each in clusters(spread=1.0))
     queries, gallery = vectors[:20], vectors[20:]
     labels[3] = 99  # a query without a match
-    precision, first = rank_matches(queries, labels[:20], gallery, labels[20:])
+    precision, first, _ = rank_matches(queries, labels[:20], gallery, labels[20:])
     expected = [average_precision(q, c, gallery.tolist(), labels[20:].tolist())
                 for q, c in zip(queries.tolist(), labels[:20].tolist())]  # fmt: skip
     torch.testing.assert_close(precision, torch.tensor([e[0] for e in expected]).float(), equal_nan=True)
@@ -222,8 +226,59 @@ def test_a_gallery_of_its_own_and_one_without_a_match():
     vectors, labels = clusters(spread=0.01)
     halves = Vectors(vectors[:30], labels[:30]), Vectors(vectors[30:], labels[30:])
     assert ar.retrieval(Known(), *halves, progress=False).mean_average_precision.value == pytest.approx(1)
-    with pytest.raises(ValueError, match="share no class"):
+    with pytest.raises(ValueError, match="no query has an image of its class to be found"):
         ar.retrieval(Known(), halves[0], Vectors(vectors[30:], labels[30:] + 50), progress=False)
+
+
+def test_images_of_the_same_camera_are_passed_over_like_a_loop():
+    vectors, labels = clusters(spread=1.0)
+    names = ["north", "south", "gate"]
+    cameras = [names[i % 3] for i in range(len(labels))]
+    halves = Vectors(vectors[:20], labels[:20]), Vectors(vectors[20:], labels[20:])
+    found = ar.retrieval(Known(), *halves, cameras=cameras[:20], gallery_cameras=cameras[20:], progress=False)
+    alone = ar.retrieval(Known(), Vectors(vectors, labels), cameras=cameras, progress=False)
+    for i in range(20):
+        for result, start in ((found, 20), (alone, 0)):
+            left = [j for j in range(start, len(labels))
+                    if j != i and not (labels[j] == labels[i] and cameras[j] == cameras[i])]  # fmt: skip
+            expected, first = average_precision(
+                vectors[i].tolist(), int(labels[i]), vectors[left].tolist(), labels[left].tolist()
+            )
+            assert result.average_precision[i].item() == pytest.approx(expected, abs=1e-5, nan_ok=True)
+            assert result.first_match[i] == first
+    assert not torch.equal(alone.first_match, ar.retrieval(Known(), Vectors(vectors, labels), progress=False).first_match)
+
+
+def test_the_nearest_are_kept():
+    vectors, labels = clusters(classes=2, images=3, spread=1.0)
+    found = ar.retrieval(Known(), Vectors(vectors, labels), distance="euclidean", progress=False)
+    for i, row in enumerate(found.nearest.tolist()):
+        expected = sorted((j for j in range(6) if j != i), key=lambda j: float((vectors[i] - vectors[j]).norm()))
+        assert row == expected + [-1] * 5
+
+
+@pytest.mark.parametrize(
+    ("cameras", "gallery_cameras", "said"),
+    [(None, [0] * 9, "cameras is missing"), ([0] * 54, None, "gallery_cameras is missing"), ([0], [0] * 9, "has 1 entries")],
+)
+def test_cameras_that_do_not_fit_are_refused(cameras, gallery_cameras, said):
+    vectors, labels = clusters()
+    halves = Vectors(vectors[:54], labels[:54]), Vectors(vectors[54:], labels[54:])
+    with pytest.raises(ValueError, match=said):
+        ar.retrieval(Known(), *halves, cameras=cameras, gallery_cameras=gallery_cameras, progress=False)
+
+
+def test_the_matches_as_a_picture():
+    shapes = ar.data.load_dataset("shapes", "validation").select(range(24))
+    model = ar.wrap("resnet10t", "brnpa", pretrained=False, labels=ar.data.class_names(shapes), preprocessing=SMALL)
+    found = ar.retrieval(model, shapes, progress=False)
+    sheet = report.matches(model, shapes, found, count=2, shown=3)
+    assert sheet.size[0] > 3 * SIDE and sheet.size[1] > 2 * 4 * SIDE, "a query and three, each over its three parts"
+    query, best = shapes[0]["label"], shapes[int(found.nearest[0, 0])]["label"]
+    assert sheet.getpixel((1, 1)) == ImageColor.getrgb(QUERY)
+    assert sheet.getpixel((SIDE + GAP + 1, 1)) == ImageColor.getrgb(RIGHT if query == best else WRONG)
+    with pytest.raises(ValueError, match="no ranked maps"):
+        report.matches(ar.wrap("resnet10t", pretrained=False, preprocessing=SMALL), shapes, found)
 
 
 def test_the_similarities_are_those_named():

@@ -190,6 +190,14 @@ class Prepared(torch.utils.data.Dataset):
             return list(tqdm(found, total=len(self.dataset), desc="checking images", disable=not progress, leave=False))
 
     @property
+    def labels(self) -> list[int] | list[Tensor]:
+        """The class of each item, or its multi-hot classes, as the items have them; no image is read."""
+        column = "labels" if self._reader.multi else "label"
+        cells = list(self.dataset.select_columns([column])[column])
+        found = [self._reader.label({column: cells[row]}, f"row {row}") for row in self.rows]
+        return found if self._reader.multi else [int(label) for label in found]
+
+    @property
     def class_names(self) -> list[str]:
         return self._reader.names
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..model import RefinedModel
 from .checkpoint import CARD
+from .config import for_others
 from .talking import redacted
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _own_licence(model: RefinedModel) -> str | None:
 def _part(part: Any) -> str:
     if part is None:
         return ""
-    options = ", ".join(f"{key}={value}" for key, value in part.to_dict()["options"].items() if value is not None)
+    options = ", ".join(f"{key}={value}" for key, value in for_others(part.to_dict())["options"].items() if value is not None)
     return f"**{markdown(part.name)}** ({markdown(options)})"
 
 

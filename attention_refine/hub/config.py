@@ -14,6 +14,7 @@ from ..backbones.spec import BackboneSpec, NotRebuildable, describe
 from ..heads.base import heads
 from ..model import RefinedModel
 from ..objectives.base import objectives
+from ..objectives.distillation import OBJECT
 
 CONFIG = "config.json"
 FORMAT = 1
@@ -71,6 +72,18 @@ def model_config(model: RefinedModel, training_layers: bool = True) -> dict[str,
         "labels": model.labels,
         "preprocessing": model.preprocessing,
     }
+
+
+def for_others(part: dict[str, Any]) -> dict[str, Any]:
+    """A head's or objective's entry as other people get it.
+
+    A teacher in a folder of this machine is of no use to them, and its path is nobody's business: it stands as an
+    object, which has to be given again where the model is trained further.
+    """
+    teacher = part["options"].get("teacher")
+    if isinstance(teacher, str) and Path(teacher).exists():
+        return {**part, "options": {**part["options"], "teacher": OBJECT}}
+    return part
 
 
 def to_json(config: dict[str, Any]) -> str:

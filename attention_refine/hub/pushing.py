@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from . import weights as stored
 from .card import Card
 from .checkpoint import CARD, save_pretrained
 from .checksums import matches
+from .config import CONFIG, for_others, to_json
 from .talking import patiently, redacted, root_of, sentence, status_of, worth_another_try
 
 if TYPE_CHECKING:
@@ -73,6 +75,9 @@ def push_to_hub(
 
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, folder, max_shard_size=max_shard_size, training_layers=training_layers)
+        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+        config["objectives"] = [for_others(objective) for objective in config["objectives"]]
+        (Path(folder) / CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
         api = HfApi(token=token, library_name="attention_refine")
         push = _Push(api, repo_id, revision or "main", create_pr)
         try:

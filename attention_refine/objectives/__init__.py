@@ -8,6 +8,7 @@ from .distillation import Distillation
 from .guided_inference import GuidedInference
 from .mining import AttentionMining
 from .supervision import MapSupervision
+from .triplet import Triplet
 
 register_objective = objectives.register
 list_objectives = objectives.names
@@ -21,6 +22,7 @@ __all__ = [
     "GuidedInference",
     "MapSupervision",
     "Objective",
+    "Triplet",
     "list_objectives",
     "register_objective",
 ]

@@ -23,6 +23,7 @@ class Objective(nn.Module):
         second_order: whether it differentiates a gradient, so that the forward pass must be twice differentiable.
         own_passes: whether it makes its own forward passes and takes nothing from the model's. A training step of such
             objectives alone, without labels or head, then makes no other; its ``output.logits`` are theirs, if any.
+        needs_embedding: whether it reads ``output.embedding``, (B, D), what the classifier is given.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Objective(nn.Module):
     needs_labels = True
     second_order = False
     own_passes = False
+    needs_embedding = False
 
     def __init__(self, **options: Any):
         super().__init__()

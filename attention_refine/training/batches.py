@@ -8,7 +8,7 @@ sees.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -35,6 +35,8 @@ class BatchOrder:
         processes: processes that train together.
         slots: gradient accumulation steps.
         seed: of the shuffling.
+        classes: of the images, where ``together`` is above 1.
+        together: so many images of a class follow each other; what is left over of the classes comes last.
 
     Raises:
         ValueError: the dataset is too small for one global batch.
@@ -45,6 +47,8 @@ class BatchOrder:
     processes: int = 1
     slots: int = 1
     seed: int = 0
+    classes: Sequence[int] | None = None
+    together: int = 1
 
     def __post_init__(self):
         if self.size == 0:
@@ -74,7 +78,17 @@ class BatchOrder:
     def shuffled(self, epoch: int) -> list[int]:
         """The rows in the order of an epoch."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
-        return torch.randperm(self.size, generator=generator).tolist()
+        rows = torch.randperm(self.size, generator=generator).tolist()
+        if self.together == 1:
+            return rows
+        of_class: dict[int, list[int]] = {}
+        for row in rows:
+            of_class.setdefault(self.classes[row], []).append(row)
+        starts = [(each, at) for each, found in of_class.items() for at in range(0, len(found), self.together)]
+        groups = [of_class[each][at : at + self.together] for each, at in starts]
+        order = torch.randperm(len(groups), generator=generator).tolist()
+        whole_first = sorted(order, key=lambda at: len(groups[at]) < self.together)
+        return [row for at in whole_first for row in groups[at]]
 
     def divide(self, images: list, process: int) -> list[list]:
         """One process's batches of a global batch: one per slot, fewer if it is a short one."""

@@ -59,6 +59,10 @@ class TrainingConfig(Options):
     update_tolerance: float = option(
         0.0, "updates_per_batch: the rest are left out once the loss moves by less than this share", at_least=0, below=1
     )
+    images_of_a_class: int = option(
+        1, "images of one class that follow each other, so that every batch holds pairs (for the triplet loss); divides "
+        "batch_size", at_least=1,
+    )  # fmt: skip
     num_workers: int = option(
         0, "processes that load images; 0 loads in the training process", at_least=0, may_change=True
     )
@@ -139,6 +143,11 @@ class TrainingConfig(Options):
             raise ValueError(f"milestones={self.milestones} have no effect with schedule {self.schedule!r}: use 'step'")
         if self.milestones != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise, got {self.milestones}")
+        if self.batch_size % self.images_of_a_class:
+            raise ValueError(
+                f"images_of_a_class={self.images_of_a_class} does not divide batch_size={self.batch_size}: a batch must "
+                "hold whole groups"
+            )
         if self.monitor in DRIFTS and self.max_prediction_drift is None:
             raise ValueError(
                 f"monitor={self.monitor!r} keeps the model that has moved furthest within max_prediction_drift: give "

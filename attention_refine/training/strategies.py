@@ -88,11 +88,13 @@ class Strategy:
         _check(model, dataset, unlabeled, config)
         slots = config.gradient_accumulation_steps
 
-        def source(data: Dataset, batch_size: int, seed: int) -> Source:
+        def source(data: Dataset, batch_size: int, seed: int, together: int = 1) -> Source:
             size = None if isinstance(data, IterableDataset) else len(data)
-            return Source(data, BatchOrder(size, batch_size, processes, slots, seed), process, loading)
+            classes = _classes(data, size) if together > 1 else None
+            order = BatchOrder(size, batch_size, processes, slots, seed, classes, together)
+            return Source(data, order, process, loading)
 
-        self.labeled = source(dataset, config.batch_size, config.seed)
+        self.labeled = source(dataset, config.batch_size, config.seed, config.images_of_a_class)
         self.unlabeled = None
         if unlabeled is not None:
             seed = mixed_seed(config.seed, _UNLABELED)
@@ -193,3 +195,16 @@ def _check(model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config
                 f"{name} is a stream, and strategy={config.strategy!r} must know how many images it has: give a "
                 "dataset with a length, or use another strategy without a separate unlabelled dataset"
             )
+
+
+def _classes(data: Dataset, size: int | None) -> list[int]:
+    """The class of each image, without reading the images."""
+    labels = getattr(data, "labels", None)
+    if size is None or labels is None or len(labels) != size:
+        raise TrainingError(
+            "images_of_a_class needs a dataset that says its classes: no stream, and with an attribute labels, one class "
+            "an image, as attention_refine.data.prepare makes it"
+        )
+    if any(not isinstance(label, int) for label in labels):
+        raise TrainingError("images_of_a_class: every image needs one class, and these have several labels an image")
+    return labels

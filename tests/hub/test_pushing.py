@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import traceback
+from functools import partial
 
 import pytest
 from stand_in import READ_TOKEN, TOKEN, sha256
@@ -87,6 +88,21 @@ def test_without_create_nothing_is_made(hub, model):
     with pytest.raises(PushError, match="no repo 'user/model', or it is private.*check the name.*Nothing was changed"):
         model.push_to_hub(NAME, create=False)
     assert not hub.repos
+
+
+@pytest.mark.parametrize("objective", [ar.Distillation, partial(ar.AttentionConsistency, compare="models")])
+def test_a_teachers_folder_is_not_told(hub, model, tmp_path, objective):
+    """A path of this machine; an id of the Hub is."""
+    model.save_pretrained(tmp_path / "teacher")
+    for teacher, told in ((str(tmp_path / "teacher"), "object"), ("user/teacher", "user/teacher")):
+        student = ar.load(tmp_path / "teacher")
+        student.add_objective(objective(teacher=teacher))
+        student.push_to_hub(NAME, card=Card())
+        (entry,) = json.loads(files(hub)["config.json"])["objectives"]
+        assert entry["options"]["teacher"] == told
+        assert str(tmp_path).encode() not in b"".join(content for content in files(hub).values())
+        assert list(ar.load(NAME).objectives) == [entry["name"]]
+        assert student.objectives[entry["name"]].config.teacher == teacher, "the model itself keeps it"
 
 
 @pytest.mark.parametrize("name", ["model", "a/b/c", "/model", "user/", "user/mo del", "user/../x", "https://hub/x"])

@@ -1,4 +1,4 @@
-"""The run that test_contrastive.py divides between two processes; each process of torchrun calls this."""
+"""The runs that test_contrastive.py and test_triplet.py divide between two processes; each process of torchrun calls this."""
 
 from __future__ import annotations
 
@@ -31,26 +31,36 @@ class Views(torch.utils.data.Dataset):
         return IMAGES
 
     def __getitem__(self, row):
-        return {"pixel_values": self.views[row, 0], "views": self.views[row], "labels": torch.tensor(row % 3)}
+        return {"pixel_values": self.views[row, 0], "views": self.views[row], "labels": torch.tensor(self.labels[row])}
+
+    @property
+    def labels(self):
+        return [row % 3 for row in range(IMAGES)]
 
 
-def make_model(**options) -> ar.RefinedModel:
+def make_model(objective: ar.Objective | None = None, **options) -> ar.RefinedModel:
     torch.manual_seed(3)
     net = timm.create_model("test_resnet", num_classes=3)
-    objective = ar.ContrastivePretraining(dimension=8, **options)
+    objective = objective or ar.ContrastivePretraining(dimension=8, **options)
     return ar.wrap(net, objectives=[objective], preprocessing={"input_size": [3, 32, 32]})
 
 
-def train(folder, batch_size: int, strategy: str = "finetune"):
+def train(folder, batch_size: int, strategy: str = "finetune", model: ar.RefinedModel | None = None, **options):
     # Batch statistics are per process: without them the processes are one.
     config = ar.TrainingConfig(
         output_dir=str(folder), strategy=strategy, epochs=2, batch_size=batch_size, optimizer="sgd", learning_rate=0.05,
-        freeze_batch_norm=True, progress=False,
+        freeze_batch_norm=True, progress=False, **options,
     )  # fmt: skip
-    return ar.finetune(make_model(temperature=0.5), Views(), config, collate=torch.utils.data.default_collate)
+    model = model or make_model(temperature=0.5)
+    return ar.finetune(model, Views(), config, collate=torch.utils.data.default_collate)
+
+
+def train_triplet(folder, batch_size: int):
+    return train(folder, batch_size, "combined", make_model(ar.Triplet(margin="soft")), images_of_a_class=3)
 
 
 if __name__ == "__main__":
     size = int(sys.argv[2])
     train(f"{sys.argv[1]}/finetune", size)
     train(f"{sys.argv[1]}/combined", size, "combined")
+    train_triplet(f"{sys.argv[1]}/triplet", size)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import BY_NAME, CASES
-from contrastive_runs import make_model, train
+from contrastive_runs import make_model, train, train_triplet
 from safetensors.torch import load_file
 from torch import nn
 
@@ -244,15 +244,19 @@ def test_it_learns_to_tell_images_apart(tmp_path):
 
 
 def test_two_processes_equal_one(tmp_path):
-    """Weights and history of 2 processes × 3 images = 1 process × 6, also where their shares are 3 and 2."""
+    """Weights and history of 2 processes × 3 images = 1 process × 6, also where their shares are 3 and 2.
+
+    Of both losses between images: this one, and the triplet loss.
+    """
     path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     command = [*launch, HERE / "contrastive_runs.py", tmp_path, "3"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    for strategy in ("finetune", "combined"):
-        one = train(tmp_path / "one" / strategy, 6, strategy)
+    for strategy in ("finetune", "combined", "triplet"):
+        folder = tmp_path / "one" / strategy
+        one = train_triplet(folder, 6) if strategy == "triplet" else train(folder, 6, strategy)
         expected = load_file(tmp_path / "one" / strategy / "last" / "model.safetensors")
         found = load_file(tmp_path / strategy / "last" / "model.safetensors")
         moved = make_model().state_dict()

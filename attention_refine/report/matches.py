@@ -1,0 +1,72 @@
+"""Retrieval at work, as a picture: queries, what was found for each, and the model's ranked maps of all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from attention_refine.backbones.scopes import quiet
+from attention_refine.evaluation.retrieval import Retrieval
+from attention_refine.overlay import denormalize, overlay
+from attention_refine.report.gallery import prepared_for
+
+SIDE, GAP, FRAME = 128, 8, 4
+RIGHT, WRONG, QUERY = "#1a7f37", "#cf222e", "#57606a"
+
+
+def matches(
+    model: nn.Module, dataset: Any, found: Retrieval, gallery: Any = None, *, count: int = 3, shown: int = 4
+) -> Image.Image:
+    """A row for each of ``count`` queries spread over the dataset; below each image its maps, the first on top.
+
+    The query is framed in grey, what was found for it, the most alike first, in green where it is of the query's class
+    and in red where it is not.
+
+    Args:
+        model: a refined model with a head.
+        dataset, gallery: what :func:`attention_refine.retrieval` was given.
+        found: what it returned.
+
+    Raises:
+        ValueError: a model without a head, which has no maps of its own.
+    """
+    if getattr(model, "head", None) is None:
+        raise ValueError("a model without a head has no ranked maps to show: wrap it with head='brnpa', for example")
+    queries, preprocessing = prepared_for(model, dataset)
+    others = queries if gallery is None else prepared_for(model, gallery)[0]
+    chosen = [i * len(queries) // count for i in range(min(count, len(queries)))]
+    rows = []
+    for at in chosen:
+        query = queries[at]
+        row = [_column(model, query, preprocessing, QUERY)]
+        for other in found.nearest[at, :shown].tolist():
+            if other >= 0:
+                item = others[other]
+                right = int(item["labels"]) == int(query["labels"])
+                row.append(_column(model, item, preprocessing, RIGHT if right else WRONG))
+        rows.append(row)
+    width = max(len(row) for row in rows) * (SIDE + GAP) - GAP
+    height = rows[0][0].height
+    sheet = Image.new("RGB", (width, len(rows) * (height + 2 * GAP) - 2 * GAP), "white")
+    for number, row in enumerate(rows):
+        for place, column in enumerate(row):
+            sheet.paste(column, (place * (SIDE + GAP), number * (height + 2 * GAP)))
+    return sheet
+
+
+@torch.no_grad()
+def _column(model: nn.Module, item: dict[str, Any], preprocessing: dict[str, Any], colour: str) -> Image.Image:
+    """The image in a frame, and under it each of its maps."""
+    pixels = item["pixel_values"][None].to(next(model.parameters()).device)
+    picture = denormalize(pixels, preprocessing)
+    with quiet(model):
+        maps = model(pixels, compute_losses=False).maps[0]
+    framed = ImageOps.expand(picture.resize((SIDE - 2 * FRAME,) * 2), FRAME, colour)
+    parts = [overlay(picture, one).resize((SIDE, SIDE)) for one in maps]
+    column = Image.new("RGB", (SIDE, SIDE * (1 + len(parts))), "white")
+    for place, each in enumerate([framed, *parts]):
+        column.paste(each, (0, place * SIDE))
+    return column
