@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +13,7 @@ from unittest.mock import Mock
 import pytest
 import timm
 import torch
+from processes import in_two_processes
 
 from attention_refine import maps, metrics, shapes, wrap
 from attention_refine.data import prepare
@@ -398,8 +396,6 @@ def test_two_that_share_the_images_give_what_one_gives(data, tmp_path, monkeypat
 
 SCRIPT = """
 from pathlib import Path
-import sys
-sys.path.insert(0, {tests!r})
 from accelerate import Accelerator
 from attention_refine import shapes
 from attention_refine.evaluation import evaluate
@@ -415,11 +411,8 @@ found.to_json(Path({folder!r}) / f"process{{accelerator.process_index}}.json")
 @pytest.mark.sweep
 def test_two_processes_give_what_one_gives(data, tmp_path):
     script = tmp_path / "run.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    script.write_text(SCRIPT.format(folder=str(tmp_path)))
+    in_two_processes(script)
     single = evaluate(made_model(), data.select(range(9)), **QUIET)
     for process in (0, 1):
         found = Evaluation.from_json(tmp_path / f"process{process}.json")

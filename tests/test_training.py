@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import multiprocessing
-import multiprocessing.forkserver
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from processes import in_two_processes, server_of
 from torch import nn
-from training_runs import TinyImages, TinyModel, killed_at_disk_call, killed_at_forward, last_weights, train
+from training_runs import (
+    TinyImages,
+    TinyModel,
+    assert_same,
+    killed_at_disk_call,
+    killed_at_forward,
+    largest_difference,
+    last_weights,
+    train,
+)
 
 import attention_refine
 from attention_refine.training import TrainingConfig, TrainingError, finetune
@@ -43,17 +48,6 @@ RUN = {
 FORWARDS = 3 * 4 * 2  # epochs, steps, slots
 
 
-def assert_same(weights, expected):
-    assert weights.keys() == expected.keys()
-    for name in expected:
-        assert torch.equal(weights[name], expected[name]), name
-
-
-def largest_difference(weights, expected) -> float:
-    assert weights.keys() == expected.keys()
-    return max((weights[name].double() - expected[name].double()).abs().max().item() for name in expected)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
@@ -63,13 +57,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server():
-    """Processes that start with everything imported, so that killing one costs milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training_runs"])
-    with pytest.MonkeyPatch.context() as patch:  # the server looks for what it imports first on its own path
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
-        multiprocessing.forkserver.ensure_running()
-    return context
+    return server_of("training_runs")
 
 
 def die(server, function, *arguments) -> int:
@@ -144,11 +132,7 @@ def test_accumulated_equals_whole(size, tmp_path):
 
 def test_two_processes_equal_one(tmp_path):
     """Weights, history and metrics of 2 processes × 4 images = 1 process × 8, and of a resumed run of 2 processes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command = [*launch, HERE / "training_runs.py", tmp_path]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(HERE / "training_runs.py", tmp_path)
     train(tmp_path / "one", norm="layer", dropout=0.0, size=37, optimizer="sgd", batch_size=8)
     expected = last_weights(tmp_path / "one")
     history = json.loads((tmp_path / "one" / "history.json").read_text())

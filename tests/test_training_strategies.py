@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import multiprocessing.forkserver
-import os
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from processes import in_two_processes, server_of
 from strategy_runs import DIVISIBLE, STRATEGIES, Pictures, killed_at_forward, make_model, train
 from torch.utils.data import IterableDataset
-from training_runs import TinyModel, last_weights
+from training_runs import TinyModel, assert_same, largest_difference, last_weights
 
 import attention_refine as ar
 from attention_refine.data import collate
@@ -46,24 +42,7 @@ def _quietly_without_margin():
 
 @pytest.fixture(scope="module")
 def server():
-    """Processes that start with everything imported, so that killing one costs milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["strategy_runs"])
-    with pytest.MonkeyPatch.context() as patch:  # the server looks for what it imports first on its own path
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
-        multiprocessing.forkserver.ensure_running()
-    return context
-
-
-def assert_same(weights, expected):
-    assert weights.keys() == expected.keys()
-    for name in expected:
-        assert torch.equal(weights[name], expected[name]), name
-
-
-def largest_difference(weights, expected) -> float:
-    assert weights.keys() == expected.keys()
-    return max((weights[name].double() - expected[name].double()).abs().max().item() for name in expected)
+    return server_of("strategy_runs")
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------
@@ -93,11 +72,7 @@ def test_workers_do_not_change_the_run(tmp_path):
 
 def test_two_processes_equal_one(tmp_path):
     """Weights and history of 2 processes × 3 images = 1 process × 6 for each strategy, and of a resumed run of 2."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command = [*launch, HERE / "strategy_runs.py", tmp_path]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(HERE / "strategy_runs.py", tmp_path)
     for strategy in STRATEGIES:
         _, one = train(tmp_path / "one" / strategy, strategy, batch_size=6, **DIVISIBLE)
         assert largest_difference(last_weights(tmp_path / strategy), last_weights(tmp_path / "one" / strategy)) < 1e-4

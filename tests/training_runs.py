@@ -94,6 +94,17 @@ def last_weights(folder) -> dict[str, Tensor]:
     return load_file(str(Path(folder) / "last" / "model.safetensors"))
 
 
+def assert_same(weights, expected):
+    assert weights.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(weights[name], expected[name]), name
+
+
+def largest_difference(weights, expected) -> float:
+    assert weights.keys() == expected.keys()
+    return max((weights[name].double() - expected[name].double()).abs().max().item() for name in expected)
+
+
 def killed_at_forward(folder, count: int, options: dict):
     """Die by ``kill -9`` as the model's ``count``-th training forward begins."""
     forward, seen = TinyModel.forward, [0]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from cases import BY_NAME, CASES
 from contrastive_runs import make_model, train, train_triplet
+from processes import in_two_processes
 from safetensors.torch import load_file
 from torch import nn
 
@@ -248,12 +246,7 @@ def test_two_processes_equal_one(tmp_path):
 
     Of both losses between images: this one, and the triplet loss.
     """
-    path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command = [*launch, HERE / "contrastive_runs.py", tmp_path, "3"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(HERE / "contrastive_runs.py", tmp_path, "3")
     for strategy in ("finetune", "combined", "triplet"):
         folder = tmp_path / "one" / strategy
         one = train_triplet(folder, 6) if strategy == "triplet" else train(folder, 6, strategy)

@@ -6,15 +6,13 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from processes import in_two_processes
 from refining_runs import OBJECTIVES, Clicked, cases, model, train, train_in_updates, weights
 from torch import nn
 
@@ -49,15 +47,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(name, head, whole, t
 
 
 def test_two_processes_equal_one(whole, tmp_path):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(map(str, [HERE, *HERE.parents[:2]])),
-    }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command = [*launch, HERE / "refining_runs.py", tmp_path]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(HERE / "refining_runs.py", tmp_path)
     for name, head in cases():
         assert largest_difference(weights(tmp_path / f"{name}-{head}"), whole(name, head)) < ROUNDING, (name, head)
     in_one = weights(train_in_updates(tmp_path / "one"))

@@ -1,0 +1,35 @@
+"""Processes that tests start: two that work together, and ones that are killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def in_two_processes(script: Path, *arguments: str | Path) -> None:
+    """Run a script under torchrun on two processes of one thread each; it may import what lies beside it and here."""
+    path = os.pathsep.join(map(str, [script.parent, TESTS, TESTS.parent]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    done = subprocess.run(
+        [*launch, script, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def server_of(module: str) -> multiprocessing.context.BaseContext:
+    """Processes that start with everything that ``module`` imports, so that killing one costs milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    with pytest.MonkeyPatch.context() as patch:  # the server looks for what it imports first on its own path
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+        multiprocessing.forkserver.ensure_running()
+    return context
