@@ -83,6 +83,18 @@ def part_weights(similarity: Tensor) -> Tensor:
     return similarity / similarity.sum(-1, keepdim=True)
 
 
+def lengths(vectors: Tensor) -> Tensor:
+    """``(B, N)``, the norms of ``(B, C, N)`` over the channels.
+
+    On a CPU torch's norm over that dimension takes five times as long as a sum: where no gradient is wanted, and nothing is
+    traced, the squares of one image after the other are summed.
+    """
+    if torch.is_grad_enabled() or vectors.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.linalg.vector_norm(vectors, dim=1)
+    squares = torch.empty_like(vectors[0])
+    return torch.stack([torch.mul(image, image, out=squares).sum(0) for image in vectors]).sqrt()
+
+
 def representative_parts(
     vectors: Tensor, parts: int, refine: bool = True, order: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -98,7 +110,7 @@ def representative_parts(
         the parts' vectors ``(B, K, C)``, the similarities ``(B, K, N)`` in [0, 1], the activity with which each
         representative was chosen ``(B, K)``, and the norms ``(B, N)``.
     """
-    norms = torch.linalg.vector_norm(vectors, dim=1) + EPS
+    norms = lengths(vectors) + EPS
     activity = norms.detach()
     chosen = torch.zeros_like(activity, dtype=torch.bool)
     representatives, similarities, scores = [], [], []

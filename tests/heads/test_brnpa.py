@@ -8,7 +8,7 @@ import torch
 from cases import BY_NAME, CLASSES
 
 import attention_refine as ar
-from attention_refine.heads.brnpa import LEAST, part_weights, representative_parts
+from attention_refine.heads.brnpa import LEAST, lengths, part_weights, representative_parts
 
 CASE = BY_NAME["resnet18"]
 
@@ -93,6 +93,18 @@ def test_weights_sum_to_one_and_are_weights():
         weights = part_weights(representative_parts(features(signed=signed), 5)[1])
         torch.testing.assert_close(weights.sum(2), torch.ones(2, 5, dtype=torch.float64), rtol=0, atol=1e-12)
         assert (weights >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "channels last"])
+def test_the_norms_are_the_same_without_a_gradient(dtype, strided):
+    v = features(batch=3, signed=True).to(dtype)
+    v = v.transpose(1, 2).contiguous().transpose(1, 2) if strided else v
+    with torch.no_grad():
+        found = lengths(v)
+        assert torch.equal(found[1:2], lengths(v[1:2])), "an image's do not depend on the batch"
+    torch.testing.assert_close(found, lengths(v))
+    torch.testing.assert_close(found, torch.linalg.vector_norm(v, dim=1))
 
 
 def test_permuting_locations_permutes_maps_and_nothing_else():
