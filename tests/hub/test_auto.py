@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +46,22 @@ def test_auto_classes_read_a_folder(folder, model, images, same, photo):
     assert torch.equal(processor(photo)["pixel_values"], wanted)
     many = processor([photo, np.asarray(photo)], return_tensors="pt")["pixel_values"]
     assert torch.equal(many, torch.cat([wanted, wanted]))
+
+
+@pytest.mark.parametrize("order", [("attention_refine", "transformers"), ("transformers", "attention_refine")])
+def test_the_order_of_imports_does_not_matter(folder, order):
+    """In a fresh process, with transformers' Auto modules imported before ours or after."""
+    first, second = order
+    script = (
+        f"import {first}\n"
+        "from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification as Auto\n"
+        f"import {second}\n"
+        f"print(AutoConfig.from_pretrained({str(folder)!r}).model_type, type(Auto.from_pretrained({str(folder)!r})).__name__,"
+        f" type(AutoImageProcessor.from_pretrained({str(folder)!r})).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-3:] == ["attention_refine", "RefinedForImageClassification", "RefinedImageProcessor"]
 
 
 def test_pipeline_from_the_hub_without_remote_code(hub, model, photo):
