@@ -7,8 +7,8 @@ every arm goes on for the same number of steps on the same images: ``supervised`
 the consistency loss alone, without labels, the paper's best; ``both`` by the sum of the two losses; ``alternated`` now by
 the one, now by the other, the paper's third strategy. Nothing is chosen on the way: each arm is judged as it is at the end,
 once, on test/, or with ``--rest`` on the images of train/ that were not drawn, to choose settings by. Accuracy, macro F1,
-and Grad-CAM of the predicted class against the mask or box: correlation, IoU at half the maximum, and ATCON's IoU, in the
-median form on the images that are right.
+and the predicted class's map against the mask or box: correlation, IoU at half the maximum, and ATCON's IoU, in the median
+form on the images that are right. The map is Grad-CAM, of a transformer gradient rollout; the loss compares the same.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ def one_run(folder: Path, weights: Path, count: int, seed: int, given: argparse.
     torch.manual_seed(seed)
     start = recipes.build_model(recipe.model, names)
     judged = recipes.prepare_evaluation(recipe, start, judged_on)
+    shown = "gradient_rollout" if is_transformer(weights) else "grad_cam"
     fit(recipe, start, few, given.steps[0])
-    found = {"start": judge(start, judged)}
+    found = {"start": judge(start, judged, shown)}
     training = recipe.training
     training.optimizer, training.learning_rate, training.weight_decay = "adam", given.learning_rate, 0.0
     training.head_learning_rate_multiplier, training.freeze_batch_norm = 1.0, True
@@ -84,21 +85,25 @@ def one_run(folder: Path, weights: Path, count: int, seed: int, given: argparse.
         model = copy.deepcopy(start)
         training.strategy, consistent = ARMS[arm]
         if consistent:
-            model.add_objective(ar.AttentionConsistency(**{"detach_mask": True, **json.loads(given.objective)}))
+            options = {"first": shown, "detach_mask": True, **json.loads(given.objective)}
+            model.add_objective(ar.AttentionConsistency(**options))
         fit(recipe, model, few, given.steps[1])
-        found[arm] = judge(model, judged)
+        found[arm] = judge(model, judged, shown)
     return found
+
+
+def is_transformer(weights: Path) -> bool:
+    return weights.stem.startswith(("deit", "vit"))
 
 
 def settings(folder: Path, weights: Path, seed: int) -> recipes.Recipe:
     """The supervised start."""
-    transformer = weights.stem.startswith(("deit", "vit"))
     return recipes.Recipe.load(
         recipes.shipped("abn_resnet18_folder"),
         {
             "model": {
                 "backbone": weights.stem, "pretrained": str(weights), "head": None,
-                "image_size": 224 if transformer else 160,
+                "image_size": 224 if is_transformer(weights) else 160,
             },
             "data": {"source": str(folder)},
             "training": {
@@ -116,9 +121,9 @@ def fit(recipe: recipes.Recipe, model: ar.RefinedModel, images, steps: int) -> N
         ar.finetune(model, recipes.prepare_training(recipe, model, images), recipe.training)
 
 
-def judge(model: ar.RefinedModel, items) -> dict[str, float]:
-    judged = ar.evaluate(model, items, measures=MEASURES, maps=["grad_cam"], batch_size=16, progress=False)
-    cells = {**judged.summary["classification"], **judged.summary["maps"]["grad_cam"]}
+def judge(model: ar.RefinedModel, items, shown: str) -> dict[str, float]:
+    judged = ar.evaluate(model, items, measures=MEASURES, maps=[shown], batch_size=16, progress=False)
+    cells = {**judged.summary["classification"], **judged.summary["maps"][shown]}
     return {name: cells[name]["value"] for name in MEASURES}
 
 
