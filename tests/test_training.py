@@ -63,7 +63,7 @@ def server():
 def die(server, function, *arguments) -> int:
     process = server.Process(target=function, args=arguments)
     process.start()
-    process.join(60)
+    process.join(300)
     assert process.exitcode is not None
     return process.exitcode
 

@@ -59,7 +59,7 @@ def test_the_order_of_imports_does_not_matter(folder, order):
         f"print(AutoConfig.from_pretrained({str(folder)!r}).model_type, type(Auto.from_pretrained({str(folder)!r})).__name__,"
         f" type(AutoImageProcessor.from_pretrained({str(folder)!r})).__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-3:] == ["attention_refine", "RefinedForImageClassification", "RefinedImageProcessor"]
 
