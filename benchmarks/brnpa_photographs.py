@@ -2,9 +2,10 @@
 
     python benchmarks/brnpa_photographs.py --data pets3 cub20 --weights resnet18.safetensors resnet50.safetensors --output runs/brnpa
 
-Every arm has the same images, epochs and optimiser; ``distilled`` learns from the arm ``low`` of the same seed. The last
-epoch is judged, once, on the test images: the head's first map and all its maps at once (the largest of them), Grad-CAM
-where there is no head. Insertion and deletion are BR-NPA's (``iauc``, ``dauc``), on ``--perturbed`` images.
+Every arm has the same images, epochs and optimiser; ``high`` is twice as fine a grid, ``distilled`` learns from the arm
+``low`` of the same seed. The last epoch is judged, once, on the test images: the head's first map and all its maps at
+once (the largest of them), Grad-CAM where there is no head. Insertion and deletion are BR-NPA's (``iauc``, ``dauc``), on
+``--perturbed`` images.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from attention_refine import recipe as recipes
 PARTS = {"name": "brnpa", "fade_in_steps": 0}
 ARMS = {
     "plain": {},
+    "plain, high": {"resolution": 2},
     "bilinear": {"head": {"name": "bilinear", "fade_in_steps": 0, "block": False}},
     "low": {"head": PARTS},
     "high": {"head": PARTS, "resolution": 2},

@@ -54,24 +54,24 @@ def table(files: list[Path], columns: Mapping[str, float], against: str | None =
 
     With ``against``, the name of an arm, also the mean difference to it in the same runs, with Student's 95 % interval.
     """
-    values: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    values: dict[tuple[str, ...], dict[str, list[tuple[float, float | None]]]] = defaultdict(lambda: defaultdict(list))
     for file in files:
         *key, _seed = file.stem.split("-")
         figures = json.loads(file.read_text())
         for arm, found in figures.items():
             for name, factor in columns.items():
                 if found.get(name) is not None:
-                    other = figures[against].get(name) if against else None
-                    values[(*key, arm)][name].append((factor * found[name], factor * (other or 0.0)))
+                    other = figures[against].get(name) if against not in (None, arm) else None
+                    values[(*key, arm)][name].append((factor * found[name], other if other is None else factor * other))
     keys = ["data", "backbone", *(["setting"] if any(len(key) > 3 for key in values) else []), "arm"]
     print("| " + " | ".join([*keys, "seeds", *(name.replace("_", " ") for name in columns)]) + " |")
     print("|---" * (len(keys) + 1 + len(columns)) + "|")
     for key, row in sorted(values.items(), key=lambda item: [(len(part), part) for part in item[0][:-1]]):
-        cells = [_cell(row[name], factor, against and key[-1] != against) for name, factor in columns.items()]
+        cells = [_cell(row[name], factor) for name, factor in columns.items()]
         print(f"| {' | '.join(key)} | {max(map(len, row.values()))} | " + " | ".join(cells) + " |")
 
 
-def _cell(pairs: list[tuple[float, float]], factor: float, compared: bool | None) -> str:
+def _cell(pairs: list[tuple[float, float | None]], factor: float) -> str:
     if not pairs:
         return "-"
     digits = 1 if factor == 100 else 3
@@ -80,8 +80,8 @@ def _cell(pairs: list[tuple[float, float]], factor: float, compared: bool | None
     if len(found) == 1:
         return text
     text += f" ± {statistics.stdev(found):.{digits}f}"
-    if compared:
-        differences = [value - other for value, other in pairs]
+    differences = [value - other for value, other in pairs if other is not None]
+    if len(differences) == len(found):
         mean = statistics.mean(differences)
         half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
         text += f" ({mean:+.{digits}f}; {mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
