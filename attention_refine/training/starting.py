@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
@@ -36,7 +38,16 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     )
     if config.log_with is not None and not accelerator.log_with:
         raise TrainingError(f"log_with={config.log_with!r} names a tracker that is not installed: pip install it")
+    if accelerator.num_processes > 1:
+        atexit.unregister(_leave)
+        atexit.register(_leave)
     return accelerator
+
+
+def _leave() -> None:
+    """End the process group before the interpreter ends: its threads, still running then, can abort the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def check_setting(
