@@ -62,7 +62,7 @@ def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) 
             model = ar.load(Path(scratch) / "start").train()
             if ARMS[arm] is not None:
                 model.add_objective(ar.DARC(**ARMS[arm]))
-            fit(recipe, model, splits, Path(scratch) / "arm")
+            fit(recipe, model, splits, Path(scratch) / arm)
             judged_on = splits["validation" if given.validate else "test"]
             found[arm] = judge(model, recipes.prepare_evaluation(recipe, model, judged_on), given.images)
     return found
