@@ -142,6 +142,8 @@ class RefinedModel(nn.Module):
         pixel_values = batch["pixel_values"]
         alone = self.training and labels is None and wanted and all(objective.own_passes for objective in wanted)
         embeds = any(objective.needs_embedding for objective in wanted)
+        if embeds:
+            self._check_one_embedding()
         with LastLinear() if embeds else nullcontext() as last:
             if self.head is None and alone:
                 output = RefinedOutput(aux_logits={}, losses={}, measures={})
@@ -277,18 +279,22 @@ class RefinedModel(nn.Module):
         Raises:
             ValueError: the classifier is no linear layer on a vector an image, or there is one pass for each class.
         """
+        if self.head is not None and self.head.classifies:
+            pooled, _, _ = self.head(self.backbone.features(pixel_values).grid)
+            return pooled.vectors.flatten(1)
+        self._check_one_embedding()
         with LastLinear() as last:
-            if self.head is None:
-                output = RefinedOutput(logits=self.backbone(pixel_values))
-            else:
-                output = self.resume(self.backbone.features(pixel_values))
+            output = self(pixel_values, compute_losses=False)
         return self._embedding(output, last)
 
-    def _embedding(self, output: RefinedOutput, last: LastLinear) -> Tensor:
-        if output.embedding is not None:
-            return output.embedding
+    def _check_one_embedding(self) -> None:
         if self.head is not None and self.head.per_class:
             raise ValueError("with a map for each class an image has an embedding for each: wrap it with maps='shared'")
+
+    def _embedding(self, output: RefinedOutput, last: LastLinear) -> Tensor:
+        """What the classifier read in the pass that ``last`` watched."""
+        if output.embedding is not None:
+            return output.embedding
         if last.output is None or last.output.shape != output.logits.shape or last.input.ndim != 2:
             raise ValueError(
                 f"{type(self.backbone.net).__name__} has no linear classifier on one vector an image, so it has no "

@@ -61,13 +61,17 @@ def table(evaluations: list[Evaluation], measures: Sequence[str]) -> str:
     lines.append("|---|---|" + "---|" * len(measures))
     for evaluation in evaluations:
         for name, measured in evaluation.summary["maps"].items():
-            measured = {measure: measured[measure] for measure in measures if measure in measured}
-            if not measured:  # a control, and measures that are not taken of it
+            found = [measured[measure] for measure in measures if measure in measured]
+            if not found:  # a control, and measures that are not taken of it
                 continue
-            cells = [f"{c['value']:.2f} ({c['low']:.2f} to {c['high']:.2f})" for c in measured.values()]
-            seen, *_, perturbed = [cell["count"] for cell in measured.values()] * 2
+            cells = [_cell(measured[measure]) if measure in measured else "-" for measure in measures]
+            seen, perturbed = found[0]["count"], found[-1]["count"]
             lines.append(f"| {name} | {seen} / {perturbed} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell(found: dict) -> str:
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def main() -> None:

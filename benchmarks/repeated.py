@@ -71,15 +71,20 @@ def table(files: list[Path], columns: Mapping[str, float], against: str | None =
         print(f"| {' | '.join(key)} | {max(map(len, row.values()))} | " + " | ".join(cells) + " |")
 
 
-def _cell(pairs: list[tuple[float, float | None]], factor: float) -> str:
-    if not pairs:
-        return "-"
+def spread(values: list[float], factor: float) -> str:
+    """Mean ± standard deviation, of one value the value, of none a dash."""
     digits = 1 if factor == 100 else 3
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}" if values else "-"
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _cell(pairs: list[tuple[float, float | None]], factor: float) -> str:
     found = [value for value, _ in pairs]
-    text = f"{statistics.mean(found):.{digits}f}"
-    if len(found) == 1:
+    text = spread(found, factor)
+    if len(found) < 2:
         return text
-    text += f" ± {statistics.stdev(found):.{digits}f}"
+    digits = 1 if factor == 100 else 3
     differences = [value - other for value, other in pairs if other is not None]
     if len(differences) == len(found):
         mean = statistics.mean(differences)

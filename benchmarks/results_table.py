@@ -8,10 +8,11 @@ A folder is named data-backbone-method-seed and holds the evaluation.json that `
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+from repeated import spread
 
 COLUMNS = {"accuracy": 100, "macro_f1": 100, "mask_correlation": 1, "iou": 1, "box_iou": 1, "energy_inside": 1, "pointing_game": 1,
            "insertion": 1, "deletion": 1}  # fmt: skip
@@ -31,15 +32,8 @@ def main() -> None:
     print("| data | backbone | method | map | seeds | " + " | ".join(name.replace("_", " ") for name in shown) + " |")
     print("|---" * (5 + len(shown)) + "|")
     for key, row in sorted(values.items()):
-        cells = [_spread(row[name], 1 if COLUMNS[name] == 100 else 3) for name in shown]
+        cells = [spread(row[name], COLUMNS[name]) for name in shown]
         print(f"| {' | '.join(key)} | {max(map(len, row.values()))} | " + " | ".join(cells) + " |")
-
-
-def _spread(values: list[float], digits: int) -> str:
-    if not values:
-        return "-"
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"
 
 
 if __name__ == "__main__":

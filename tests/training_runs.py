@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -149,8 +150,15 @@ class _With:
         return getattr(self._module, name)
 
 
+def fail_if_still_together() -> None:
+    """At the exit, after what finetune does there: a process group that outlives the interpreter can abort it."""
+    if torch.distributed.is_initialized():
+        os._exit(3)
+
+
 def two_processes(folder: str):
     """The runs that test_two_processes_equal_one compares; each process of torchrun calls this."""
+    atexit.register(fail_if_still_together)  # what is registered first is called last
     plain = {"norm": "layer", "dropout": 0.0, "size": 37, "optimizer": "sgd"}
     train(f"{folder}/two", batch_size=4, **plain)
     train(f"{folder}/slots", batch_size=2, gradient_accumulation_steps=2, **plain)

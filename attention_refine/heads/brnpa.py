@@ -126,7 +126,7 @@ def representative_parts(
         activity = activity * (1 - similarities[-1].detach())
     similarities = torch.stack(similarities, 1)
     if refine:  # all parts at once: the feature is read one time
-        found = torch.bmm(part_weights(similarities), vectors.transpose(1, 2))
+        found = torch.bmm(vectors, part_weights(similarities).transpose(1, 2)).transpose(1, 2)
     else:
         found = torch.cat(representatives, 2).transpose(1, 2)
     return found, similarities, torch.cat(scores, 1), norms

@@ -206,7 +206,8 @@ def _own_licence(model: RefinedModel) -> str | None:
 def _part(part: Any) -> str:
     if part is None:
         return ""
-    options = ", ".join(f"{key}={value}" for key, value in for_others(part.to_dict())["options"].items() if value is not None)
+    given = for_others(part.to_dict())["options"].items()
+    options = ", ".join(f"{key}={value}" for key, value in given if value is not None)
     return f"**{markdown(part.name)}** ({markdown(options)})"
 
 
