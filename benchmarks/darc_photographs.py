@@ -1,10 +1,13 @@
-"""DARC on photographs: iterations and occlusion sizes, after the same first step and for the same number of updates.
+"""DARC on photographs and on the embedded dataset: iterations, occlusion sizes, weights, after the same first step.
 
     python benchmarks/darc_photographs.py --data pets3 cub20 --weights resnet18.safetensors --output runs/darc
+    python benchmarks/darc_photographs.py --data shapes --weights resnet10t --epochs 6 4 --output runs/darc   # from scratch
 
-Step 1 trains an attention branch network; every arm then goes on from it for the same epochs: ``plain`` without DARC, the
-others with it. Each arm is judged once, on the test images, as it is at the end; integrated gradients (50 steps, their mass
-inside the object and their detail there) are taken of ``--images`` of them, evenly spread.
+Step 1 trains an attention branch network; every arm then goes on from it for the same number of updates: ``plain`` without
+DARC, ``occlusion alone`` with the task's images occluded and nothing predicted, the others with DARC of weight 10, the task
+seeing the image but in ``occluded task``. Each arm is judged as it is at the end: on the test images, and, to choose
+settings by, on the validation images, which nothing was trained on. Integrated gradients (50 steps, their mass inside the
+object and their detail there) are taken of ``--images`` of the test images, evenly spread.
 """
 
 from __future__ import annotations
@@ -20,19 +23,24 @@ from repeated import Figures, add_arguments, each, table
 import attention_refine as ar
 from attention_refine import recipe as recipes
 
-ARMS = {
+ARMS = {  # with {"weight": 10.0} unless they say otherwise
     "plain": None,
+    "occlusion alone": {"iterations": 1, "task": "occluded", "weight": 0.0},
+    "N 1, occluded task": {"iterations": 1, "task": "occluded"},
     "N 1": {"iterations": 1},
     "N 2": {"iterations": 2},
     "N 3": {"iterations": 3},
     "N 5": {"iterations": 5},
-    "N 3, sides 2 to 10 %": {"iterations": 3, "size": (0.02, 0.1), "min_cells": 0},
+    "N 1, sides 2 to 10 %": {"iterations": 1, "size": (0.02, 0.1), "min_cells": 0},
+    "N 1, sides 30 to 50 %": {"iterations": 1, "size": (0.3, 0.5)},
     "N 3, sides 30 to 50 %": {"iterations": 3, "size": (0.3, 0.5)},
-    "N 3, weight 1": {"iterations": 3, "weight": 1.0},
-    "N 3, occluded task": {"iterations": 3, "task": "occluded"},
+    "N 1, sides 30 to 50 %, weight 1": {"iterations": 1, "size": (0.3, 0.5), "weight": 1.0},
+    "N 1, weight 0.1": {"iterations": 1, "weight": 0.1},
 }
-COLUMNS = {"accuracy": 100, "mask_correlation": 1, "iou": 1, "energy_inside": 1, "pointing_game": 1,
-           "attribution_mass": 1, "attribution_detail": 1}  # fmt: skip
+ON_MAP = ("mask_correlation", "iou", "energy_inside", "pointing_game")
+ATTRIBUTION = ("attribution_mass", "attribution_detail")
+COLUMNS = {"accuracy": 100, **dict.fromkeys((*ON_MAP, *ATTRIBUTION), 1),
+           "validation accuracy": 100, "validation mask_correlation": 1}  # fmt: skip
 
 
 def main() -> None:
@@ -40,15 +48,18 @@ def main() -> None:
     add_arguments(parser, seeds=[0, 1, 2])
     parser.add_argument("--epochs", type=int, nargs=2, default=[4, 3], help="of step 1 and of each arm")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--images", type=int, default=32, help="for integrated gradients")
-    parser.add_argument("--validate", action="store_true", help="judge on the validation images: for choosing")
+    parser.add_argument("--images", type=int, default=32, help="for integrated gradients; 0 for none")
+    parser.add_argument("--image-size", type=int, default=128, help="of photographs")
     given = parser.parse_args()
     table(each(given, one_seed), COLUMNS, against="plain")
 
 
 def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) -> Figures:
-    recipe = first_step(folder, weights, seed, given.epochs[0])
-    recipe.data.validation = 0.2
+    if folder.name == "shapes":
+        recipe = from_scratch(seed, given.epochs[0])
+    else:
+        recipe = first_step(folder, weights, seed, given.epochs[0])
+        recipe.model.image_size = given.image_size
     splits = recipes.load_splits(recipe.data, seed)
     torch.manual_seed(seed)
     model = recipes.build_model(recipe.model, ar.data.class_names(splits["train"]))
@@ -56,23 +67,35 @@ def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) 
     with tempfile.TemporaryDirectory() as scratch:
         fit(recipe, model, splits, Path(scratch) / "step1")
         model.save_pretrained(Path(scratch) / "start")
-        recipe.training.epochs, recipe.training.learning_rate = given.epochs[1], 0.005
-        recipe.training.head_learning_rate_multiplier = 10.0  # the decoder's
+        training = recipe.training
+        training.epochs, training.learning_rate = given.epochs[1], training.learning_rate / 2
+        training.batch_size, training.head_learning_rate_multiplier = 16, 10.0  # the decoder begins from nothing
         for arm in given.arms:
+            torch.manual_seed(seed)  # the decoder's weights, and the rectangles
             model = ar.load(Path(scratch) / "start").train()
             if ARMS[arm] is not None:
-                model.add_objective(ar.DARC(**ARMS[arm]))
+                model.add_objective(ar.DARC(**{"weight": 10.0, **ARMS[arm]}))
             fit(recipe, model, splits, Path(scratch) / arm)
-            judged_on = splits["validation" if given.validate else "test"]
-            found[arm] = judge(model, recipes.prepare_evaluation(recipe, model, judged_on), given.images)
+            found[arm] = judge(recipe, model, splits["test"], (*ON_MAP, *ATTRIBUTION), given.images)
+            chosen_by = judge(recipe, model, splits["validation"], ON_MAP, 0)
+            found[arm] |= {f"validation {name}": value for name, value in chosen_by.items()}
     return found
 
 
-def judge(model: ar.RefinedModel, items, images: int) -> dict[str, float]:
-    judged = ar.evaluate(model, items, measures=list(COLUMNS), batch_size=16, perturbation_images=images, progress=False).summary
+def from_scratch(seed: int, epochs: int) -> recipes.Recipe:
+    """The embedded dataset: nothing is pretrained, and the cue lies at test."""
+    training = {"epochs": epochs, "seed": seed, "eval_every": 100, "save_every_epochs": None, "progress": False}
+    return recipes.Recipe.load(recipes.shipped("abn_shapes"), {"training": training})
+
+
+def judge(recipe, model: ar.RefinedModel, split, measures: tuple[str, ...], images: int) -> dict[str, float]:
+    judged = ar.evaluate(
+        model, recipes.prepare_evaluation(recipe, model, split), measures=["accuracy", *measures], batch_size=16,
+        perturbation_images=images, progress=False,
+    ).summary  # fmt: skip
     found = {"accuracy": judged["classification"]["accuracy"]["value"]}
-    for cells in judged["maps"].values():
-        found |= {name: cell["value"] for name, cell in cells.items() if name in COLUMNS}
+    for cells in judged["maps"].values():  # the model's, and integrated gradients
+        found |= {name: cell["value"] for name, cell in cells.items() if name in measures}
     return found
 
 

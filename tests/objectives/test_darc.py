@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import math
 
 import pytest
 import torch
+from branches import base, images
 from cases import BY_NAME
 from halves import halves
 from safetensors import safe_open
@@ -28,28 +28,12 @@ every_head = pytest.mark.parametrize("head", HEADS, ids=["abn", "headless"])
 SMALL = {"width": 32, "min_cells": 1.0}
 
 
-@functools.cache
-def base(name: str, head: str | None) -> ar.RefinedModel:
-    """Wrapped once: a model whose branch has statistics and weights of no special value, in evaluation mode."""
-    model = BY_NAME[name].wrap(head and ar.AttentionBranch(fade_in_steps=0, map_init="normal"))
-    generator = torch.Generator().manual_seed(2)
-    for module in model.head.modules() if model.head is not None else ():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.uniform_(-0.5, 0.5, generator=generator)
-    return model
-
-
 def wrap(name: str = "resnet18", head: str | None = "abn", **options) -> ar.RefinedModel:
     model = copy.deepcopy(base(name, head))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         model.add_objective(ar.DARC(**{**SMALL, **options}))
     return model
-
-
-def images(name: str = "resnet18", count: int = 3) -> torch.Tensor:
-    return BY_NAME[name].images(count)
 
 
 def errors(model: ar.RefinedModel, pixels, labels=LABELS, **columns):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BY_NAME, CLASSES
+from branches import base, images
+from cases import CLASSES
 from halves import halves
 
 import attention_refine as ar
@@ -19,20 +19,10 @@ SEVERAL = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 1.0], [0, 0, 0, 0, 0]])
 every_layout = pytest.mark.parametrize("name", ["resnet18", "swin", "vit-token"])
 
 
-@functools.cache
-def base(name: str, head: str | None) -> ar.RefinedModel:
-    maps = {"abn": "shared", "per_class": "per_class"}
-    return BY_NAME[name].wrap(head and ar.AttentionBranch(fade_in_steps=0, map_init="normal", maps=maps[head]))
-
-
 def wrap(name: str = "resnet18", head: str | None = None, **options) -> ar.RefinedModel:
     model = copy.deepcopy(base(name, head))
     model.add_objective(ar.GuidedInference(**options))
     return model
-
-
-def images(name: str = "resnet18", count: int = 3) -> torch.Tensor:
-    return BY_NAME[name].images(count)
 
 
 def grad_cam(name, net, x, wanted):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import math
 
 import pytest
 import torch
-from cases import BY_NAME, CLASSES
+from branches import base, images
+from cases import CLASSES
 from halves import halves
 from safetensors import safe_open
-from torch import nn
 
 import attention_refine as ar
 from attention_refine.objectives.hiding import soft_mask
@@ -23,27 +22,10 @@ LAYOUTS = ["resnet18", "swin", "vit-token"]  # NCHW, NHWC, tokens
 every_layout = pytest.mark.parametrize("name", LAYOUTS)
 
 
-@functools.cache
-def base(name: str, head: str | None) -> ar.RefinedModel:
-    """Wrapped once: a model whose branch has statistics and weights of no special value, in evaluation mode."""
-    maps = {"abn": "shared", "per_class": "per_class"}
-    model = BY_NAME[name].wrap(head and ar.AttentionBranch(fade_in_steps=0, map_init="normal", maps=maps[head]))
-    generator = torch.Generator().manual_seed(2)
-    for module in model.head.modules() if model.head is not None else ():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.uniform_(-0.5, 0.5, generator=generator)
-    return model
-
-
 def wrap(name: str = "resnet18", head: str | None = "abn", **options) -> ar.RefinedModel:
     model = copy.deepcopy(base(name, head))
     model.add_objective(ar.AttentionMining(**options))
     return model
-
-
-def images(name: str = "resnet18", count: int = 3) -> torch.Tensor:
-    return BY_NAME[name].images(count)
 
 
 # the oracle ----------------------------------------------------------------------------------------------------------

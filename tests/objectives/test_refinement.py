@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from test_darc import base, images, wrap
+from branches import base, images
+from test_darc import wrap
 
 import attention_refine as ar
 from attention_refine.objectives.refinement import iterations, refine
