@@ -1,7 +1,7 @@
 """DARC on photographs and on the embedded dataset: iterations, occlusion sizes, weights, after the same first step.
 
     python benchmarks/darc_photographs.py --data pets3 cub20 --weights resnet18.safetensors --output runs/darc
-    python benchmarks/darc_photographs.py --data shapes --weights resnet10t --epochs 6 4 --output runs/darc   # from scratch
+    python benchmarks/darc_photographs.py --data shapes --weights resnet10t --epochs 6 1 --output runs/darc   # from scratch
 
 Step 1 trains an attention branch network; every arm then goes on from it for the same number of updates: ``plain`` without
 DARC, ``occlusion alone`` with the task's images occluded and nothing predicted, the others with DARC of weight 10, the task
@@ -23,7 +23,7 @@ from repeated import Figures, add_arguments, each, table
 import attention_refine as ar
 from attention_refine import recipe as recipes
 
-ARMS = {  # with {"weight": 10.0} unless they say otherwise
+ARMS = {  # of weight 10 and --size unless they say otherwise
     "plain": None,
     "occlusion alone": {"iterations": 1, "task": "occluded", "weight": 0.0},
     "N 1, occluded task": {"iterations": 1, "task": "occluded"},
@@ -48,6 +48,7 @@ def main() -> None:
     add_arguments(parser, seeds=[0, 1, 2])
     parser.add_argument("--epochs", type=int, nargs=2, default=[4, 3], help="of step 1 and of each arm")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--size", type=float, nargs=2, default=[0.1, 0.3], help="of the rectangles' sides, shares of the image's")
     parser.add_argument("--images", type=int, default=32, help="for integrated gradients; 0 for none")
     parser.add_argument("--image-size", type=int, default=128, help="of photographs")
     given = parser.parse_args()
@@ -74,7 +75,7 @@ def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) 
             torch.manual_seed(seed)  # the decoder's weights, and the rectangles
             model = ar.load(Path(scratch) / "start").train()
             if ARMS[arm] is not None:
-                model.add_objective(ar.DARC(**{"weight": 10.0, **ARMS[arm]}))
+                model.add_objective(ar.DARC(**{"weight": 10.0, "size": given.size, **ARMS[arm]}))
             fit(recipe, model, splits, Path(scratch) / arm)
             found[arm] = judge(recipe, model, splits["test"], (*ON_MAP, *ATTRIBUTION), given.images)
             chosen_by = judge(recipe, model, splits["validation"], ON_MAP, 0)

@@ -45,9 +45,9 @@ class DARCConfig:
         weight: of the loss in the total.
     """
 
-    iterations: int = 3
+    iterations: int = 1
     task: str = "clean"
-    size: tuple[float, float] = (0.1, 0.3)
+    size: tuple[float, float] = (0.3, 0.5)
     rectangles: int = 1
     min_cells: float = 2.0
     sampling: str = "random"
@@ -67,7 +67,7 @@ class DARCConfig:
     contrast_weight: float = 0.0
     temperature: float = 0.1
     start_step: int = 0
-    weight: float = 0.1
+    weight: float = 10.0
 
     def __post_init__(self):
         choices = {
