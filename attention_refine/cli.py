@@ -7,9 +7,12 @@ import argparse
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    import torch
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -56,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--output", default="evaluation", help="folder for results and report (default: %(default)s)")
     evaluate.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
     evaluate.add_argument("--config", help="YAML file whose data and evaluation sections are used")
+    _add_device(evaluate)
     _add_sections(evaluate, only=("data", "evaluation"))
 
     fewshot = _command(
@@ -72,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         fewshot.add_argument(f"--{name}", type=int, default=default, help=f"{help} (default: %(default)s)")
     fewshot.add_argument("--retrieval", action="store_true", help="also rank all images for each and measure the ranks")
+    _add_device(fewshot)
     _add_sections(fewshot, only=("data",))
 
     compare = _command(commands, "compare", _compare, "put finished evaluations side by side, with paired differences")
@@ -85,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
     explain.add_argument("--output", default="explained", help="folder to write to (default: %(default)s)")
     explain.add_argument("--method", default="model", help="model, or the name of a map in attention_refine.maps")
+    _add_device(explain)
 
     inspect = _command(commands, "inspect", _inspect, "say what a saved model is: backbone, site, head, classes, size")
     inspect.add_argument("model", metavar="MODEL", help="saved folder or Hub id; of the latter no weight is fetched")
@@ -120,6 +126,26 @@ def _command(commands: Any, name: str, run: Any, help: str) -> argparse.Argument
     command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     command.set_defaults(run=run)
     return command
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+
+
+def _device(given: str | None) -> torch.device:
+    """The device named on the command line, or the one to take when none is.
+
+    Raises:
+        ValueError: it does not exist here.
+    """
+    import torch
+
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=given or there).device
+    except (RuntimeError, AssertionError) as error:  # PyTorch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {given!r} cannot be used ({reason}); without --device this is {there!r}") from error
 
 
 def _version() -> str:
@@ -196,9 +222,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     values = merged({key: values.get(key) or {} for key in ("data", "evaluation")}, _overrides(arguments))
     recipe = Recipe.from_dict(values, where=arguments.config or "command line")
     output = Path(arguments.output)
+    device = _device(arguments.device)
     models, evaluations = {}, {}
     for name, path in _named(arguments.models).items():
-        models[name] = load(path)
+        models[name] = load(path, device=device)
         split = load_split(recipe.data, arguments.split, models[name].labels)
         evaluations[name] = judge(recipe, models[name], split, output / name)
         print(f"{name}\n{evaluations[name]}\n")
@@ -224,8 +251,9 @@ def _fewshot(arguments: argparse.Namespace) -> None:
         revision=options.revision,
     )  # fmt: skip
     episodes = {name: getattr(arguments, name) for name in ("ways", "shots", "queries", "episodes", "seed")}
+    device = _device(arguments.device)
     for name, path in _named(arguments.models).items():
-        model = load(path)
+        model = load(path, device=device)
         print(f"{name}: {few_shot(model, split, **episodes)}")
         if arguments.retrieval:
             print(f"{name}: {retrieval(model, split, seed=arguments.seed)}")
@@ -266,7 +294,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     from .explanation import explain_image
     from .hub import load
 
-    model = load(arguments.model)
+    model = load(arguments.model, device=_device(arguments.device))
     files = [file for given in arguments.images for file in _image_files(Path(given))]
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)

@@ -25,15 +25,15 @@ def step(model: torch.nn.Module, pixel_values: torch.Tensor, labels: torch.Tenso
 
 def main() -> None:
     given = arguments(__doc__)
-    x = torch.randn(given.batch, 3, given.size, given.size)
-    y = torch.randint(0, 200, (given.batch,))
+    x = torch.randn(given.batch, 3, given.size, given.size).to(given.device)
+    y = torch.randint(0, 200, (given.batch,)).to(given.device)
     for name in ("resnet50", "vit_small_patch16_224"):
         made = {"plain": ar.wrap(timm.create_model(name, num_classes=200))}
         for branch in ("light", "twin"):
             made[branch] = ar.wrap(timm.create_model(name, num_classes=200), head=ar.AttentionBranch(branch=branch))
-        jobs = {branch: step(model.train(), x, y) for branch, model in made.items()}
+        jobs = {branch: step(model.to(given.device).train(), x, y) for branch, model in made.items()}
         work = {branch: multiply_adds(job) for branch, job in jobs.items()}
-        print(f"\n{name}, batch {given.batch}, {given.size} px, {given.threads} threads; time / a plain training step")
+        print(f"\n{name}, batch {given.batch}, {given.size} px, {given.on}; time / a plain training step")
         found = compare(jobs, "plain", given.rounds)
         for branch in ("light", "twin"):
             allowed = work[branch] / work["plain"]

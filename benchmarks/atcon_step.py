@@ -83,17 +83,17 @@ def one_by_one(net: nn.Module, layer: nn.Module, x: Tensor):
     return run
 
 
-def jobs(network: str, batch: int, size: int):
+def jobs(network: str, batch: int, size: int, device: str):
     """A plain forward, and each step by name."""
-    x = torch.randn(batch, 3, size, size)
-    y = torch.randint(0, 20, (batch,))
-    plain = made(network)
-    bare = timm.create_model(network, num_classes=20)
+    x = torch.randn(batch, 3, size, size).to(device)
+    y = torch.randint(0, 20, (batch,)).to(device)
+    plain = made(network).to(device)
+    bare = timm.create_model(network, num_classes=20).to(device)
     layer = dict(bare.named_modules())[ar.backbones.reading_site(bare, x[:1]).name]
     found = {
         "supervised": step(plain, x, y),
-        "fast": label_free(made(network, objectives=[ar.AttentionConsistency(detach_mask=True)]), x),
-        "exact": label_free(made(network, objectives=[ar.AttentionConsistency()]), x),
+        "fast": label_free(made(network, objectives=[ar.AttentionConsistency(detach_mask=True)]).to(device), x),
+        "exact": label_free(made(network, objectives=[ar.AttentionConsistency()]).to(device), x),
         "one by one": one_by_one(bare, layer, x),
     }
 
@@ -107,8 +107,8 @@ def jobs(network: str, batch: int, size: int):
 def main() -> None:
     given = arguments(__doc__, rounds=5, networks=["resnet50"])
     for network in given.networks:
-        _, steps = jobs(network, given.batch, given.size)
-        print(f"\n{network}, batch {given.batch}, {given.size} px, {given.threads} threads; time / a supervised step")
+        _, steps = jobs(network, given.batch, given.size, given.device)
+        print(f"\n{network}, batch {given.batch}, {given.size} px, {given.on}; time / a supervised step")
         found = compare(steps, "supervised", given.rounds)
         work = {name: multiply_adds(run) for name, run in steps.items()}
         for name, goal in GOALS.items():

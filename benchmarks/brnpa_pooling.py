@@ -21,11 +21,11 @@ def main() -> None:
     given = arguments(__doc__, rounds=5)
     with torch.no_grad():
         print("share of a ResNet-50 forward, 448 pixels, a 14x14 grid")
-        share(min(given.batch, 4), given.rounds)
+        share(min(given.batch, 4), given.rounds, given.device)
         print("32 images, 14x14, 2048 channels: a loop over images against the batch at once")
-        against_a_loop(CHANNELS, 14, given.rounds)
+        against_a_loop(CHANNELS, 14, given.rounds, given.device)
         print("32 images, 7x7, 512 channels (ResNet-18, 224 pixels)")
-        against_a_loop(512, 7, given.rounds)
+        against_a_loop(512, 7, given.rounds, given.device)
     print("extra peak memory of pooling forward and backward, 8 images of 56x56, bf16 features, MiB (the feature: 98)")
     for name in ("whole", "chunk_1", "cosine_matrix"):
         given.batch, given.size = 8, 56
@@ -39,16 +39,16 @@ def head(**options) -> ar.BRNPA:
     return made
 
 
-def share(batch: int, rounds: int) -> None:
-    net = timm.create_model("resnet50", num_classes=200).eval()
-    images = torch.randn(batch, 3, 448, 448)
-    feature, pooling = net.forward_features(images), head().eval()
+def share(batch: int, rounds: int, device: str) -> None:
+    net = timm.create_model("resnet50", num_classes=200).to(device).eval()
+    images = torch.randn(batch, 3, 448, 448).to(device)
+    feature, pooling = net.forward_features(images), head().to(device).eval()
     found = compare({"forward": lambda: net(images), "pooling": lambda: pooling(feature)}, "forward", rounds)
     print(f"  pooling is {100 * found['pooling']:.2f} % of the forward")
 
 
-def against_a_loop(channels: int, side: int, rounds: int) -> None:
-    feature, pooling = torch.randn(32, channels, side, side).relu(), head().eval()
+def against_a_loop(channels: int, side: int, rounds: int, device: str) -> None:
+    feature, pooling = torch.randn(32, channels, side, side).relu().to(device), head().to(device).eval()
     vectors, _, _ = pooling(feature)
     torch.testing.assert_close(vectors.vectors, one_by_one(feature), rtol=1e-4, atol=1e-5)
     compare({"loop": lambda: one_by_one(feature), "batch": lambda: pooling(feature)}, "batch", rounds)
@@ -72,9 +72,9 @@ def one_by_one(feature: Tensor) -> Tensor:
     return torch.stack(made)
 
 
-def jobs(network: str, batch: int, size: int) -> tuple:
+def jobs(network: str, batch: int, size: int, device: str) -> tuple:
     """For the memory of one job in a process of its own: the feature's own gradient, and the poolings."""
-    feature = torch.randn(batch, CHANNELS, size, size).relu().bfloat16().requires_grad_()
+    feature = torch.randn(batch, CHANNELS, size, size).relu().bfloat16().to(device).requires_grad_()
 
     def plain() -> None:
         feature.sum().backward()
@@ -91,7 +91,7 @@ def jobs(network: str, batch: int, size: int) -> tuple:
         torch.bmm(flat.transpose(1, 2), flat).sum().backward()
         feature.grad = None
 
-    whole, pieces = head(chunk=batch), head(chunk=1)
+    whole, pieces = head(chunk=batch).to(device), head(chunk=1).to(device)
     return plain, {"whole": lambda: run(whole), "chunk_1": lambda: run(pieces), "cosine_matrix": cosine_matrix}
 
 

@@ -2,7 +2,7 @@
 
 python benchmarks/darc_step.py
 
-The supervised step is that of the same model without the objective. Printed are CPU time and multiply-adds of DARC's
+The supervised step is that of the same model without the objective. Printed are time and multiply-adds of DARC's
 step over N supervised steps with the decoder, for both forms of the task's own pass; the last number is to be at most
 1.1 for ``task="occluded"``, in which the task's pass is the first iteration.
 """
@@ -23,8 +23,8 @@ NETWORKS = ("resnet50", "vit_small_patch16_224")
 
 def main() -> None:
     given = arguments(__doc__, rounds=3, networks=NETWORKS)
-    x = torch.randn(given.batch, 3, given.size, given.size)
-    y = torch.randint(0, 200, (given.batch,))
+    x = torch.randn(given.batch, 3, given.size, given.size).to(given.device)
+    y = torch.randint(0, 200, (given.batch,)).to(given.device)
     for name in given.networks:
         for head in ("abn", None):
             for iterations in (1, 3):
@@ -33,11 +33,11 @@ def main() -> None:
 
 def compare_on(name: str, head: str | None, iterations: int, x: torch.Tensor, y: torch.Tensor, rounds: int) -> None:
     branch = ar.AttentionBranch(branch="light") if head else None
-    model = ar.wrap(timm.create_model(name, num_classes=200), head=branch).train()
+    model = ar.wrap(timm.create_model(name, num_classes=200), head=branch).to(x.device).train()
     objectives = {}
     for task in ("clean", "occluded"):
         model.add_objective(ar.DARC(iterations=iterations, task=task))
-        objectives[task] = model.objectives.pop("darc")
+        objectives[task] = model.objectives.pop("darc").to(x.device)
     decoder = multiply_adds(decoding(objectives["clean"], model, x))
 
     def supervised() -> None:

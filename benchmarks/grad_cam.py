@@ -30,9 +30,9 @@ def grid(tokens: torch.Tensor) -> torch.Tensor:
     return tokens[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
 
 
-def jobs(network: str, batch: int, size: int) -> tuple[Callable, dict[str, Callable]]:
-    net = timm.create_model(network).eval()
-    x = torch.randn(batch, 3, size, size)
+def jobs(network: str, batch: int, size: int, device: str) -> tuple[Callable, dict[str, Callable]]:
+    net = timm.create_model(network).to(device).eval()
+    x = torch.randn(batch, 3, size, size).to(device)
     site, tokens = SITES[network], network.startswith("vit")
     first, five = torch.full((batch,), 3), torch.tensor(CLASSES).expand(batch, -1)
     found: dict[str, Callable] = {
@@ -78,9 +78,9 @@ def jobs(network: str, batch: int, size: int) -> tuple[Callable, dict[str, Calla
 def main() -> None:
     given = arguments(__doc__, networks=NETWORKS)
     for network in given.networks:
-        plain, found = jobs(network, given.batch, given.size)
+        plain, found = jobs(network, given.batch, given.size, given.device)
         print(
-            f"\n{network}, batch {given.batch}, {given.size} px, {given.threads} threads; time / a plain forward",
+            f"\n{network}, batch {given.batch}, {given.size} px, {given.on}; time / a plain forward",
             flush=True,
         )
         timed = {name: job for name, job in found.items() if name != SEARCH}

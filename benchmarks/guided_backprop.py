@@ -20,9 +20,9 @@ from timing import arguments, compare
 from attention_refine import maps
 
 
-def jobs(network: str, batch: int, size: int) -> tuple[Callable, dict[str, Callable]]:
-    net = timm.create_model(network).eval()
-    x = torch.randn(batch, 3, size, size)
+def jobs(network: str, batch: int, size: int, device: str) -> tuple[Callable, dict[str, Callable]]:
+    net = timm.create_model(network).to(device).eval()
+    x = torch.randn(batch, 3, size, size).to(device)
     target = torch.full((batch,), 3)
     found: dict[str, Callable] = {
         "ours": lambda: maps.guided_backprop(net, x, target),
@@ -49,9 +49,9 @@ def jobs(network: str, batch: int, size: int) -> tuple[Callable, dict[str, Calla
 def main() -> None:
     given = arguments(__doc__, networks=NETWORKS)
     for network in given.networks:
-        plain, found = jobs(network, given.batch, given.size)
+        plain, found = jobs(network, given.batch, given.size, given.device)
         print(
-            f"\n{network}, batch {given.batch}, {given.size} px, {given.threads} threads; time / a plain forward",
+            f"\n{network}, batch {given.batch}, {given.size} px, {given.on}; time / a plain forward",
             flush=True,
         )
         compare({"plain forward": plain, **found}, "plain forward", given.rounds)

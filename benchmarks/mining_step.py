@@ -19,16 +19,17 @@ NETWORKS = ("resnet50", "swin_tiny_patch4_window7_224", "vit_small_patch16_224")
 
 def main() -> None:
     given = arguments(__doc__, rounds=5)
-    x = torch.randn(given.batch, 3, given.size, given.size)
-    y = torch.randint(0, 200, (given.batch,))
+    x = torch.randn(given.batch, 3, given.size, given.size).to(given.device)
+    y = torch.randint(0, 200, (given.batch,)).to(given.device)
     for name in NETWORKS:
         compare_on(name, x, y, given.rounds)
 
 
 def compare_on(name: str, x: torch.Tensor, y: torch.Tensor, rounds: int) -> None:
-    model = ar.wrap(timm.create_model(name, num_classes=200), head=ar.AttentionBranch(branch="light")).train()
+    model = ar.wrap(timm.create_model(name, num_classes=200), head=ar.AttentionBranch(branch="light"))
     mining = ar.AttentionMining()
     model.add_objective(mining)
+    model.to(x.device).train()
 
     def abn() -> None:
         model.objectives.clear()

@@ -1,4 +1,7 @@
-"""Ratios, not times: every job and the floor in turn, round after round, in one process; medians and spread of the ratio."""
+"""Ratios, not times: every job and the floor in turn, round after round, in one process; medians and spread of the ratio.
+
+On a CPU the time is the process's own; on another device it is the clock's, with the device's work waited for.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,27 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--batch", type=int, default=8, help="images")
     parser.add_argument("--size", type=int, default=224, help="side in pixels")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     if "networks" in defaults:
         parser.add_argument("--networks", nargs="+", default=defaults["networks"], choices=defaults["networks"])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
+    given.on = given.device if given.device != "cpu" else f"{given.threads} threads"
     return given
+
+
+def seconds(job: Callable[[], object]) -> float:
+    """How long a job takes: CPU time where that is all there is, so that another process on the machine does not count."""
+    if not torch.cuda.is_initialized():
+        start = time.process_time()
+        job()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    job()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def compare(
@@ -38,11 +56,7 @@ def compare(
     """
     ratios: dict[str, list[float]] = {name: [] for name in jobs}
     for counted in range(-warm_up, rounds):
-        spent = {}
-        for name, job in jobs.items():
-            start = time.process_time()  # CPU time: another process on the machine does not count
-            job()
-            spent[name] = time.process_time() - start
+        spent = {name: seconds(job) for name, job in jobs.items()}
         if counted >= 0:
             for name in jobs:
                 ratios[name].append(spent[name] / spent[reference])
@@ -55,13 +69,9 @@ def compare(
 
 
 def one_round(reference: Callable[[], object], job: Callable[[], object]) -> float:
-    """CPU time of the job over the reference's, each once, one after the other."""
-    spent = []
-    for each in (reference, job):
-        start = time.process_time()  # CPU time: another process on the machine does not count
-        each()
-        spent.append(time.process_time() - start)
-    return spent[1] / spent[0]
+    """The job's time over the reference's, each once, one after the other."""
+    floor = seconds(reference)
+    return seconds(job) / floor
 
 
 def multiply_adds(job: Callable[[], object]) -> float:

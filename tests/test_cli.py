@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -105,6 +106,17 @@ def test_measures_are_chosen_by_name(runs, folder, tmp_path, capsys):
 
 def test_backbones_prints_rows_of_the_table(capsys):
     assert main(["backbones", "--filter", "timm/test_resnet"]) == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "fewshot", "explain"])
+def test_a_device_that_is_not_there_is_refused_in_a_sentence(runs, folder, tmp_path, capsys, command):
+    words = [str(folder / "test")] if command == "explain" else ["--data.source", str(folder)]
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    for device in ("gpu", "cuda:99"):
+        assert main([command, str(runs / "abn/best"), *words, "--device", device]) == 1
+        said = capsys.readouterr().err
+        assert f"--device {device!r} cannot be used" in said and f"without --device this is {there!r}" in said
+        assert said.count("\n") == 1
 
 
 def test_explain_writes_a_picture_for_every_image(runs, folder, tmp_path, capsys):
