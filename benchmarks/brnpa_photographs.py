@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--perturbed", type=int, default=24, help="images for insertion and deletion")
+    parser.add_argument("--mixed-precision", default="bf16", help="no where the machine has no fast bf16")
     given = parser.parse_args()
     table(each(given, one_seed), COLUMNS, against="plain")
 
@@ -46,7 +47,7 @@ def main() -> None:
 def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) -> Figures:
     found, teacher = {}, None
     for arm in given.arms:
-        recipe = settings(folder, weights, seed, given.epochs, arm)
+        recipe = settings(folder, weights, seed, arm, given)
         splits = recipes.load_splits(recipe.data, seed)
         torch.manual_seed(seed)
         objectives, recipe.model.objectives = recipe.model.objectives, []
@@ -61,15 +62,18 @@ def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) 
     return found
 
 
-def settings(folder: Path, weights: Path, seed: int, epochs: int, arm: str) -> recipes.Recipe:
+def settings(folder: Path, weights: Path, seed: int, arm: str, given: argparse.Namespace) -> recipes.Recipe:
     return recipes.Recipe.load(
         recipes.shipped("abn_resnet18_folder"),
         {
             "model": {"backbone": weights.stem, "pretrained": str(weights), "head": None, **ARMS[arm]},
             "data": {"source": str(folder)},
-            "training": {"epochs": epochs, "seed": seed, "eval_every": 100, "save_every_epochs": None, "progress": False},
+            "training": {
+                "epochs": given.epochs, "seed": seed, "eval_every": 100, "save_every_epochs": None, "progress": False,
+                "mixed_precision": given.mixed_precision,
+            },
         },
-    )
+    )  # fmt: skip
 
 
 def judge(model: ar.RefinedModel, items, perturbed: int) -> dict[str, float]:

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--mixed-precision", default="bf16", help="no where the machine has no fast bf16")
     given = parser.parse_args()
     table(each(given, one_seed), COLUMNS, against="plain")
 
@@ -54,7 +55,7 @@ def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) 
     found = {}
     for arm in given.arms:
         base, triplet = ARMS[arm]
-        recipe = settings(folder, weights, seed, given.epochs, base)
+        recipe = settings(folder, weights, seed, base, given)
         if triplet:
             recipe.model.objectives, recipe.training.images_of_a_class = ["triplet"], 4
         torch.manual_seed(seed)
@@ -63,6 +64,7 @@ def one_seed(folder: Path, weights: Path, seed: int, given: argparse.Namespace) 
             with tempfile.TemporaryDirectory() as scratch:
                 recipe.training.output_dir = scratch
                 ar.finetune(model, recipes.prepare_training(recipe, model, seen), recipe.training)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")  # the untrained one, too
         found[arm] = judge(model.eval(), unseen, given.episodes)
     return found
 
@@ -73,7 +75,9 @@ def of_classes(dataset: datasets.Dataset, classes: list[int]) -> datasets.Datase
 
 def judge(model: ar.RefinedModel, dataset: datasets.Dataset, episodes: int) -> dict[str, float]:
     found = {
-        f"5-way {shots}-shot": ar.few_shot(model, dataset, shots=shots, episodes=episodes, progress=False).accuracy.value
+        f"5-way {shots}-shot": ar.few_shot(
+            model, dataset, shots=shots, episodes=episodes, progress=False
+        ).accuracy.value
         for shots in (1, 5)
     }
     ranked = ar.retrieval(model, dataset, progress=False)
