@@ -74,6 +74,9 @@ def main() -> None:
     parser.add_argument("--rest", action="store_true", help="judge on the rest of train/, for choosing")
     parser.add_argument("--against", default="start", help="the arm that the others are compared with")
     given = parser.parse_args()
+    for arm in given.arms:
+        if arm.partition("@")[0] not in ARMS:
+            parser.error(f"--arms: {arm!r} is not one of {', '.join(ARMS)}")
     files = [
         once(
             given.output,
@@ -89,8 +92,9 @@ def main() -> None:
 
 
 def one_run(folder: Path, weights: Path, count: int, seed: int, given: argparse.Namespace) -> Figures:
-    train, test = (ar.data.load_dataset(str(folder), split) for split in ("train", "test"))
+    train = ar.data.load_dataset(str(folder), "train")
     names = ar.data.class_names(train)
+    test = ar.data.load_dataset(str(folder), "test", class_names=names)
     if given.sigmoid:
         train, test = one_hot(train), one_hot(test)
     few, pool = ar.data.split_few_labels(train, count, seed)
