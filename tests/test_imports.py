@@ -169,22 +169,15 @@ def test_no_pickle_and_no_evaluated_code():
                     assert getattr(keyword.value, "value", None) is False, where(path, node.lineno)
 
 
-PROBE = """
-import sys, time
-import torch, transformers.utils
-start = time.process_time()
-import attention_refine
-took = time.process_time() - start
-heavy = [name for name in ("matplotlib", "timm", "datasets", "accelerate", "torchvision", "transformers.models.vit",
-                           "transformers.modeling_utils", "scipy.stats", "sklearn") if name in sys.modules]
-print(f"{took:.2f}", *heavy)
-"""
+SECONDS_EACH = (  # to import: loaded with what needs them, not with the package
+    "accelerate", "datasets", "matplotlib", "pandas", "scipy", "sklearn", "timm", "torch._dynamo", "torchmetrics",
+    "torchvision", "transformers.modeling_utils",
+)  # fmt: skip
 
 
-def test_importing_the_package_is_quick_and_light():
+def test_importing_the_package_imports_nothing_slow_but_torch():
+    probe = f"import sys, attention_refine; print(*(name for name in {SECONDS_EACH} if name in sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
-    run = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, env=environment)
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
-    took, *heavy = run.stdout.split()
-    assert not {"matplotlib", "timm", "transformers.models.vit", "transformers.modeling_utils"} & set(heavy), heavy
-    assert float(took) < 2.0  # CPU seconds of its own, torch not counted
+    assert run.stdout.split() == []

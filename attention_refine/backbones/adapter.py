@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
+from .compiling import not_compiled
 from .cutting import Reached, answering, before, last_called, recording, stopping
 from .outputs import first_tensor, logits_of, with_first_tensor
 from .scopes import is_checkpointed, quiet, without_checkpointing
@@ -89,7 +90,7 @@ class Backbone(nn.Module):
             return find_site(self.net, self.example(), where)
         return check_site(self.net, self.example(), name, mechanism, where)
 
-    @torch.compiler.disable  # stopping and answering are no graph; see the class
+    @not_compiled  # stopping and answering are no graph; see the class
     def features(self, pixel_values: Tensor) -> Feature:
         """Run the network up to and including its site."""
         site = self._site()
@@ -121,7 +122,7 @@ class Backbone(nn.Module):
         grid = to_grid(first_tensor(output), site.layout, image_size_of(pixel_values))
         return Feature(grid, output, pixel_values, {name: calls for name, calls in earlier.items() if calls})
 
-    @torch.compiler.disable
+    @not_compiled
     def resume(self, feature: Feature, gain: Tensor | None = None) -> Tensor:
         """Logits from a feature, its grid rewritten or not.
 

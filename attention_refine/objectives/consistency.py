@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import maps
+from ..backbones.compiling import not_compiled
 from ..backbones.scopes import without_checkpointing
 from ..maps.site import module_name
 from ..registry import check_choice
@@ -198,7 +199,7 @@ class AttentionConsistency(Objective):
             if name in OF_SOME_NETWORKS:
                 maps.by_name(name)(model, model.backbone.example())
 
-    @torch.compiler.disable  # a compiled graph cannot be differentiated twice
+    @not_compiled  # a compiled graph cannot be differentiated twice
     def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         pixels = batch["pixel_values"]
         classes = Classes(self.config.classes, self.config.topk, batch["labels"], model.num_labels)
