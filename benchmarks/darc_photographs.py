@@ -48,7 +48,9 @@ def main() -> None:
     add_arguments(parser, seeds=[0, 1, 2])
     parser.add_argument("--epochs", type=int, nargs=2, default=[4, 3], help="of step 1 and of each arm")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--size", type=float, nargs=2, default=[0.1, 0.3], help="of the rectangles' sides, shares of the image's")
+    parser.add_argument(
+        "--size", type=float, nargs=2, default=[0.1, 0.3], help="of the rectangles' sides, shares of the image's"
+    )
     parser.add_argument("--images", type=int, default=32, help="for integrated gradients; 0 for none")
     parser.add_argument("--image-size", type=int, default=128, help="of photographs")
     given = parser.parse_args()

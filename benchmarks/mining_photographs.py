@@ -96,7 +96,9 @@ def judge(recipe, model, split, images: int, plain_logits) -> tuple[dict[str, fl
     missed = (reference.argmax(1) != labels).nonzero()[:, 0].tolist()
     everywhere = [i * len(items) // images for i in range(images)]
     for name, rows in (("insertion, missed", missed), ("insertion, all", everywhere)):
-        scores = [insertion_mining(model, items[r]["pixel_values"][None], maps[r][None], labels[r : r + 1]) for r in rows]
+        scores = [
+            insertion_mining(model, items[r]["pixel_values"][None], maps[r][None], labels[r : r + 1]) for r in rows
+        ]
         found[name] = float(torch.stack([score.auc[0] for score in scores]).mean()) if rows else None
     found["missed by abn"] = len(missed)
     return found, logits

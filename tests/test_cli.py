@@ -132,7 +132,15 @@ def test_explain_writes_a_picture_for_every_image(runs, folder, tmp_path, capsys
 def test_inspect_says_what_a_model_is(runs, capsys):
     assert main(["inspect", str(runs / "abn" / "best")]) == 0
     said = capsys.readouterr().out
-    for words in ("test_resnet", "layer3", "abn", "branch=twin", "copied from layer4", "6: checked square", "from fresh weights"):
+    for words in (
+        "test_resnet",
+        "layer3",
+        "abn",
+        "branch=twin",
+        "copied from layer4",
+        "6: checked square",
+        "from fresh weights",
+    ):
         assert words in said, words
 
 

@@ -246,7 +246,9 @@ def test_images_of_the_same_camera_are_passed_over_like_a_loop():
             )
             assert result.average_precision[i].item() == pytest.approx(expected, abs=1e-5, nan_ok=True)
             assert result.first_match[i] == first
-    assert not torch.equal(alone.first_match, ar.retrieval(Known(), Vectors(vectors, labels), progress=False).first_match)
+    assert not torch.equal(
+        alone.first_match, ar.retrieval(Known(), Vectors(vectors, labels), progress=False).first_match
+    )
 
 
 def test_the_nearest_are_kept():
@@ -259,7 +261,11 @@ def test_the_nearest_are_kept():
 
 @pytest.mark.parametrize(
     ("cameras", "gallery_cameras", "said"),
-    [(None, [0] * 9, "cameras is missing"), ([0] * 54, None, "gallery_cameras is missing"), ([0], [0] * 9, "has 1 entries")],
+    [
+        (None, [0] * 9, "cameras is missing"),
+        ([0] * 54, None, "gallery_cameras is missing"),
+        ([0], [0] * 9, "has 1 entries"),
+    ],
 )
 def test_cameras_that_do_not_fit_are_refused(cameras, gallery_cameras, said):
     vectors, labels = clusters()

@@ -136,5 +136,7 @@ def _numbered(
             what = "is missing" if given is None else f"has {len(given)} entries"
             raise ValueError(f"{name} {what}: give one camera for each of the {count} images")
     numbers: dict[Any, int] = {}
-    queried, filed = ([numbers.setdefault(each, len(numbers)) for each in given] for given in (cameras, gallery_cameras))
+    queried, filed = (
+        [numbers.setdefault(each, len(numbers)) for each in given] for given in (cameras, gallery_cameras)
+    )
     return torch.tensor(queried), torch.tensor(filed)

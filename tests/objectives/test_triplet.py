@@ -87,7 +87,9 @@ def test_neither_order_nor_place_counts(order, shift):
 
 
 @pytest.mark.parametrize("head", [None, "abn", "brnpa"])
-@pytest.mark.parametrize("name", [case.name for case in CASES if case.name in ("resnet18", "convnext", "vit-avg", "hf-swin")])
+@pytest.mark.parametrize(
+    "name", [case.name for case in CASES if case.name in ("resnet18", "convnext", "vit-avg", "hf-swin")]
+)
 def test_it_reads_what_embed_gives_in_the_pass_that_is_made_anyway(name, head):
     case = BY_NAME[name]
     model = case.wrap(head, objectives=[ar.Triplet(margin=1.0)])
