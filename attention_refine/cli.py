@@ -19,7 +19,8 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when it did, 2 for a usage error, 1 for a failure said in one sentence on stderr."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser(words).parse_args(words)
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="attention-refine",
         description="Change what a vision model attends to, and measure whether the map improved.",
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     finetune = _command(commands, "finetune", _finetune, "wrap, train and evaluate what a YAML file describes")
     finetune.add_argument("config", nargs="?", help="YAML file, or the name of one that is shipped (see --list)")
     finetune.add_argument("--list", action="store_true", help="list the shipped configs and stop")
-    _add_sections(finetune)
+    _add_sections(finetune, words)
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure one or several saved models on the same images")
     evaluate.add_argument("models", nargs="+", metavar="MODEL", help="saved folder or Hub id, optionally name=MODEL")
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
     evaluate.add_argument("--config", help="YAML file whose data and evaluation sections are used")
     _add_device(evaluate)
-    _add_sections(evaluate, only=("data", "evaluation"))
+    _add_sections(evaluate, words, only=("data", "evaluation"))
 
     fewshot = _command(
         commands, "fewshot", _fewshot, "tell classes apart that a saved model was not trained on, from a few examples"
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         fewshot.add_argument(f"--{name}", type=int, default=default, help=f"{help} (default: %(default)s)")
     fewshot.add_argument("--retrieval", action="store_true", help="also rank all images for each and measure the ranks")
     _add_device(fewshot)
-    _add_sections(fewshot, only=("data",))
+    _add_sections(fewshot, words, only=("data",))
 
     compare = _command(commands, "compare", _compare, "put finished evaluations side by side, with paired differences")
     compare.add_argument(
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--max-shard-size", default="5GB", help="split larger weights (default: %(default)s)")
     push.add_argument("--without-training-layers", action="store_true", help="leave out what only training needs")
     push.add_argument("--licence", help="of the weights, as the Hub writes it: apache-2.0, cc-by-4.0, ...")
-    _add_sections(push)
+    _add_sections(push, words)
 
     pull = _command(commands, "pull", _pull, "copy a model from the Hub into a folder, checked")
     pull.add_argument("model", metavar="MODEL", help="Hub id, optionally with @revision")
@@ -154,8 +155,13 @@ def _version() -> str:
     return __version__
 
 
-def _add_sections(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
-    """An option for every field of the recipe's sections; one that is not given leaves the file's value."""
+def _add_sections(parser: argparse.ArgumentParser, words: list[str], only: tuple[str, ...] | None = None) -> None:
+    """An option for every field of the recipe's sections; one that is not given leaves the file's value.
+
+    None where the command is not among the words of the command line: the recipe takes seconds to import.
+    """
+    if parser.prog.split()[-1] not in words:
+        return
     from .recipe import Recipe
 
     for section, kind in Recipe.sections().items():

@@ -175,8 +175,9 @@ SECONDS_EACH = (  # to import: loaded with what needs them, not with the package
 )  # fmt: skip
 
 
-def test_importing_the_package_imports_nothing_slow_but_torch():
-    probe = f"import sys, attention_refine; print(*(name for name in {SECONDS_EACH} if name in sys.modules))"
+@pytest.mark.parametrize("does", ["import attention_refine", "from attention_refine import cli; cli._parser([])"])
+def test_neither_the_package_nor_a_short_help_imports_anything_slow_but_torch(does):
+    probe = f"import sys; {does}; print(*(name for name in {SECONDS_EACH} if name in sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
