@@ -393,7 +393,8 @@ def wrap(
         labels: class names; they also say ``num_labels``.
         pretrained: load published weights, where ``source`` is a name or an id; or the path of a safetensors file of
             them.
-        preprocessing: overrides, for a module that does not say its own (``mean``, ``std``, ``input_size`` …).
+        preprocessing: overrides, for a module that does not say its own (``mean``, ``std``, ``input_size`` …). A timm
+            name whose network takes images of one size is built for ``input_size``.
         pool: ``"avg"`` puts a fresh linear classifier on the mean over the patches, for a network whose own classifier
             reads a class token alone.
         resolution: by how much finer the last grid is to be on each side, from the same weights: 2, 4 …; see
@@ -401,7 +402,7 @@ def wrap(
 
     Raises:
         UnsupportedBackbone: no site where a map would move the logits, or no such resolution.
-        ValueError: an unknown name or option.
+        ValueError: an unknown name or option, or an ``input_size`` that the network cannot take.
         TypeError: a head or objective that is neither a name nor an object of its kind.
     """
     head = _made(head, heads, Head)
@@ -426,8 +427,16 @@ def wrap(
         spec = None  # works, but saving it will say why it cannot
     full = {**_DEFAULT_PREPROCESSING, **(spec.preprocessing if spec else {}), **_known(preprocessing or {})}
     backbone = Backbone(net, spec, input_size=full["input_size"])
-    with torch.no_grad(), quiet(net):
-        classes = backbone(backbone.example()).shape[1]
+    try:
+        with torch.no_grad(), quiet(net):
+            classes = backbone(backbone.example()).shape[1]
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if "input_size" not in (preprocessing or {}):
+            raise
+        raise ValueError(
+            f"{type(net).__name__} cannot take images of input_size {list(full['input_size'])} ({error}): leave "
+            "input_size out, or build the network for it (timm: img_size=..., transformers: image_size in its config)"
+        ) from error
     model = RefinedModel(backbone, head, made, labels or _labels(net, classes), full)
     if head is not None:
         backbone.site = head.locate(backbone)

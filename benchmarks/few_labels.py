@@ -63,6 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--start-learning-rate", type=float, default=1e-4, help="of the start's backbone")
     parser.add_argument("--learning-rate", type=float, default=2e-5, help="of arms that do not name theirs")
+    parser.add_argument("--image-size", type=int, help="default: 224 for transformers, 160 for others")
     parser.add_argument("--mixed-precision", default="bf16", help="no where the machine has no fast bf16")
     parser.add_argument("--objective", default="{}", help="options of AttentionConsistency, as JSON")
     parser.add_argument("--test-images", type=int, default=300, help="at most, evenly spread over the test set")
@@ -193,7 +194,7 @@ def settings(folder: Path, weights: Path, seed: int, given: argparse.Namespace) 
         {
             "model": {
                 "backbone": weights.stem, "pretrained": str(weights), "head": None,
-                "image_size": 224 if is_transformer(weights) else 160,
+                "image_size": given.image_size or (224 if is_transformer(weights) else 160),
             },
             "data": {"source": str(folder)},
             "training": {

@@ -39,7 +39,8 @@ def load_network(
             file instead; ``False`` starts from fresh ones.
         pool: ``"avg"`` replaces the classifier by a linear one on the mean over the patches, for networks whose own
             reads a class token; a network without a classifier gets one either way.
-        input_size: ``(C, H, W)`` or ``(C, T, H, W)`` to find the patches with; by default what the network says.
+        input_size: ``(C, H, W)`` or ``(C, T, H, W)`` of the images, by default what the network says. A timm name whose
+            network takes one size is built for this one.
 
     Raises:
         ValueError: nothing of that name; the message lists the closest timm names.
@@ -48,7 +49,7 @@ def load_network(
         raise ValueError(f"num_labels must be at least 1, got {num_labels}")
     if pool not in (None, "avg"):
         raise ValueError(f"pool={pool!r} is not one of None, 'avg'")
-    net = source if isinstance(source, nn.Module) else _load(str(source), num_labels, pretrained)
+    net = source if isinstance(source, nn.Module) else _load(str(source), num_labels, pretrained, input_size)
     if library_of(net) == "transformers" and type(net).__name__ in video_classifiers():
         net = FramesFirst(net)
     if isinstance(net, PatchPooling):
@@ -60,39 +61,48 @@ def load_network(
     return _with_labels(net, num_labels)
 
 
-def _load(name: str, num_labels: int | None, pretrained: bool | str | Path) -> nn.Module:
+def _load(
+    name: str, num_labels: int | None, pretrained: bool | str | Path, input_size: Sequence[int] | None
+) -> nn.Module:
     folder = Path(name)
     if (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text())
         if config.get("model_type") == "attention_refine":
             raise ValueError(f"{folder} holds a model that is wrapped already; load it with ar.load({str(folder)!r})")
         if "architecture" in config:
-            return _timm(f"local-dir:{folder}", pretrained=True)
+            return _timm(f"local-dir:{folder}", True, input_size)
         return _transformers(name, num_labels)
     if folder.is_dir():
         raise ValueError(f"{folder} holds no config.json, so it is no model saved by timm or transformers")
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        return _timm(name, pretrained)
+        return _timm(name, pretrained, input_size)
     import timm
 
     if timm.is_model(name.split(".")[0]):
-        return _timm(name, pretrained)
+        return _timm(name, pretrained, input_size)
     if name.count("/") == 1:
-        return _timm(f"hf-hub:{name}", pretrained) if name.startswith("timm/") else _transformers(name, num_labels)
+        hub = name.startswith("timm/")
+        return _timm(f"hf-hub:{name}", pretrained, input_size) if hub else _transformers(name, num_labels)
     close = difflib.get_close_matches(name, timm.list_models(), n=3)
     hint = f"; close timm names: {', '.join(close)}" if close else ""
     raise ValueError(f"{name!r} is no timm model, Hugging Face id (user/name) or folder{hint}")
 
 
-def _timm(name: str, pretrained: bool | str | Path) -> nn.Module:
+def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | None) -> nn.Module:
     import timm
 
-    if isinstance(pretrained, bool):
-        return timm.create_model(name, pretrained=pretrained)
-    path = Path(pretrained)
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ValueError(f"pretrained={str(path)!r} is not a safetensors file; pass True, False or the path of one")
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    options: dict[str, Any] = {"pretrained": pretrained}
+    if not isinstance(pretrained, bool):
+        path = Path(pretrained)
+        if path.suffix != ".safetensors" or not path.is_file():
+            raise ValueError(f"pretrained={str(path)!r} is not a safetensors file; pass True, False or the path of one")
+        options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+    net = timm.create_model(name, **options)
+    size, own = tuple((input_size or ())[-2:]), tuple(net.pretrained_cfg["input_size"][-2:])
+    if size in ((), own) or not net.pretrained_cfg.get("fixed_input_size"):
+        return net
+    # It takes one size, which only the network itself tells: once more for the other, its positions interpolated.
+    return timm.create_model(name, **options, img_size=size[0] if size[0] == size[1] else size)
 
 
 def _transformers(name: str, num_labels: int | None) -> nn.Module:

@@ -10,8 +10,10 @@ import timm
 import torch
 import torchvision
 from networks import HF_VIT, TINY_VIT, hugging_face
+from safetensors.torch import save_file
 from torch import nn
 
+import attention_refine as ar
 from attention_refine.backbones.loading import has_classifier, load_network, num_classes
 from attention_refine.backbones.pooling import PatchPooling
 from attention_refine.backbones.spec import BackboneSpec, NotRebuildable, describe
@@ -122,6 +124,29 @@ def test_timm_weights_from_a_folder_and_a_transformers_folder(tmp_path):
     again = load_network(tmp_path / "vit", num_labels=7)
     assert num_classes(again) == 7
     assert torch.equal(again.vit.layernorm.weight, vit.vit.layernorm.weight)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 64)])
+def test_a_timm_name_that_takes_one_size_is_built_for_the_size_asked_for(size, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("deit_tiny_patch16_224").state_dict(), weights)
+    model = ar.wrap(
+        "deit_tiny_patch16_224", pretrained=weights, num_labels=3, preprocessing={"input_size": [3, *size]}
+    ).eval()
+    from_file = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
+    expected = timm.create_model("deit_tiny_patch16_224", **from_file, img_size=size, num_classes=3).eval()
+    expected.load_state_dict({k: v for k, v in model.backbone.net.state_dict().items() if "head" in k}, strict=False)
+    pixels = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        assert torch.equal(model(pixels).logits, expected(pixels))  # the weights' positions, interpolated by timm
+        model.save_pretrained(tmp_path / "saved")
+        assert torch.equal(ar.load(tmp_path / "saved")(pixels).logits, expected(pixels))
+
+
+@pytest.mark.parametrize("family", ["timm", "transformers"])
+def test_a_module_that_cannot_take_the_size_asked_for_is_refused(family):
+    with pytest.raises(ValueError, match=r"cannot take images of input_size \[3, 160, 160\].*image_size in its config"):
+        ar.wrap(MAKERS[family](), preprocessing={"input_size": [3, 160, 160]})
 
 
 def test_masked_autoencoder_weights_are_read_as_a_plain_transformer(tmp_path):
