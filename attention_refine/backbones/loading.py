@@ -90,6 +90,7 @@ def _load(
 
 def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | None) -> nn.Module:
     import timm
+    from timm.models import get_model_input_config
 
     options: dict[str, Any] = {"pretrained": pretrained}
     if not isinstance(pretrained, bool):
@@ -98,7 +99,7 @@ def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | 
             raise ValueError(f"pretrained={str(path)!r} is not a safetensors file; pass True, False or the path of one")
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
     net = timm.create_model(name, **options)
-    size, own = tuple((input_size or ())[-2:]), tuple(net.pretrained_cfg["input_size"][-2:])
+    size, own = tuple((input_size or ())[-2:]), tuple(get_model_input_config(net)["input_size"][-2:])
     if size in ((), own) or not net.pretrained_cfg.get("fixed_input_size"):
         return net
     # It takes one size, which only the network itself tells: once more for the other, its positions interpolated.
