@@ -642,3 +642,21 @@ def test_options_that_do_not_fit_the_model_are_refused():
     with pytest.raises(ValueError, match="no activation of .* was guided"):
         net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         ar.wrap(net.append(nn.Linear(8, 3)), objectives=["consistency"], preprocessing={"input_size": [3, 32, 32]})
+
+
+def test_beside_a_compiled_model_it_runs_uncompiled():
+    """A compiled graph cannot be differentiated twice."""
+    torch.manual_seed(0)
+    model = ar.wrap(timm.create_model("test_resnet", num_classes=3), objectives=[ar.AttentionConsistency()]).eval()
+    pixels, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
+    found = []
+    for run in (model, torch.compile(model, backend="aot_eager")):
+        model.zero_grad()
+        output = run(pixels, labels=labels)
+        output.loss.backward()
+        found.append((output.losses["consistency"], [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    (loss, gradients), (other, others) = found
+    assert loss < 0 and len(gradients) == len(others) > 10
+    torch.testing.assert_close(other, loss)
+    for gradient, compiled in zip(gradients, others):
+        torch.testing.assert_close(compiled, gradient, rtol=1e-4, atol=1e-6)
