@@ -54,6 +54,7 @@ SIZES = {"train": 1800, "validation": 300, "test": 600, "test_intact": 600}
 
 _SPLITS = tuple(SIZES)
 _OVERSAMPLE = 3  # inside tests a pixel side: smooth edges, and a mask that is right to a third of a pixel
+_REACH = 1.2  # no shape reaches further from its centre, in its own coordinates
 
 
 def _inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -122,7 +123,8 @@ def draw(rng: np.random.Generator, label: int, cue: int, size: int) -> dict:
         ``image`` (size, size, 3) uint8, ``mask`` (size, size) uint8 with 255 on the object, ``bbox`` and ``cue_bbox``
         as [x, y, width, height] in pixels.
     """
-    y, x = np.mgrid[:size, :size] + 0.5
+    x = np.arange(size) + 0.5
+    y = x[:, None]
     # Background: two random colours mixed by noise and a grating, of frequencies that the objects' textures have too.
     ground = [_colour(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.25, 0.85)) for _ in range(2)]
     angle, k = rng.uniform(0, math.pi), rng.uniform(0.06, 0.2) * 96 / size * math.pi
@@ -138,17 +140,22 @@ def draw(rng: np.random.Generator, label: int, cue: int, size: int) -> dict:
         dx, dy = (x - centre_x) / radius, (y - centre_y) / radius
         return dx * math.cos(turn) + dy * math.sin(turn), dy * math.cos(turn) - dx * math.sin(turn)
 
-    fine_y, fine_x = (np.mgrid[: size * _OVERSAMPLE, : size * _OVERSAMPLE] + 0.5) / _OVERSAMPLE
-    inside = _inside(label, *own(fine_x, fine_y)).reshape(size, _OVERSAMPLE, size, _OVERSAMPLE)
-    cover = inside.mean((1, 3))
+    # The object and its texture are drawn only where they can be.
+    down, across = (slice(max(0, int(c - _REACH * radius)), int(c + _REACH * radius) + 1) for c in (centre_y, centre_x))
+    fine = ((np.arange(size * _OVERSAMPLE) + 0.5) / _OVERSAMPLE).reshape(size, _OVERSAMPLE)
+    fine_x, fine_y = fine[across], fine[down]
+    inside = _inside(label, *own(fine_x.reshape(1, -1), fine_y.reshape(-1, 1)))
+    cover = inside.reshape(len(fine_y), _OVERSAMPLE, len(fine_x), _OVERSAMPLE).mean((1, 3))
     hue = rng.random()
     dark = _colour(hue, rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.45))
     light = _colour(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.6, 0.95))
-    pattern = _texture(label, *own(x, y), rng.uniform(8, 12))[..., None]
+    pattern = _texture(label, *own(x[across], y[down]), rng.uniform(8, 12))[..., None]
     if rng.random() < 0.5:  # or a texture that is mostly dark would give its class a brightness
         pattern = 1 - pattern
-    image += cover[..., None] * (dark * (1 - pattern) + light * pattern - image)
-    mask = cover >= 0.5
+    drawn = image[down, across]
+    drawn += cover[..., None] * (dark * (1 - pattern) + light * pattern - drawn)
+    mask = np.zeros((size, size), bool)
+    mask[down, across] = cover >= 0.5
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     bbox = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
 
