@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import datasets
 import numpy as np
+import pyarrow.compute
 import torch
 from PIL import Image
 from torch import Tensor
@@ -90,6 +91,16 @@ class _Reader:
         if self._has_maps:
             item["edited"] = torch.tensor(is_edited(row.get("edited"), row["maps"]))
         return item | label | {"index": torch.tensor(index)}
+
+
+def _given(dataset: datasets.Dataset, column: str) -> list[bool]:
+    """Which rows have something in a column: no null and no empty list; empty without the column."""
+    if column not in dataset.column_names:
+        return []
+    cells = dataset.select_columns([column]).with_format("arrow")[:][column]
+    listed = pyarrow.types.is_list(cells.type) or pyarrow.types.is_large_list(cells.type)
+    filled = pyarrow.compute.greater(pyarrow.compute.list_value_length(cells), 0) if listed else cells.is_valid()
+    return [bool(one) for one in filled.to_pylist()]  # of a null the length is null
 
 
 def _name(cell) -> str:
@@ -196,6 +207,28 @@ class Prepared(torch.utils.data.Dataset):
         cells = list(self.dataset.select_columns([column])[column])
         found = [self._reader.label({column: cells[row]}, f"row {row}") for row in self.rows]
         return found if self._reader.multi else [int(label) for label in found]
+
+    @property
+    def annotations(self) -> dict[str, list[bool]]:
+        """Which items have an annotation, by the name it has in an item: ``mask`` (an own one, or filled boxes),
+        ``boxes``, ``edited_map``, ``cue``. Kinds that the dataset has no column of are left out; no file is read."""
+        there = {name: _given(self.dataset, name) for name in ("mask", "bbox", "maps", "cue_bbox")}
+        found = {"boxes": there["bbox"], "cue": there["cue_bbox"]}
+        found["mask"] = [any(either) for either in zip(*(t for t in (there["mask"], there["bbox"]) if t), strict=True)]
+        if there["maps"]:
+            flags = self.dataset["edited"] if "edited" in self.dataset.column_names else [None] * len(self.dataset)
+            found["edited_map"] = [
+                is_edited(flag, cell or None) for flag, cell in zip(flags, there["maps"], strict=True)
+            ]
+        return {name: [flags[row] for row in self.rows] for name, flags in found.items() if flags}
+
+    @property
+    def groups(self) -> list | None:
+        """The group of each item, as the column ``group`` has it; None without such a column."""
+        if "group" not in self.dataset.column_names:
+            return None
+        cells = self.dataset.select_columns(["group"])["group"]
+        return [cells[row] for row in self.rows]
 
     @property
     def class_names(self) -> list[str]:

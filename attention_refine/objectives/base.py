@@ -23,6 +23,8 @@ class Objective(nn.Module):
         second_order: whether it differentiates a gradient, so that the forward pass must be twice differentiable.
         own_passes: whether it makes its own forward passes and takes nothing from the model's. A training step of such
             objectives alone, without labels or head, then makes no other; its ``output.logits`` are theirs, if any.
+        annotations: columns of the batch of which an image needs one to take part (``mask``, ``boxes``, ``edited_map``,
+            ``cue``); empty where every image does.
         needs_embedding: whether it reads ``output.embedding``, (B, D), what the classifier is given.
     """
 
@@ -31,6 +33,7 @@ class Objective(nn.Module):
     needs_labels = True
     second_order = False
     own_passes = False
+    annotations: tuple[str, ...] = ()
     needs_embedding = False
 
     def __init__(self, **options: Any):

@@ -86,6 +86,10 @@ class MapSupervision(Objective):
 
     config_class = MapSupervisionConfig
 
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        return (TARGETS[self.config.target],)
+
     def attach(self, model: RefinedModel) -> None:
         from_cam = model.head is None and self.config.norm != "input_gradient"
         self.second_order = from_cam and self.config.second_order

@@ -8,7 +8,7 @@ sees.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from attention_refine.training.drawing import drawn
+
 Batch = dict[str, Any]
 Collate = Callable[[list], Batch]
 
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """The order of a dataset's images.
+    """The order of a dataset's images: every image once an epoch, or as :mod:`drawing` says where kinds of images count.
 
     The last, short global batch of an epoch is shared evenly between the processes, over as many slots as leave at
     least two images to each (batch norm cannot normalise one). It is left out where it has fewer than two for each
@@ -37,9 +39,12 @@ class BatchOrder:
         seed: of the shuffling.
         classes: of the images, where ``together`` is above 1.
         together: so many images of a class follow each other; what is left over of the classes comes last.
+        annotated: of each image, whether it has an annotation; where ``annotated_per_batch`` is above 0.
+        annotated_per_batch: at least so many of a full batch have one, of each process and slot.
+        groups: of each image, if every group is to come equally often.
 
     Raises:
-        ValueError: the dataset is too small for one global batch.
+        ValueError: the dataset is too small for one global batch, or has too few annotated images for one.
     """
 
     size: int | None
@@ -49,6 +54,9 @@ class BatchOrder:
     seed: int = 0
     classes: Sequence[int] | None = None
     together: int = 1
+    annotated: Sequence[bool] | None = None
+    annotated_per_batch: int = 0
+    groups: Sequence[Hashable] | None = None
 
     def __post_init__(self):
         if self.size == 0:
@@ -58,6 +66,18 @@ class BatchOrder:
                 f"{self.size} images are too few for {self.processes} processes, {min(2, self.batch_size)} for each: "
                 "use fewer processes, or more images"
             )
+        if self.annotated_per_batch:
+            there, needed = sum(self.annotated), self.annotated_per_batch * self.processes * self.slots
+            if there < needed:
+                several = (
+                    f" for each of {self.processes} processes x {self.slots} slots"
+                    if needed > self.annotated_per_batch
+                    else ""
+                )
+                raise ValueError(
+                    f"annotated_per_batch={self.annotated_per_batch}{several} takes {needed} images in a step, and "
+                    f"{there} of the {self.size} have an annotation: give at most {there // (self.processes * self.slots)}"
+                )
 
     @property
     def whole(self) -> int:
@@ -78,6 +98,10 @@ class BatchOrder:
     def shuffled(self, epoch: int) -> list[int]:
         """The rows in the order of an epoch."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
+        if self.annotated_per_batch or self.groups is not None:
+            kinds = self.annotated if self.annotated_per_batch else [True] * self.size
+            per = (self.annotated_per_batch or self.batch_size, self.batch_size)
+            return drawn(self.size, self.whole, generator, kinds=kinds, per=per, groups=self.groups)
         rows = torch.randperm(self.size, generator=generator).tolist()
         if self.together == 1:
             return rows

@@ -12,6 +12,7 @@ OPTIMIZERS = ("adamw", "adam", "sgd")
 PRECISIONS = ("no", "bf16", "fp16")
 MODES = ("max", "min")
 DRIFTS = ("prediction_drift", "prediction_kl")  # how far predictions have moved, see drift.py
+BALANCES = ("class", "group")
 STRATEGIES = ("combined", "finetune", "alternated")
 # A metric whose name has one of these words is better when smaller.
 SMALLER_IS_BETTER = ("loss", "error", "deletion", "entropy")
@@ -62,6 +63,14 @@ class TrainingConfig(Options):
     images_of_a_class: int = option(
         1, "images of one class that follow each other, so that every batch holds pairs (for the triplet loss); divides "
         "batch_size", at_least=1,
+    )  # fmt: skip
+    annotated_per_batch: int | None = option(
+        None, "images in every batch, at least, that have an annotation that the objectives read (mask, boxes, edited map, "
+        "cue); they come round more often than the others, an epoch keeps its steps", at_least=1,
+    )  # fmt: skip
+    balance: str | None = option(
+        None, "draw the images so that every class, or every group (a column of that name), comes equally often",
+        choices=BALANCES,
     )  # fmt: skip
     num_workers: int = option(
         0, "processes that load images; 0 loads in the training process", at_least=0, may_change=True
@@ -147,6 +156,17 @@ class TrainingConfig(Options):
             raise ValueError(
                 f"images_of_a_class={self.images_of_a_class} does not divide batch_size={self.batch_size}: a batch must "
                 "hold whole groups"
+            )
+        drawn = [name for name in ("annotated_per_batch", "balance") if getattr(self, name) is not None]
+        if drawn and self.images_of_a_class > 1:
+            raise ValueError(
+                f"images_of_a_class={self.images_of_a_class} and {drawn[0]}={getattr(self, drawn[0])!r} both say which "
+                "images a batch holds: give one of them"
+            )
+        if (self.annotated_per_batch or 0) > self.batch_size:
+            raise ValueError(
+                f"annotated_per_batch={self.annotated_per_batch} is more than the batch holds, "
+                f"batch_size={self.batch_size}: give at most that"
             )
         if self.monitor in DRIFTS and self.max_prediction_drift is None:
             raise ValueError(

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from attention_refine.training.batches import Batch, BatchOrder, mixed_seed, step_batches
 from attention_refine.training.config import TrainingConfig, TrainingError
+from attention_refine.training.kinds import kinds_of_images, objectives_of
 
 _DRAWS, _UNLABELED = 1, 2  # keep the generators of the draws and of the unlabelled images apart from the others
 
@@ -88,18 +89,16 @@ class Strategy:
         _check(model, dataset, unlabeled, config)
         slots = config.gradient_accumulation_steps
 
-        def source(data: Dataset, batch_size: int, seed: int, together: int = 1) -> Source:
+        def source(data: Dataset, batch_size: int, seed: int, **kinds: Any) -> Source:
             size = None if isinstance(data, IterableDataset) else len(data)
-            classes = _classes(data, size) if together > 1 else None
-            order = BatchOrder(size, batch_size, processes, slots, seed, classes, together)
-            return Source(data, order, process, loading)
+            return Source(data, BatchOrder(size, batch_size, processes, slots, seed, **kinds), process, loading)
 
-        self.labeled = source(dataset, config.batch_size, config.seed, config.images_of_a_class)
+        self.labeled = source(dataset, config.batch_size, config.seed, **kinds_of_images(model, dataset, config))
         self.unlabeled = None
         if unlabeled is not None:
             seed = mixed_seed(config.seed, _UNLABELED)
             self.unlabeled = source(unlabeled, config.unlabeled_batch_size or config.batch_size, seed)
-        self.of_task = [name for name, each in _objectives(model).items() if each.needs_labels]
+        self.of_task = [name for name, each in objectives_of(model).items() if each.needs_labels]
         self.images = {"images": self.labeled.order.size}
         if self.unlabeled is not None:
             self.images["unlabeled_images"] = self.unlabeled.order.size
@@ -160,7 +159,7 @@ def without_labels(batches: list[Batch]) -> list[Batch]:
 
 def label_free(model: nn.Module) -> list[str]:
     """Names of the model's objectives that do without labels."""
-    return [name for name, each in _objectives(model).items() if not each.needs_labels]
+    return [name for name, each in objectives_of(model).items() if not each.needs_labels]
 
 
 def _objectives(model: nn.Module) -> dict[str, Any]:
@@ -176,18 +175,24 @@ def _check(model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config
         return
     free = label_free(model)
     if not free:
-        given = ", ".join(_objectives(model)) or "none"
+        given = ", ".join(objectives_of(model)) or "none"
         what = f"strategy={config.strategy!r}" if config.strategy != "combined" else "an unlabelled dataset"
         raise TrainingError(
             f"{what} needs an objective that does without labels, and the model's objectives are {given}: wrap it "
             "with objectives=['consistency'], for example, or train on labelled images with strategy='combined'"
         )
-    if config.strategy == "finetune" and len(free) < len(_objectives(model)):
-        left = ", ".join(sorted(_objectives(model).keys() - set(free)))
+    if config.strategy == "finetune" and len(free) < len(objectives_of(model)):
+        left = ", ".join(sorted(objectives_of(model).keys() - set(free)))
         warnings.warn(f"strategy='finetune' uses no labels, so these objectives are left out: {left}", stacklevel=4)
     if unlabeled is dataset:
         raise TrainingError(
             "unlabeled is the labelled dataset itself: leave it out, and the strategy leaves the labels out"
+        )
+    if config.strategy == "finetune" and unlabeled is not None and (config.annotated_per_batch or config.balance):
+        asked = "annotated_per_batch" if config.annotated_per_batch else "balance"
+        raise TrainingError(
+            f"{asked} draws labelled images, and strategy='finetune' takes those of the unlabelled dataset only: leave "
+            "one of them out"
         )
     for name, data in (("dataset", dataset), ("unlabeled", unlabeled)):
         if isinstance(data, IterableDataset) and (config.strategy == "alternated" or name == "unlabeled"):
@@ -195,16 +200,3 @@ def _check(model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config
                 f"{name} is a stream, and strategy={config.strategy!r} must know how many images it has: give a "
                 "dataset with a length, or use another strategy without a separate unlabelled dataset"
             )
-
-
-def _classes(data: Dataset, size: int | None) -> list[int]:
-    """The class of each image, without reading the images."""
-    labels = getattr(data, "labels", None)
-    if size is None or labels is None or len(labels) != size:
-        raise TrainingError(
-            "images_of_a_class needs a dataset that says its classes: no stream, and with an attribute labels, one class "
-            "an image, as attention_refine.data.prepare makes it"
-        )
-    if any(not isinstance(label, int) for label in labels):
-        raise TrainingError("images_of_a_class: every image needs one class, and these have several labels an image")
-    return labels
