@@ -136,7 +136,7 @@ class RefinedModel(nn.Module):
             raise ValueError("this model has no head, so a map cannot act on it; wrap it with head='abn', for example")
         wanted = self._wanted(objectives, labels) if compute_losses else []
         twice = any(objective.second_order for objective in wanted)
-        batch = {"pixel_values": pixel_values, "labels": labels, **columns}
+        batch = {"pixel_values": pixel_values, "labels": labels, "smoothing": smoothing, **columns}
         for objective in wanted:
             batch = objective.prepare(self, batch)
         pixel_values = batch["pixel_values"]

@@ -8,6 +8,7 @@ from .distillation import Distillation
 from .guided_inference import GuidedInference
 from .mining import AttentionMining
 from .supervision import MapSupervision
+from .transplant import Transplant
 from .triplet import Triplet
 
 register_objective = objectives.register
@@ -22,6 +23,7 @@ __all__ = [
     "GuidedInference",
     "MapSupervision",
     "Objective",
+    "Transplant",
     "Triplet",
     "list_objectives",
     "register_objective",

@@ -70,9 +70,9 @@ class Objective(nn.Module):
     def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         """Scalar losses by name, each to be minimised.
 
-        ``batch`` holds ``pixel_values``, ``labels`` where there are any, and every further column; ``output.feature``
-        is the backbone's :class:`~attention_refine.backbones.adapter.Feature`, to resume from without a second full
-        pass, or ``None`` in a model without a head whose backbone has no site. Numbers that are not losses go into
-        ``output.measures``, further predictions into ``output.aux_logits``.
+        ``batch`` holds ``pixel_values``, ``labels`` where there are any, the ``smoothing`` of the labels, and every
+        further column; ``output.feature`` is the backbone's :class:`~attention_refine.backbones.adapter.Feature`, to
+        resume from without a second full pass, or ``None`` in a model without a head whose backbone has no site.
+        Numbers that are not losses go into ``output.measures``, further predictions into ``output.aux_logits``.
         """
         raise NotImplementedError

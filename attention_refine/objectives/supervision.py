@@ -134,17 +134,36 @@ def targets(batch: dict[str, Any], kind: str) -> tuple[Tensor, Tensor, Tensor]:
     Args:
         batch: with ``pixel_values`` and, if it has targets, ``edited_map`` (B, 1, h, w) with flags ``edited`` (B,)
             (all, where there are none), ``mask`` (B, 1, h, w) or ``boxes``.
-        kind: ``"edited"``, ``"mask"`` or ``"boxes"``.
+        kind: ``"edited"``, ``"mask"`` or ``"boxes"``; ``"auto"`` takes of each image the first of these that it has.
 
     Returns:
         ``target`` (B, 1, h, w) in [0, 1]; ``known`` of its shape, 0 where void; ``given`` (B,), 1 for the images that
         have a target. All float32.
     """
+    if kind != "auto":
+        return _targets(batch, kind)
+    pixels = batch["pixel_values"]
+    target, known, given = _nothing(pixels, tuple(pixels.shape[-2:]))
+    for each in reversed(TARGETS):  # the first has the last word
+        if batch.get(TARGETS[each]) is None:
+            continue
+        own, seen, there = _targets(batch, each)
+        own, seen = fitted(own, seen, tuple(pixels.shape[-2:]))
+        chosen = there.reshape(-1, 1, 1, 1) > 0
+        target, known, given = own.where(chosen, target), seen.where(chosen, known), there.where(there > 0, given)
+    return target, known, given
+
+
+def _nothing(pixels: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    nothing = pixels.new_zeros((len(pixels), 1, *size), dtype=torch.float32)
+    return nothing, nothing, nothing[:, 0, 0, 0]
+
+
+def _targets(batch: dict[str, Any], kind: str) -> tuple[Tensor, Tensor, Tensor]:
     pixels = batch["pixel_values"]
     found = batch.get(TARGETS[kind])
     if found is None:
-        nothing = pixels.new_zeros((len(pixels), 1, 1, 1), dtype=torch.float32)
-        return nothing, nothing, nothing.flatten()
+        return _nothing(pixels, (1, 1))
     if kind == "boxes":
         found = torch.stack([inside_boxes(boxes.to(pixels.device), pixels.shape[2:]) for boxes in found])
     target = found.to(pixels.device)
