@@ -75,6 +75,9 @@ class DataOptions(Options):
     test_split: str | None = option("test", "split for the last look; none to leave it out")
     label_column: str | None = option(None, "column of the labels, if not 'label' or 'labels'")
     image_column: str | None = option(None, "column of the images, if not 'image'")
+    group_column: str | None = option(
+        None, "column whose values are the groups that accuracy is told apart by; 'group' where there is one"
+    )
     revision: str | None = option(None, "revision of a Hub dataset")
     augment: str = option("default", "augmentation of the training images", choices=("default", "jitter", "none"))
     smallest_crop: float = option(0.35, "smallest share of the image that a random crop keeps", above=0, at_most=1)
@@ -95,6 +98,10 @@ class EvaluationOptions(Options):
     measures: list[str] | dict | None = option(
         None, "measures by name, or {name: {option: value}}; the usual ones if not given"
     )
+    groups: list[str] | None = option(
+        None, "columns by whose values accuracy is told apart, the first for the worst group; data.group_column if not "
+        "given",
+    )  # fmt: skip
     maps: list[str] = option(["model"], "maps that are judged: model, a name in attention_refine.maps, random, centre")
 
 
@@ -367,6 +374,7 @@ def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Eval
         prepare_evaluation(recipe, model, split),
         measures=options.measures,
         maps=options.maps,
+        groups=recipe.data.group_column if options.groups is None else options.groups,
         batch_size=options.batch_size,
         perturbation_images=options.perturbation_images,
         perturbation_steps=options.perturbation_steps,

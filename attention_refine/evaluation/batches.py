@@ -11,17 +11,25 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from attention_refine.data import collate
+from attention_refine.evaluation.groups import column_values, item_group
 
-Entry = tuple[int, "str | None", dict[str, Any]]
+Entry = tuple[int, "str | None", "dict[str, str | None]", dict[str, Any]]
 
 
 def evaluation_batches(
-    dataset: Any, rank: int, world: int, done: Container[int], batch_size: int, num_workers: int
+    dataset: Any,
+    rank: int,
+    world: int,
+    done: Container[int],
+    batch_size: int,
+    num_workers: int,
+    groups: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """Batches of one process's images: ``pixel_values``, ``labels``, ``index``, and
 
     * ``position``, list of int: place in the dataset, or in the stream;
     * ``file``, list of the image file's name, None where unknown;
+    * ``groups``, a dict an image: the name of its group by column, None where it is not known;
     * ``truth``, list of bool: whether the image has a mask or boxes;
     * ``mask`` and ``cue`` (B, 1, H, W) and ``boxes``, empty where an image has none, so that what one lacks the others
       keep.
@@ -29,10 +37,14 @@ def evaluation_batches(
     Args:
         rank: of ``world`` processes; a stream is read by each of them, which keeps its share.
         done: positions to leave out.
+        groups: columns that group the images.
     """
     if isinstance(dataset, IterableDataset):
         items = DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
-        numbered = ((position, None, item) for position, item in enumerate(items))
+        numbered = (
+            (position, None, {name: item_group(dataset, item, name, position) for name in groups}, item)
+            for position, item in enumerate(items)
+        )
         mine = (entry for entry in numbered if entry[0] % world == rank and entry[0] not in done)
         while entries := list(islice(mine, batch_size)):
             yield _batch(entries)
@@ -42,15 +54,20 @@ def evaluation_batches(
     # Its own generator: a loader that drew its workers' seeds from the global one would leave that changed.
     generator = torch.Generator().manual_seed(0)
     yield from DataLoader(
-        _Numbered(dataset), batch_sampler=batches, collate_fn=_batch, num_workers=num_workers, generator=generator
+        _Numbered(dataset, groups),
+        batch_sampler=batches,
+        collate_fn=_batch,
+        num_workers=num_workers,
+        generator=generator,
     )
 
 
 class _Numbered(Dataset):
-    """Items with their position in the dataset and their file's name."""
+    """Items with their position in the dataset, their file's name and their groups."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, groups: Sequence[str]):
         self.dataset = dataset
+        self.groups = {name: column_values(dataset, name) for name in groups}
         rows = getattr(dataset, "dataset", None)
         has_images = isinstance(rows, datasets.Dataset) and "image" in rows.column_names
         self.images = rows.select_columns(["image"]) if has_images else None
@@ -60,8 +77,13 @@ class _Numbered(Dataset):
 
     def __getitem__(self, position: int) -> Entry:
         item = self.dataset[position]
-        cell = None if self.images is None else self.images[int(item["index"])]["image"]
-        return position, cell.get("path") if isinstance(cell, dict) else None, item
+        row = int(item.get("index", position))
+        cell = None if self.images is None else self.images[row]["image"]
+        groups = {
+            name: item_group(self.dataset, item, name, row) if values is None else values[row]
+            for name, values in self.groups.items()
+        }
+        return position, cell.get("path") if isinstance(cell, dict) else None, groups, item
 
 
 def _as_it_is(item: Any) -> Any:
@@ -69,7 +91,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _batch(entries: Sequence[Entry]) -> dict[str, Any]:
-    positions, files, items = zip(*entries)
+    positions, files, groups, items = zip(*entries)
     batch = collate([{key: torch.as_tensor(item[key]) for key in ("pixel_values", "labels")} for item in items])
     nothing = torch.zeros(1, *batch["pixel_values"].shape[-2:], dtype=torch.uint8)
     return {
@@ -77,6 +99,7 @@ def _batch(entries: Sequence[Entry]) -> dict[str, Any]:
         "index": torch.tensor([int(item.get("index", position)) for position, item in zip(positions, items)]),
         "position": list(positions),
         "file": list(files),
+        "groups": list(groups),
         "truth": ["mask" in item for item in items],
         "mask": torch.stack([item.get("mask", nothing) for item in items]),
         "cue": torch.stack([item.get("cue", nothing) for item in items]),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from attention_refine import metrics
+from attention_refine.evaluation.groups import group_statistic, names_in, numbered
 from attention_refine.evaluation.measures import CONTROLS, MEASURES
 from attention_refine.evaluation.results import CORRECT, Evaluation, column_of, known, number, text_table
 from attention_refine.evaluation.whole_set import MAP_STATISTICS, Statistic, statistic_of
@@ -17,8 +18,9 @@ from attention_refine.evaluation.whole_set import MAP_STATISTICS, Statistic, sta
 class Difference:
     """Mean over the same images of ``model`` minus the reference; ``p_corrected`` by Holm over the whole comparison.
 
-    ``map`` is None for measures of the prediction. Macro F1, mean average precision and MaxBoxAcc are no means over
-    images: they have an interval, and None for both p-values.
+    ``map`` is None for measures of the prediction. Macro F1, mean average precision, MaxBoxAcc, the worst group's accuracy
+    and the gap between groups are no means over images: they have an interval, and None for both p-values. ``group`` is
+    ``"column: name"`` for the accuracy of one group, None for figures of all images.
     """
 
     model: str
@@ -31,6 +33,7 @@ class Difference:
     p_corrected: float | None
     count: int
     excluded: int
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,10 @@ class Comparison:
     reference: str
     differences: list[Difference]
 
-    def of(self, model: str, measure: str, map: str | None = None) -> Difference | None:
+    def of(self, model: str, measure: str, map: str | None = None, group: str | None = None) -> Difference | None:
         """One difference, or None where it was not measured in both."""
-        found = (d for d in self.differences if (d.model, d.measure, d.map) == (model, measure, map))
+        wanted = (model, measure, map, group)
+        found = (d for d in self.differences if (d.model, d.measure, d.map, d.group) == wanted)
         return next(found, None)
 
     def __str__(self) -> str:
@@ -50,7 +54,7 @@ class Comparison:
             [
                 d.model,
                 d.map or "",
-                MEASURES[d.measure].title,
+                MEASURES[d.measure].title + (f", {d.group}" if d.group else ""),
                 _signed(d),
                 _p(d.p_value),
                 _p(d.p_corrected),
@@ -82,6 +86,8 @@ def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000,
         for measure in base.summary["classification"]:
             if measure not in other.summary["classification"]:
                 continue
+            if MEASURES[measure].kind == "groups" and other.settings["groups"][0] != base.settings["groups"][0]:
+                continue  # groups of another kind
             if measure in CORRECT:
                 test = metrics.paired_test(
                     column_of(other.samples, CORRECT[measure]), column_of(base.samples, CORRECT[measure]),
@@ -90,6 +96,7 @@ def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000,
                 found.append(_difference(name, None, measure, test))
             else:
                 found.append(_difference(name, None, measure, _set_difference(measure, other, base, seed)))
+        found += _by_group(name, other, base, n_resamples, seed)
         for map_name, cells in base.summary["maps"].items():
             if map_name in CONTROLS:
                 continue
@@ -114,7 +121,29 @@ def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000,
     return Comparison(reference, final)
 
 
+def _by_group(name: str, other: Evaluation, base: Evaluation, n_resamples: int, seed: int) -> list[Difference]:
+    """The difference in accuracy on each group that both evaluations know by the same column."""
+    found = []
+    for column in base.settings.get("groups", ()):
+        if column not in other.settings.get("groups", ()):
+            continue
+        ours, theirs = column_of(other.samples, "correct"), column_of(base.samples, "correct")
+        names = names_in(base.samples, column)
+        groups = numbered(base.samples, column, names)
+        for place, group in enumerate(names):
+            rows = groups == place
+            test = metrics.paired_test(ours[rows], theirs[rows], "permutation", n_resamples, seed=seed)
+            found.append(replace(_difference(name, None, "accuracy", test), group=f"{column}: {group}"))
+    return found
+
+
 def _set_difference(measure: str, a: Evaluation, b: Evaluation, seed: int) -> metrics.Interval:
+    if MEASURES[measure].kind == "groups":
+        column = b.settings["groups"][0]
+        groups = numbered(b.samples, column, names_in(b.samples, column))
+        known = groups >= 0
+        pair = (group_statistic(measure, column_of(e.samples, "correct")[known], groups[known]) for e in (a, b))
+        return replace(_interval(*pair, int(known.sum()), seed), excluded=int((~known).sum()))
     classes = len(a.settings["classes"])
     ours, theirs = (statistic_of(measure, evaluation.samples, classes) for evaluation in (a, b))
     return _interval(ours, theirs, len(a.samples), seed)
@@ -140,8 +169,9 @@ def _check_same_images(reference: str, base: Evaluation, name: str, other: Evalu
     if len(base.samples) != len(other.samples):
         counts = f"{len(other.samples)} and {len(base.samples)}"
         raise ValueError(f"{name!r} and {reference!r} have {counts} images: a paired comparison needs the same ones")
+    both = [key for key in base.settings.get("groups", ()) if key in other.settings.get("groups", ())]
     for a, b in zip(base.samples, other.samples):
-        for key in ("index", "label"):
+        for key in ("index", "label", *both):
             if a[key] != b[key]:
                 raise ValueError(
                     f"{name!r} and {reference!r} are not of the same images: where one has {key} {b[key]}, "

@@ -16,10 +16,11 @@ from attention_refine import metrics
 from attention_refine.data import prepare
 from attention_refine.evaluation.batches import evaluation_batches
 from attention_refine.evaluation.comparison import Comparison, Difference, compare
+from attention_refine.evaluation.groups import group_columns
 from attention_refine.evaluation.journal import Journal, digest
 from attention_refine.evaluation.judging import Judge, MapFunction, map_names, map_sources
 from attention_refine.evaluation.measures import ATTRIBUTED, COSTLY, WITH_CURVES, chosen_measures, names_of
-from attention_refine.evaluation.results import Evaluation, summarise
+from attention_refine.evaluation.results import OWN_COLUMNS, Evaluation, summarise
 from attention_refine.maps.conditions import unwrapped
 
 __all__ = ["Comparison", "Difference", "Evaluation", "compare", "evaluate", "map_names"]
@@ -33,6 +34,7 @@ def evaluate(
     *,
     measures: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
     maps: Sequence[str] | Mapping[str, MapFunction | None] | None = None,
+    groups: str | Sequence[str] | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     perturbation_images: int | None = None,
@@ -61,6 +63,10 @@ def evaluate(
             ``attention_refine.maps`` by name, the controls ``"random"`` and ``"centre"`` (:func:`map_names` lists
             them); or ``{name: function}`` with ``function(model, pixel_values, target) -> (B, 1, h, w)``, None for a
             listed name.
+        groups: a column, or several, by whose values accuracy is told apart (``"place"``, ``["group", "aligned"]``); by
+            default ``group`` where the dataset has it, and ``[]`` for none. The first is the one that
+            ``worst_group_accuracy`` and ``group_gap`` (the best group's accuracy minus the worst's) are of. An image
+            without a value counts in no group.
         batch_size: images a forward.
         num_workers: of the loader.
         perturbation_images: how many images the costly measures (insertion, deletion and their kin, attribution,
@@ -78,7 +84,8 @@ def evaluate(
         ValueError: an unknown measure or map, a measure that the network does not allow (it has no tokens to drop),
             ``resume`` without ``output`` or with another model or settings, a map that is not finite, or a label
             outside the model's classes (naming the row).
-        DataError: as :func:`attention_refine.data.prepare`, and for a file that cannot be read.
+        DataError: as :func:`attention_refine.data.prepare`, for a file that cannot be read, and for groups that the
+            dataset does not have or that are no names (naming the row).
     """
     asked = PERTURBATION_IMAGES if perturbation_images is None else perturbation_images
     if batch_size < 1 or perturbation_steps < 1 or asked < 0:
@@ -98,7 +105,11 @@ def evaluate(
         raise ValueError("the dataset is empty: there is nothing to evaluate on")
     classes = list(getattr(dataset, "class_names", None) or getattr(model, "labels", None) or [])
     multi_label = _is_multi_label(dataset)
-    chosen = chosen_measures(measures, len(classes), multi_label)
+    columns = group_columns(dataset, groups)
+    taken = [name for name in columns if name in OWN_COLUMNS]
+    if taken:
+        raise ValueError(f"groups={taken[0]!r} is a column that an evaluation has itself: rename it in the dataset")
+    chosen = chosen_measures(measures, len(classes), multi_label, grouped=bool(columns))
     sources = map_sources(["model"] if maps is None else maps)
     if not names_of(chosen, "truth", "boxes", "cue", "shape", "forwards", "sanity"):
         sources = {}
@@ -106,6 +117,7 @@ def evaluate(
     settings = {
         "measures": chosen, "maps": judged, "perturbation_images": asked, "seed": seed,
         "perturbation_steps": perturbation_steps, "classes": classes, "multi_label": multi_label, "images": size,
+        **({"groups": columns} if columns else {}),
     }  # fmt: skip
     judge = Judge(
         model, chosen, sources, multi_label=multi_label, n_steps=perturbation_steps, seed=seed, classes=len(classes),
@@ -124,7 +136,7 @@ def evaluate(
         None if stream else len(range(rank, size, world)),
     )
     with tqdm(total=total, initial=done, desc="evaluating", unit="image", disable=not progress or rank > 0) as bar:
-        for batch in evaluation_batches(dataset, rank, world, set(records), batch_size, num_workers):
+        for batch in evaluation_batches(dataset, rank, world, set(records), batch_size, num_workers, columns):
             found = judge(batch)
             if journal:
                 journal.add(found)

@@ -207,7 +207,8 @@ class Judge:
             columns["correct_top5"] = metrics.correct(logits, labels, top_k=5).bool().tolist()
         if self.multi_label:
             columns["logits"] = logits.tolist()
-        return [dict(zip(columns, values)) for values in zip(*columns.values())]
+        entries = [dict(zip(columns, values)) for values in zip(*columns.values())]
+        return [entry | groups for entry, groups in zip(entries, batch["groups"])]
 
     def _on_maps(self, batch, pixels, target, made, entries, curves) -> None:
         """Fill in ``<map>/<measure>`` of every entry, and the curves of those that have one."""

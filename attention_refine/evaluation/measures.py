@@ -18,10 +18,11 @@ class Measure:
     """One number a sample; for ``kind="labels"``, and where ``whole_set`` holds, one a data set.
 
     Attributes:
-        kind: ``"labels"`` (prediction against label), ``"truth"`` (map against mask or filled boxes), ``"boxes"``
-            (map against boxes), ``"cue"`` (map against what should not be looked at), ``"shape"`` (the map alone),
-            ``"forwards"`` (the map against the model: forwards of altered images), ``"attribution"`` (the model's
-            integrated gradients against the mask), ``"sanity"`` (the map against that of an altered model).
+        kind: ``"labels"`` (prediction against label), ``"groups"`` (the same by groups of images), ``"truth"`` (map
+            against mask or filled boxes), ``"boxes"`` (map against boxes), ``"cue"`` (map against what should not be
+            looked at), ``"shape"`` (the map alone), ``"forwards"`` (the map against the model: forwards of altered
+            images), ``"attribution"`` (the model's integrated gradients against the mask), ``"sanity"`` (the map
+            against that of an altered model).
         higher_is_better: None where neither direction is better by itself.
         title: how a table calls it.
         function: on maps without forwards ``(maps, truth or boxes, **options) -> (B,)``; with forwards ``(net,
@@ -79,6 +80,8 @@ MEASURES: dict[str, Measure] = {
     "precision_at_1": Measure("labels", True, "Precision of the first class"),
     "macro_f1": Measure("labels", True, "Macro F1"),
     "mean_average_precision": Measure("labels", True, "Mean average precision"),
+    "worst_group_accuracy": Measure("groups", True, "Accuracy of the worst group"),
+    "group_gap": Measure("groups", False, "Gap between best and worst group"),
     "mask_correlation": Measure("truth", True, "Mask correlation", metrics.mask_correlation),
     "iou": Measure("truth", True, "IoU with the object", metrics.iou),
     "iou_true_positives": Measure("truth", True, "IoU, true positives", metrics.iou, correct_only=True),
@@ -121,6 +124,7 @@ MEASURES: dict[str, Measure] = {
 }
 SINGLE_LABEL = ("accuracy", "top5_accuracy", "macro_f1")
 MULTI_LABEL = ("mean_average_precision", "macro_f1", "precision_at_1")
+ON_GROUPS = ("worst_group_accuracy", "group_gap")
 ON_MAPS = (
     "mask_correlation", "iou", "box_iou", "energy_inside", "energy_on_cue", "pointing_game", "insertion", "deletion",
 )  # fmt: skip
@@ -131,17 +135,21 @@ COSTLY = ("forwards", "attribution", "sanity")  # kinds taken on some of the ima
 
 
 def chosen_measures(
-    asked: Iterable[str] | Mapping[str, Mapping[str, Any]] | None, classes: int, multi_label: bool
+    asked: Iterable[str] | Mapping[str, Mapping[str, Any]] | None,
+    classes: int,
+    multi_label: bool,
+    grouped: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """The measures with their options; by default those that fit the labels, and all of :data:`ON_MAPS`.
+    """The measures with their options; by default those that fit the labels and groups, and all of :data:`ON_MAPS`.
 
     Raises:
-        ValueError: no such measure, or one that does not fit the labels.
+        ValueError: no such measure, or one that does not fit the labels, or of groups where there are none.
     """
     on_labels = MULTI_LABEL if multi_label else SINGLE_LABEL
     if asked is None:
         # With five classes or fewer the label is always among the first five.
-        return {name: {} for name in (*on_labels, *ON_MAPS) if name != "top5_accuracy" or classes > 5}
+        usual = (*on_labels, *(ON_GROUPS if grouped else ()), *ON_MAPS)
+        return {name: {} for name in usual if name != "top5_accuracy" or classes > 5}
     options = dict(asked) if isinstance(asked, Mapping) else {name: {} for name in asked}
     for name in options:
         if name not in MEASURES:
@@ -151,6 +159,11 @@ def chosen_measures(
         if MEASURES[name].kind == "labels" and name not in on_labels:
             kind = "several labels an image" if multi_label else "one label an image"
             raise ValueError(f"measure {name!r} does not fit a dataset with {kind}: use {', '.join(on_labels)}")
+        if MEASURES[name].kind == "groups" and not grouped:
+            raise ValueError(
+                f"measure {name!r} needs groups, and the dataset has no column 'group': name the column that tells its "
+                "images apart with groups= (data.group_column in a config)"
+            )
         if name == "insertion_mining" and multi_label:
             raise ValueError("measure 'insertion_mining' needs one label an image: use insertion")
         if name == "label_randomisation" and not isinstance((options[name] or {}).get("model"), str):

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from attention_refine import metrics
+from attention_refine.evaluation.groups import by_group
 from attention_refine.evaluation.measures import MEASURES, names_of
 from attention_refine.evaluation.whole_set import MAP_STATISTICS, statistic_of
 from attention_refine.training.checkpoints import atomic_text
 
 FORMAT = 1
+OWN_COLUMNS = ("index", "file", "label", "prediction", "score", "correct", "truth", "correct_top5", "logits")
 
 Sample = dict[str, Any]
 
@@ -32,10 +34,13 @@ class Evaluation:
         summary: ``{"images": counts, "classification": {measure: cell}, "maps": {map: {measure: cell}}}``; a cell is
             ``value``, ``low``, ``high`` (percentile bootstrap at ``level``), ``count`` (images counted) and
             ``excluded`` (images measured for which there is no value: no ground truth, or no object in view). Where
-            nothing was counted ``value`` is None.
+            nothing was counted ``value`` is None. With groups also ``"groups": {column: {"accuracy": {group: cell},
+            "worst_group_accuracy": cell, "group_gap": cell, "worst_group": name, "best_group": name, "unknown":
+            images without a group}}``.
         samples: one dict an image, in the order of the dataset: ``index``, ``file``, ``label``, ``prediction`` (class
             indices; lists where an image has several labels), ``score`` (probability of the first class), ``correct``,
-            ``truth`` (whether there is a mask or a box), and ``<map>/<measure>``. An excluded value is None; a
+            ``truth`` (whether there is a mask or a box), the group by each of ``settings["groups"]`` (text, None where
+            not known), and ``<map>/<measure>``. An excluded value is None; a
             costly measure is absent from the images it was not run on. Multi-label samples keep their ``logits``, and
             ``<map>/max_box_acc`` is a list, the overlap at every threshold.
         curves: ``{map: {measure: {"fractions", "mean", "low", "high", "level", "count"}}}``, mean curves over the
@@ -103,6 +108,9 @@ class Evaluation:
         cells = self.summary["classification"]
         if cells:
             lines += ["", *text_table(["", "value"], [[MEASURES[n].title, _shown(c)] for n, c in cells.items()])]
+        for column, found in self.summary.get("groups", {}).items():
+            rows = [[f"{column}: {name}", _shown(cell), str(cell["count"])] for name, cell in found["accuracy"].items()]
+            lines += ["", *text_table(["accuracy by group", "value", "images"], rows)]
         maps = self.summary["maps"]
         if maps:
             measures = list(dict.fromkeys(name for cells in maps.values() for name in cells))
@@ -119,18 +127,29 @@ class Evaluation:
 def summarise(samples: Sequence[Sample], settings: Mapping[str, Any], skipped: int) -> dict[str, Any]:
     """The summary of :class:`Evaluation` from its samples."""
     measures, names, seed = settings["measures"], settings["maps"], settings["seed"]
-    on_labels = {name: _cell(_whole_set(name, samples, settings, seed)) for name in names_of(measures, "labels")}
+    on_labels = {name: cell_of(_whole_set(name, samples, settings, seed)) for name in names_of(measures, "labels")}
+    groups = {name: _group_cells(samples, name, seed) for name in settings.get("groups", ())}
+    if groups:
+        first = next(iter(groups.values()))
+        on_labels |= {name: first[name] for name in names_of(measures, "groups")}
     maps: dict[str, dict] = {}
     for name in names:
         asked = [m for m in measures if any(f"{name}/{m}" in sample for sample in samples)]
         columns = {m: column_of([s for s in samples if f"{name}/{m}" in s], f"{name}/{m}") for m in asked}
-        maps[name] = {m: _cell(_on_map(m, columns[m], measures[m], seed)) for m in asked}
+        maps[name] = {m: cell_of(_on_map(m, columns[m], measures[m], seed)) for m in asked}
     images = {"total": len(samples), "with_truth": sum(sample["truth"] for sample in samples), "skipped": skipped}
     return {
         "images": images,
         "classification": on_labels,
         "maps": {name: cells for name, cells in maps.items() if cells},
+        **({"groups": groups} if groups else {}),
     }
+
+
+def _group_cells(samples: Sequence[Sample], column: str, seed: int) -> dict[str, Any]:
+    found = by_group(samples, column_of(samples, "correct"), column, seed)
+    cells = {key: cell_of(value) if isinstance(value, metrics.Interval) else value for key, value in found.items()}
+    return cells | {"accuracy": {name: cell_of(value) for name, value in found["accuracy"].items()}}
 
 
 CORRECT = {"accuracy": "correct", "precision_at_1": "correct", "top5_accuracy": "correct_top5"}
@@ -166,7 +185,7 @@ def column_of(samples: Sequence[Sample], key: str) -> Tensor:
     return torch.tensor([nothing if value is None else value for value in values], dtype=torch.float64)
 
 
-def _cell(interval: metrics.Interval) -> dict[str, Any]:
+def cell_of(interval: metrics.Interval) -> dict[str, Any]:
     return {key: number(value) for key, value in vars(interval).items()}
 
 

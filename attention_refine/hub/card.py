@@ -141,20 +141,24 @@ class Card:
         if self.evaluation is None:
             return []
         summary = self.evaluation.summary
-        cells = [("", name, cell) for name, cell in summary["classification"].items()]
-        cells += [(of, name, cell) for of, measured in summary["maps"].items() for name, cell in measured.items()]
+        cells = [(name, _title(name), cell) for name, cell in summary["classification"].items()]
+        for column, found in summary.get("groups", {}).items():
+            for group, cell in found["accuracy"].items():
+                cells.append((f"accuracy/{column}={group}", f"Accuracy where {column} is {group}", cell))
+        for of, measured in summary["maps"].items():
+            cells += [(f"{of}/{name}", f"{_title(name)} of the map {of!r}", cell) for name, cell in measured.items()]
         return [
             EvalResult(
                 task_type="image-classification",
                 dataset_type=self.dataset if _is_hub_id(self.dataset) else "custom",
                 dataset_name=self.dataset or "custom",
                 dataset_split=self.split,
-                metric_type=f"{of}/{name}" if of else name,
-                metric_name=_title(name) + (f" of the map {of!r}" if of else ""),
+                metric_type=kind,
+                metric_name=title,
                 metric_value=cell["value"],
                 metric_args={key: cell.get(key) for key in ("low", "high", "level", "count")},
             )
-            for of, name, cell in cells
+            for kind, title, cell in cells
             if cell["value"] is not None
         ]
 
@@ -240,6 +244,7 @@ def _leaderboard(results: list[EvalResult]) -> str:
             notes=f"95 % interval {_row(result)['interval']}, {_row(result)['count']} images",
         )
         for result in results
+        if "=" not in result.metric_type  # a single group's accuracy is no task of its own
     ]
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
 

@@ -1,8 +1,8 @@
 """How good is a map? Functions on tensors with a value for every sample, and a ``torchmetrics.Metric`` beside each.
 
 Perturbation: insertion, deletion and their kin, ROAD. Localisation: against masks or boxes. Shape and agreement: of
-maps alone. Sanity: randomisation tests and controls. Classification, and intervals and tests for all of them. The
-classes are loaded when first asked for: importing torchmetrics takes seconds.
+maps alone. Sanity: randomisation tests and controls. Classification, by group too. Intervals and tests for all of them.
+The classes are loaded when first asked for: importing torchmetrics takes seconds.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .classification import (
 )
 from .drop import ConfidenceResult, average_drop, confidence, increase_in_confidence
 from .eraser import RationaleResult, comprehensiveness, rationale, sufficiency
+from .groups import GroupFigures, group_accuracy, group_figures, group_gap, worst_group_accuracy
 from .intervals import (
     Band,
     Interval,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
         Diversity,
         EnergyInside,
         Entropy,
+        GroupAccuracy,
         Insertion,
         InsertionAndDeletion,
         InsertionMining,
@@ -124,6 +126,8 @@ __all__ = [
     "Diversity",
     "EnergyInside",
     "Entropy",
+    "GroupAccuracy",
+    "GroupFigures",
     "IAUC",
     "Insertion",
     "InsertionAndDeletion",
@@ -180,6 +184,9 @@ __all__ = [
     "entropy",
     "f1",
     "fill_image",
+    "group_accuracy",
+    "group_figures",
+    "group_gap",
     "holm",
     "iauc",
     "impute",
@@ -223,6 +230,7 @@ __all__ = [
     "usable",
     "voc_average_precision",
     "welch_test",
+    "worst_group_accuracy",
 ]
 
 

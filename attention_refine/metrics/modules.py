@@ -18,9 +18,10 @@ from torchmetrics import Metric
 from .agreement import SIMILARITIES, compare
 from .attribution import attribution_detail, attribution_mass
 from .causal import dauc, iauc
-from .classification import classification_scores
+from .classification import classification_scores, correct
 from .drop import confidence
 from .eraser import rationale
+from .groups import group_figures
 from .localisation import (
     energy_inside,
     iou,
@@ -181,3 +182,41 @@ class Classification(Metric):
     def compute(self) -> dict[str, Tensor]:
         logits, labels = (torch.cat(s) if isinstance(s, list) else s for s in (self.logits, self.labels))
         return classification_scores(logits, labels)
+
+
+class GroupAccuracy(Metric):
+    """See :mod:`attention_refine.metrics.groups`; ``update(logits, labels, groups)``, ``groups`` (B,) int64, -1 unknown.
+
+    ``compute()`` gives ``worst_group_accuracy``, ``group_gap`` and ``group_accuracy`` (G,), over all processes. Keeps
+    two numbers a sample.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self, **metric_options):
+        super().__init__(**metric_options)
+        self.add_state("right", default=[], dist_reduce_fx="cat")
+        self.add_state("groups", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor, groups: Tensor) -> None:
+        group_figures(right := correct(logits, labels), groups)  # refuses what does not fit, before it is kept
+        self.right.append(right)
+        self.groups.append(groups.to(right.device).long())
+
+    def sync(self, *args, **kwargs) -> None:
+        if self.right == []:  # a process that saw no batch can still join in the gathering
+            self.right.append(torch.zeros(0, device=self.device))
+            self.groups.append(torch.zeros(0, dtype=torch.long, device=self.device))
+        super().sync(*args, **kwargs)
+
+    def compute(self) -> dict[str, Tensor]:
+        states = ((self.right, torch.float32), (self.groups, torch.long))
+        found = group_figures(
+            *(s if isinstance(s, Tensor) else torch.cat([torch.empty(0, dtype=t), *s]) for s, t in states)
+        )
+        return {
+            "worst_group_accuracy": found.worst.float(),
+            "group_gap": found.gap.float(),
+            "group_accuracy": found.means.float(),
+        }

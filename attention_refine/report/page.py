@@ -7,7 +7,7 @@ import datetime
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def _comparison(evaluations: Mapping[str, Evaluation]) -> tuple[Comparison | Non
 
 
 def _headline(evaluations: Mapping[str, Evaluation], comparison: Comparison | None) -> list[tuple[str, list[Line]]]:
-    """The measures of the prediction, and those of each model's own map."""
+    """The measures of the prediction, its accuracy by group, and the measures of each model's own map."""
     groups = [("Prediction", None), ("Map", "model")]
     tables = []
     for heading, map_name in groups:
@@ -135,6 +135,23 @@ def _headline(evaluations: Mapping[str, Evaluation], comparison: Comparison | No
         lines = [_line(measure, map_name, cells, comparison) for measure in measures]
         if lines:
             tables.append((heading, lines))
+        if map_name is None:
+            tables += _by_group(evaluations, comparison)
+    return tables
+
+
+def _by_group(evaluations: Mapping[str, Evaluation], comparison: Comparison | None) -> list[tuple[str, list[Line]]]:
+    """The accuracy on each group of images, for each column that groups them."""
+    found = {name: evaluation.summary.get("groups", {}) for name, evaluation in evaluations.items()}
+    tables = []
+    for column in dict.fromkeys(column for columns in found.values() for column in columns):
+        cells = {name: columns.get(column, {}).get("accuracy", {}) for name, columns in found.items()}
+        groups = dict.fromkeys(group for of_model in cells.values() for group in of_model)
+        lines = [
+            replace(_line("accuracy", None, cells, comparison, f"{column}: {group}", of=group), title=group)
+            for group in groups
+        ]
+        tables.append((f"Accuracy by {column}", lines))
     return tables
 
 
@@ -144,12 +161,20 @@ def _cells(evaluation: Evaluation, map_name: str | None) -> Mapping[str, Any]:
     return evaluation.summary["maps"].get(map_name, {})
 
 
-def _line(measure: str, map_name: str | None, cells: Mapping[str, Mapping], comparison: Comparison | None) -> Line:
-    found = {name: of_model.get(measure) for name, of_model in cells.items()}
+def _line(
+    measure: str,
+    map_name: str | None,
+    cells: Mapping[str, Mapping],
+    comparison: Comparison | None,
+    group: str | None = None,
+    of: str | None = None,
+) -> Line:
+    """A row of the measure; ``of`` is the cells' key where that is not the measure, but one of its groups."""
+    found = {name: of_model.get(of or measure) for name, of_model in cells.items()}
     best = _best(measure, found)
     row = []
     for name, cell in found.items():
-        difference = comparison.of(name, measure, map_name) if comparison is not None else None
+        difference = comparison.of(name, measure, map_name, group) if comparison is not None else None
         row.append(_cell(cell, name in best, difference))
     counts = sorted({cell["count"] for cell in found.values() if cell})
     return Line(MEASURES[measure].title, _arrow(measure), " / ".join(map(str, counts)), row)

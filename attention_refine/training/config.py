@@ -15,7 +15,7 @@ DRIFTS = ("prediction_drift", "prediction_kl")  # how far predictions have moved
 BALANCES = ("class", "group")
 STRATEGIES = ("combined", "finetune", "alternated")
 # A metric whose name has one of these words is better when smaller.
-SMALLER_IS_BETTER = ("loss", "error", "deletion", "entropy")
+SMALLER_IS_BETTER = ("loss", "error", "deletion", "entropy", "gap")
 
 
 class TrainingError(RuntimeError):

@@ -19,6 +19,7 @@ from torchmetrics.classification import (
 
 from attention_refine.backbones.scopes import own_randomness
 from attention_refine.metrics.localisation import mask_correlation
+from attention_refine.metrics.modules import GroupAccuracy
 from attention_refine.training.config import DRIFTS, TrainingError
 from attention_refine.training.drift import StartingPredictions
 
@@ -62,13 +63,16 @@ def validate(
 
     Returns:
         with labels ``loss`` (cross-entropy, binary for multi-hot labels), ``accuracy`` (share of right labels),
-        ``macro_f1`` and, with multi-hot labels, ``mean_average_precision``; ``mask_correlation``, the mean over images
-        whose mask has an object (of the predicted class where the head has a map per class, else the first-ranked map).
+        ``macro_f1`` and, with multi-hot labels, ``mean_average_precision``; where batches have a column ``group`` (B,)
+        int64, -1 where it is not known, ``worst_group_accuracy`` and ``group_gap``; ``mask_correlation``, the mean over
+        images whose mask has an object (of the predicted class where the head has a map per class, else the first-ranked
+        map).
         With or without: ``loss/<name>`` for the objectives' losses, unweighted; ``prediction_drift``, the share of
         images whose predicted class is not the starting model's, and ``prediction_kl``, the mean KL divergence of the
         predictions from the starting ones, in nats.
     """
     scores: MetricCollection | None = None
+    groups: GroupAccuracy | None = None
     totals: dict[str, Tensor] = {}
     predictions: list[Tensor] = []
     multi_label = False
@@ -94,6 +98,9 @@ def validate(
                 if scores is None:
                     scores = _scores(logits.shape[1], multi_label).to(accelerator.device)
                 scores.update(logits, labels.long())
+                if isinstance(batch.get("group"), Tensor):
+                    groups = groups or GroupAccuracy().to(accelerator.device)
+                    groups.update(logits, labels.long(), batch["group"])
                 task = functional.binary_cross_entropy_with_logits if multi_label else functional.cross_entropy
                 add("loss", task(logits, labels) * len(labels), len(labels))
             maps = getattr(output, "maps", None)
@@ -108,7 +115,10 @@ def validate(
             add(name, total, len(moved))
     summed = accelerator.reduce(torch.stack(list(totals.values())), "sum").tolist() if totals else []
     metrics = {name: total / count for name, (total, count) in zip(totals, summed) if count}
-    computed = scores.compute() if scores is not None else {}
+    computed = dict(scores.compute()) if scores is not None else {}
+    if groups is not None:
+        found = groups.compute()
+        computed |= {name: found[name] for name in ("worst_group_accuracy", "group_gap") if not found[name].isnan()}
     return {**metrics, **{name: float(score) for name, score in computed.items()}}
 
 
