@@ -354,7 +354,7 @@ def run_with(folder, name, values, **options):
 
 @pytest.mark.parametrize(
     ("name", "values", "best"),
-    [("accuracy", [0.1, 0.7, 0.7, 0.2], 1), ("loss", [3.0, 2.0, 0.5, 0.9], 2), ("iou", [math.nan, 0.2, math.nan], 1)],
+    [("accuracy", [0.1, 0.7, 0.7, 0.2], 2), ("loss", [3.0, 2.0, 0.5, 0.9], 2), ("iou", [math.nan, 0.2, math.nan], 1)],
 )
 def test_best_weights_are_kept_and_end_in_memory(name, values, best, tmp_path):
     model, result, snapshots = run_with(tmp_path, name, values)

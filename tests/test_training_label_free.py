@@ -106,7 +106,8 @@ def test_lost_starting_predictions_are_said_before_training(tmp_path):
 def test_the_objectives_loss_is_its_mean_over_the_images():
     model, data = make_model().eval(), Pictures(7, noise=0.0, labeled=False)
     found = measured(model, data, objectives=True)
-    assert set(found) == {"loss/toy_entropy"}, "nothing that needs labels"
+    assert set(found) == {"loss/toy_entropy", "images"}, "nothing that needs labels"
+    assert found["images"] == 7
     total = 0.0
     for row in range(7):
         with torch.no_grad():
@@ -194,7 +195,8 @@ def test_the_furthest_within_the_bound(tmp_path):
 def test_the_objectives_own_curve_chooses_the_model_and_ends_the_run(tmp_path):
     result = run(tmp_path, monitor="loss/toy_entropy", learning_rate=0.05, epochs=4)
     curve = [entry["eval/loss/toy_entropy"] for entry in result.history]
-    assert result.best_metric == min(curve) and result.best_step == 3 * (curve.index(min(curve)) + 1)
+    latest = max(epoch for epoch, value in enumerate(curve, start=1) if value == min(curve))
+    assert result.best_metric == min(curve) and result.best_step == 3 * latest
     rising = run(tmp_path / "stopped", monitor="loss/toy_entropy", monitor_mode="max", early_stopping_patience=1,
                  learning_rate=0.05, epochs=9)  # fmt: skip
     assert rising.stopped_early and rising.steps < 27

@@ -22,6 +22,11 @@ class TrainingError(RuntimeError):
     """A training run cannot start, go on or be resumed; the message says why and what to do."""
 
 
+def larger_is_better(metric: str) -> bool:
+    """Whether a metric of that name is better when larger."""
+    return not any(word in metric.lower() for word in SMALLER_IS_BETTER)
+
+
 @dataclass
 class TrainingConfig(Options):
     """Options of :func:`attention_refine.finetune`; ``fields(TrainingConfig)[i].metadata["help"]`` documents each.
@@ -117,6 +122,17 @@ class TrainingConfig(Options):
         None, f"whether larger or smaller is better; if not given, min for names with {', '.join(SMALLER_IS_BETTER)}",
         choices=MODES,
     )  # fmt: skip
+    monitor_images: int = option(
+        50, "fewest validation images that choose a model by a share of right answers (accuracy, macro_f1, "
+        "worst_group_accuracy); with fewer the last one is kept", at_least=0,
+    )  # fmt: skip
+    monitor_tolerance: float = option(
+        0.02, "second_monitor chooses among the epochs whose monitor is within so much of the best one", at_least=0
+    )
+    second_monitor: str | None = option(
+        "auto", "metric that chooses among the epochs that are nearly as good; auto is mask_correlation where an objective "
+        "draws the map to annotations and ten validation images have a mask, else none",
+    )  # fmt: skip
     early_stopping_patience: int | None = option(
         None, "evaluations without improvement before the run stops", at_least=1
     )
@@ -179,9 +195,7 @@ class TrainingConfig(Options):
     @property
     def larger_is_better(self) -> bool:
         """Whether the best model has the largest value of the monitored metric."""
-        if self.monitor_mode is not None:
-            return self.monitor_mode == "max"
-        return not any(word in self.monitor.lower() for word in SMALLER_IS_BETTER)
+        return larger_is_better(self.monitor) if self.monitor_mode is None else self.monitor_mode == "max"
 
     @property
     def measures_objectives(self) -> bool:

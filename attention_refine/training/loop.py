@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -31,10 +32,13 @@ from attention_refine.training.checkpoints import (
     save_checkpoint,
     weights_damage,
 )
+from attention_refine.training.choosing import MEASURED_LATER, check_measured, choose, sentence, since_best
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.drift import StartingPredictions
+from attention_refine.training.keeping import BestModels
+from attention_refine.training.kinds import read_by_objectives
 from attention_refine.training.parameter_groups import frozen, keep_batch_norm, make_optimizer
-from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted, improves
+from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
 from attention_refine.training.starting import (
     check_setting,
     claim_output,
@@ -60,7 +64,8 @@ class TrainingResult:
         history: an entry per epoch: ``epoch`` (from 1), ``step``, ``learning_rate``, ``train/<loss>`` (means over the
             epoch, every component) and ``eval/<metric>`` where the epoch was evaluated. Where the starting model is
             evaluated, an entry for epoch 0 comes first, without training's numbers.
-        best_metric: the best value of the monitored metric; None without evaluation.
+        best_metric: the monitored metric of the best epoch, see :mod:`attention_refine.training.choosing`; None without
+            evaluation.
         best_step: the optimiser step it was reached at.
         best_path: ``best/``, loadable by ``attention_refine.load``; None without evaluation.
         last_path: ``last/``, the weights of the last step.
@@ -68,6 +73,7 @@ class TrainingResult:
         skipped_steps: of these, those that fp16 skipped because the scaled gradient overflowed.
         skipped_images: images of the dataset that could not be read (``skipped_count``, with ``on_error="skip"``).
         stopped_early: whether ``early_stopping_patience`` or ``max_prediction_drift`` ended the run.
+        verdict: which epoch is the best and how it was chosen, a sentence.
     """
 
     history: list[dict[str, float]]
@@ -79,6 +85,7 @@ class TrainingResult:
     skipped_steps: int
     skipped_images: int
     stopped_early: bool
+    verdict: str = ""
 
 
 def finetune(
@@ -145,11 +152,13 @@ def finetune(
     checkpoints = output / "checkpoints"
     resume_from = claim_output(config, output, checkpoints, accelerator)
     facts = identity(config, strategy.images, accelerator)
-    progress = Progress()
+    progress, models = Progress(), BestModels(output)
+    supervised = bool(read_by_objectives(model))
     if resume_from is not None:
         state = read_state(resume_from)
         check_same_run(resume_from, state["identity"], facts)
         progress = Progress(**state["progress"])
+        progress.kept = models.held(progress.best_step, progress.kept)
         fault = weights_damage(output / "best" / "model.safetensors") if progress.best_step is not None else None
         if fault is not None:
             raise TrainingError(f"{fault}, and it was this run's best model: put it back, or start with overwrite=True")
@@ -163,6 +172,10 @@ def finetune(
         optimizer = make_optimizer(model, config)
         train_step, optimizer = accelerator.prepare(TrainStep(model), optimizer)
         accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
+        usual = config.monitor == "accuracy" and config.second_monitor in (None, "auto")
+        if validated and not usual and not progress.finished:
+            first_batch = partial(validate, islice(loader, 1), objectives=config.measures_objectives)
+            check_measured(_evaluate(first_batch, model, accelerator), config, MEASURED_LATER)
         if resume_from is None:
             _try_saving(model)
         else:
@@ -181,6 +194,18 @@ def finetune(
                 )  # fmt: skip
             accelerator.wait_for_everyone()
 
+        def remember(metrics: dict[str, float]) -> None:
+            """After an evaluation: which model is the best now, and its weights."""
+            check_measured(metrics, config)
+            before = progress.best_step
+            choice = choose(progress.history, config, {*progress.kept, progress.step}, supervised)
+            progress.evaluations_since_best = since_best(progress.history, config)
+            progress.kept, progress.best_step = choice.kept, choice.step
+            progress.best_metric = None if choice.entry is None else choice.entry[f"eval/{config.monitor}"]
+            if accelerator.is_main_process:
+                models.keep(model, progress.step, before, choice)
+            accelerator.wait_for_everyone()
+
         hidden = not (config.progress and accelerator.is_main_process)
         with (
             trackers(accelerator, config),
@@ -189,9 +214,8 @@ def finetune(
             if progress.step == 0 and config.starts_with_evaluation:
                 first = partial(evaluate, first=True) if validated else evaluate
                 metrics = _evaluate(first, model, accelerator)
-                if improves(metrics, progress, config):
-                    _save_model(model, output / "best", accelerator)
                 progress.history.append({"epoch": 0, "step": 0, **{f"eval/{name}": v for name, v in metrics.items()}})
+                remember(metrics)
                 accelerator.log({f"eval/{name}": value for name, value in metrics.items()}, step=0)
             while not progress.finished:
                 model.train()
@@ -219,9 +243,9 @@ def finetune(
                 last = progress.step >= total_steps
                 due = evaluate is not None and (last or (progress.epoch + 1) % config.eval_every == 0)
                 metrics = _evaluate(evaluate, model, accelerator) if due else {}
-                if due and not drifted(metrics, config) and improves(metrics, progress, config):
-                    _save_model(model, output / "best", accelerator)
-                close_epoch(progress, metrics, config, config.learning_rate * rate(progress.step - 1))
+                close_epoch(progress, metrics, config.learning_rate * rate(progress.step - 1))
+                if due:
+                    remember(metrics)
                 accelerator.log({f"eval/{name}": value for name, value in metrics.items()}, step=progress.step)
                 patience = config.early_stopping_patience
                 progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
@@ -234,6 +258,9 @@ def finetune(
 
     _share_buffers(model, accelerator)
     _save_model(model, output / "last", accelerator)
+    choice = choose(progress.history, config, progress.kept, supervised)
+    if accelerator.is_main_process:
+        models.finish()
     has_best = progress.best_step is not None
     if has_best:
         model.load_state_dict(load_file(str(output / "best" / "model.safetensors")))
@@ -248,6 +275,7 @@ def finetune(
         skipped_steps=progress.skipped_steps,
         skipped_images=getattr(dataset, "skipped_count", 0),
         stopped_early=progress.stopped_early,
+        verdict=sentence(choice, progress.epoch),
     )
 
 

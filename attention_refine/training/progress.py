@@ -1,4 +1,4 @@
-"""Where a training run is, whether it may go on, and whether its model is the best so far. Plain values only."""
+"""Where a training run is, and whether it may go on. Plain values only."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best_metric: float | None = None
     best_step: int | None = None
+    kept: list[int] = field(default_factory=list)  # steps whose weights are there and may become the best
     evaluations_since_best: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
@@ -67,7 +68,7 @@ def count_skipped(skipped: bool, progress: Progress, config: TrainingConfig) -> 
         )
 
 
-def close_epoch(progress: Progress, metrics: dict[str, float], config: TrainingConfig, learning_rate: float) -> None:
+def close_epoch(progress: Progress, metrics: dict[str, float], learning_rate: float) -> None:
     """Write the epoch into the history and stand at the start of the next."""
     means = {f"train/{name}": total / progress.counts[name] for name, total in progress.sums.items()}
     entry = {"epoch": progress.epoch + 1, "step": progress.step, "learning_rate": learning_rate, **means}
@@ -87,17 +88,3 @@ def drifted(metrics: dict[str, float], config: TrainingConfig) -> bool:
             "give eval_dataset, or an evaluate that does"
         )
     return metrics["prediction_drift"] > config.max_prediction_drift
-
-
-def improves(metrics: dict[str, float], progress: Progress, config: TrainingConfig) -> bool:
-    """Compare with the best so far, and remember."""
-    if config.monitor not in metrics:
-        known = ", ".join(sorted(metrics)) or "nothing, as the evaluation is empty"
-        raise TrainingError(f"monitor={config.monitor!r} was not measured; measured are {known}")
-    value, best = metrics[config.monitor], progress.best_metric
-    sign = 1 if config.larger_is_better else -1
-    if math.isnan(value) or (best is not None and sign * value <= sign * best):
-        progress.evaluations_since_best += 1
-        return False
-    progress.best_metric, progress.best_step, progress.evaluations_since_best = value, progress.step, 0
-    return True

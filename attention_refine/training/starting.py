@@ -125,7 +125,7 @@ def claim_output(config: TrainingConfig, output: Path, checkpoints: Path, accele
     if accelerator.is_main_process:
         restore_folder(output / "best")
         if config.overwrite:
-            for name in ("checkpoints", "best", "last", "start"):
+            for name in ("checkpoints", "best", "last", "start", "candidates"):
                 shutil.rmtree(output / name, ignore_errors=True)
         output.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()

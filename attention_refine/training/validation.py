@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -62,11 +63,11 @@ def validate(
         first: this is the starting model: keep its predictions in ``start``.
 
     Returns:
-        with labels ``loss`` (cross-entropy, binary for multi-hot labels), ``accuracy`` (share of right labels),
-        ``macro_f1`` and, with multi-hot labels, ``mean_average_precision``; where batches have a column ``group`` (B,)
-        int64, -1 where it is not known, ``worst_group_accuracy`` and ``group_gap``; ``mask_correlation``, the mean over
-        images whose mask has an object (of the predicted class where the head has a map per class, else the first-ranked
-        map).
+        ``images``, how many there were, and with labels ``loss`` (cross-entropy, binary for multi-hot labels),
+        ``accuracy`` (share of right labels), ``macro_f1`` and, with multi-hot labels, ``mean_average_precision``; where
+        batches have a column ``group`` (B,) int64, -1 where it is not known, ``worst_group_accuracy`` and ``group_gap``;
+        ``mask_correlation``, the mean over images whose mask has an object (of the predicted class where the head has a
+        map per class, else the first-ranked map), and ``mask_correlation_images``, how many these are.
         With or without: ``loss/<name>`` for the objectives' losses, unweighted; ``prediction_drift``, the share of
         images whose predicted class is not the starting model's, and ``prediction_kl``, the mean KL divergence of the
         predictions from the starting ones, in nats.
@@ -88,6 +89,7 @@ def validate(
             with accelerator.autocast():
                 output = _output(model, batch, objectives)
             logits, labels = output.logits.detach().float(), batch.get("labels")
+            add("images", len(logits), 0)
             if objectives:
                 for name, value in output.losses.items():
                     add(f"loss/{name}", value.detach() * len(logits), len(logits))
@@ -113,8 +115,16 @@ def validate(
             start.keep(moved)
         for name, total in zip(DRIFTS, start.drift(moved, multi_label)):
             add(name, total, len(moved))
-    summed = accelerator.reduce(torch.stack(list(totals.values())), "sum").tolist() if totals else []
-    metrics = {name: total / count for name, (total, count) in zip(totals, summed) if count}
+    # By name: images of one process may have what those of another have not, masks for example.
+    sums: dict[str, list[float]] = {}
+    for shared in gather_object([{name: both.tolist() for name, both in totals.items()}]):
+        for name, both in shared.items():
+            sums[name] = [one + other for one, other in zip(sums.get(name, (0.0, 0.0)), both, strict=True)]
+    metrics = {name: total / count for name, (total, count) in sums.items() if count}
+    if "images" in sums:
+        metrics["images"] = sums["images"][0]
+    if "mask_correlation" in metrics:
+        metrics["mask_correlation_images"] = sums["mask_correlation"][1]
     computed = dict(scores.compute()) if scores is not None else {}
     if groups is not None:
         found = groups.compute()
