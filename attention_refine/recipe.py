@@ -78,6 +78,9 @@ class DataOptions(Options):
     group_column: str | None = option(
         None, "column whose values are the groups that accuracy is told apart by; 'group' where there is one"
     )
+    box_format: str = option(
+        "xywh", "boxes as x, y, width, height (xywh), or left, top, right, bottom (xyxy)", choices=("xywh", "xyxy")
+    )
     revision: str | None = option(None, "revision of a Hub dataset")
     augment: str = option("default", "augmentation of the training images", choices=("default", "jitter", "none"))
     smallest_crop: float = option(0.35, "smallest share of the image that a random crop keeps", above=0, at_most=1)
@@ -183,7 +186,7 @@ def load_splits(options: DataOptions, seed: int = 0) -> dict[str, Any]:
 
     ``unlabeled``, if wanted, has no classes that count. Validation images are never among the others.
     """
-    columns = {"label_column": options.label_column, "image_column": options.image_column, "revision": options.revision}
+    columns = _columns(options)
     train = load_dataset(options.source, options.train_split, **columns)
     names = class_names(train)
     splits = {}
@@ -387,14 +390,13 @@ def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Eval
 
 def load_split(options: DataOptions, split: str, labels: list[str]) -> Any:
     """One split of a recipe's data, its labels those of a model."""
-    return load_dataset(
-        options.source,
-        split,
-        label_column=options.label_column,
-        image_column=options.image_column,
-        revision=options.revision,
-        class_names=labels,
-    )
+    return load_dataset(options.source, split, class_names=labels, **_columns(options))
+
+
+def _columns(options: DataOptions) -> dict[str, Any]:
+    """How the source is read, as :func:`load_dataset` takes it."""
+    names = ("label_column", "image_column", "group_column", "box_format", "revision")
+    return {name: getattr(options, name) for name in names}
 
 
 def shipped_names() -> list[str]:

@@ -593,8 +593,10 @@ def test_empty_and_missing_folders(tmp_path):
 def test_bad_metadata_lines(tmp_path):
     pets(tmp_path)
     good = (tmp_path / "metadata.jsonl").read_text()
+    photo().save(tmp_path / "new.png")
 
     def refused(line, message):
+        line = line.replace("1.png", "new.png")
         (tmp_path / "metadata.jsonl").write_text(good + line + "\n")
         with pytest.raises(DataError, match=message):
             load_dataset(tmp_path)
@@ -666,11 +668,12 @@ def test_bad_options_are_refused(tmp_path):
         Prepared(dataset.cast_column("label", datasets.Value("int64")), recipe())
 
 
-def test_a_batch_has_boxes_where_every_item_has_them_and_void_where_a_mask_is_missing():
+def test_a_batch_has_no_boxes_and_void_where_an_item_lacks_them():
     bare, masked = Transform(recipe())(photo()), Transform(recipe())(photo(), None, [[1, 2, 30, 40]])
     mixed = collate([bare, masked])
-    assert set(mixed) == {"pixel_values", "mask"} and set(collate([bare, bare])) == {"pixel_values"}
+    assert set(mixed) == {"pixel_values", "mask", "boxes"} and set(collate([bare, bare])) == {"pixel_values"}
     assert (mixed["mask"][0] == 255).all() and torch.equal(mixed["mask"][1], masked["mask"])
+    assert [len(boxes) for boxes in mixed["boxes"]] == [0, 1], "boxes of one image are not lost for lack of another's"
     assert set(collate([masked, masked])) == {"pixel_values", "mask", "boxes"}
 
 

@@ -20,6 +20,7 @@ from attention_refine.data.columns import (
     DataError,
     as_canonical,
     class_names,
+    group_names,
     is_multi_label,
     split_few_labels,
     split_train_validation,
@@ -28,6 +29,7 @@ from attention_refine.data.edits import map_from_clicks, read_map, save_edits
 from attention_refine.data.images import read_image, read_mask
 from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
 from attention_refine.data.sources import load_dataset
+from attention_refine.data.summary import Summary, describe
 from attention_refine.data.transforms import Transform
 from attention_refine.data.unlabeled import load_unlabeled
 
@@ -35,10 +37,13 @@ __all__ = [
     "DataError",
     "Prepared",
     "PreparedStream",
+    "Summary",
     "Transform",
     "as_canonical",
     "class_names",
     "collate",
+    "describe",
+    "group_names",
     "is_multi_label",
     "load_dataset",
     "load_unlabeled",

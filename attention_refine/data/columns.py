@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
+import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -17,18 +21,46 @@ class DataError(ValueError):
         super().__init__(message.rpartition("DataError: ")[2].strip())
 
 
+def label_text(value, at: str = "a label") -> str | None:
+    """A label as a name: spaces around it taken off, accents in one form, 1.0 as 1; None where there is no label.
+
+    Raises:
+        DataError: a number with a fraction: a quantity is no class.
+    """
+    if isinstance(value, (float, np.floating)):
+        if math.isnan(value):
+            return None
+        if not float(value).is_integer():
+            raise DataError(f"{at}: label {value} is a number with a fraction, a quantity: classes are names")
+        value = int(value)
+    if value is None:
+        return None
+    text = unicodedata.normalize("NFC", str(value)).strip()
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text) or None
+
+
 class ClassIndex:
     """Label values, names or numbers, to indices of a class list."""
 
     def __init__(self, names: Sequence[str]):
         self.names = [str(n) for n in names]
-        self.index = {name: i for i, name in enumerate(self.names)}
-        repeated = [name for name, n in Counter(self.names).items() if n > 1]
-        if repeated or not self.names:
-            raise DataError(f"class names repeat {repeated[0]!r}" if repeated else "the list of class names is empty")
+        self.index = {label_text(name): i for i, name in enumerate(self.names)}
+        if not self.names:
+            raise DataError("the list of class names is empty")
+        if None in self.index or len(self.index) < len(self.names):
+            counts = Counter(label_text(name) for name in self.names)
+            twice = [name for name in self.names if counts[label_text(name)] > 1 or label_text(name) is None]
+            raise DataError(
+                f"class names repeat {twice[0]!r}" if label_text(twice[0]) else "one of the class names is empty"
+            )
 
     def __call__(self, value, field: str, at: str) -> int:
-        found = None if value is None else self.index.get(str(value))
+        name = label_text(value, at)
+        if name is None:
+            raise DataError(
+                f"{at}: {field} is {value!r}: give it one of the {len(self.names)} classes, or drop the row"
+            )
+        found = self.index.get(name)
         # A number may be an index instead, unless the names are numbers themselves.
         if found is None and type(value) is int and 0 <= value < len(self.names) and not _numeric(self.names):
             found = value
@@ -42,10 +74,45 @@ def as_list(value) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def sorted_names(values: Iterable) -> list[str]:
-    """Distinct labels as sorted names; in numeric order where all are whole numbers."""
-    names = {str(v) for v in values}
-    return sorted(names, key=int) if _numeric(names) else sorted(names)
+MANY_NUMBERS = 20
+
+
+def sorted_names(values: Iterable, field: str = "label") -> list[str]:
+    """Distinct labels as sorted names; in numeric order where all are whole numbers.
+
+    Raises:
+        DataError: names that differ in case alone, or numbers with fractions. Warns of many numbers: they may be a
+            quantity.
+    """
+    counts = Counter(filter(None, (label_text(v) for v in values)))
+    names = sorted(counts)
+    by_case: dict[str, list[str]] = {}
+    for name in names:
+        by_case.setdefault(name.casefold(), []).append(name)
+    alike = next((found for found in by_case.values() if len(found) > 1), None)
+    if alike is not None:
+        shown = " and ".join(f"{name!r} ({counts[name]} rows)" for name in alike)
+        raise DataError(f"{field} holds {shown}, which differ in case alone: write them alike, or give class_names=")
+    if "nan" in by_case:
+        raise DataError(f"{field} holds {by_case['nan'][0]!r} in {counts[by_case['nan'][0]]} rows: label or drop them")
+    if names and all(_is_number(name) for name in names) and not _numeric(names):
+        raise DataError(f"{field} holds numbers with fractions, such as {names[0]}: a quantity is no class")
+    if not _numeric(names):
+        return names
+    if len(names) > MANY_NUMBERS:
+        warnings.warn(
+            f"{field} holds {len(names)} different numbers, and each becomes a class: are they a quantity, such as an "
+            "age? class_names= says that they are classes",
+            stacklevel=2,
+        )
+    return sorted(names, key=int)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False
 
 
 def _numeric(names: Iterable[str]) -> bool:
@@ -58,13 +125,17 @@ def as_canonical(
     label_column: str | None = None,
     image_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    group_column: str | None = None,
+    box_format: str = "xywh",
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Any ``datasets`` dataset with canonical columns; see :func:`load_dataset`. Other columns are kept.
 
     Raises:
-        DataError: no such column, several that could be meant, or a label outside ``class_names`` (for a stream, when
-            the row is read).
+        DataError: no such column, several that could be meant, a label outside ``class_names`` (for a stream, when the
+            row is read), or a row without a group.
+        ValueError: an unknown ``box_format``.
     """
+    check_box_format(box_format)
     if isinstance(dataset, dict):
         raise DataError(
             f"expected one split of a dataset, not all of {', '.join(dataset)}: index it with a split's name"
@@ -83,10 +154,119 @@ def as_canonical(
         if old != new:
             dataset = dataset.remove_columns(new) if new in dataset.column_names else dataset
             dataset = dataset.rename_column(old, new)
+    dataset = _with_groups(dataset, group_column, (image, label))
+    if box_format == "xyxy":
+        dataset = _boxes_from_corners(dataset)
     own = getattr(inner(kind), "names", None)
     if own is not None and (class_names is None or list(class_names) == own):
         return dataset
     return _relabel(dataset, canonical, own, class_names)
+
+
+def _with_groups(dataset, asked: str | None, taken: tuple[str, str]):
+    """The dataset with its groups as a class column ``group``, where it has any."""
+    name = asked or "group"
+    if name not in dataset.features or asked in taken:
+        if asked is None:
+            return dataset
+        others = [each for each in dataset.features if each not in taken]
+        raise DataError(f"the dataset has no column {asked!r} (group_column) beside image and label: it has {others}")
+    kind = dataset.features[name]
+    if not isinstance(kind, (datasets.ClassLabel, datasets.Value)):
+        if asked is None:
+            return dataset  # something else that is called so
+        raise DataError(f"column {asked!r} holds {kind}, not groups: group_column= names another")
+    if isinstance(dataset, datasets.IterableDataset) and asked is None and not isinstance(kind, datasets.ClassLabel):
+        return dataset  # not worth reading a stream's whole column for, unasked
+    rows = () if isinstance(dataset, datasets.IterableDataset) else dataset.select_columns([name])[name]
+    if asked is not None:
+        check_groups(((value, f"row {i}") for i, value in enumerate(rows)), name)
+    if name == "group" and isinstance(kind, datasets.ClassLabel):
+        return dataset
+    other = name != "group" and "group" in dataset.features
+    if isinstance(dataset, datasets.IterableDataset):
+        dataset = (dataset.remove_columns("group") if other else dataset).rename_column(name, "group")
+        return dataset if isinstance(kind, datasets.ClassLabel) else _relabel(dataset, "group", None, None)
+    if isinstance(kind, datasets.ClassLabel):
+        cells, names = list(rows), kind.names
+    else:
+        cells, names = group_indices(list(rows))
+    dataset = dataset.remove_columns("group") if "group" in dataset.features else dataset
+    return dataset.add_column("group", cells, feature=datasets.ClassLabel(names=names))
+
+
+def group_indices(values: Sequence) -> tuple[list[int | None], list[str]]:
+    """Groups as indices of their sorted names, None where a row has none; and the names."""
+    named = [label_text(value) for value in values]
+    names = sorted_names((name for name in named if name is not None), "group")
+    return [None if name is None else names.index(name) for name in named], names
+
+
+def check_groups(values: Iterable[tuple], name: str) -> None:
+    """Refuse a row without a group in a column that was asked for; ``values`` are (group, where)."""
+    for value, at in values:
+        if label_text(value) is None or value == -1:
+            raise DataError(f"{at} has no {name!r} (group_column): give every row a group, or leave the row out")
+
+
+def group_names(dataset) -> list[str]:
+    """Names of the groups that the index ``group`` of rows, items and batches counts; none where there are no groups.
+
+    They are those of this split, sorted: match the groups of two splits by name. A row without a group has None, an item
+    -1.
+
+    Args:
+        dataset: canonical, or prepared.
+    """
+    features = getattr(dataset, "features", None) or getattr(getattr(dataset, "dataset", None), "features", None) or {}
+    return list(getattr(features.get("group"), "names", None) or [])
+
+
+BOX_FORMATS = ("xywh", "xyxy")
+
+
+def check_box_format(box_format: str) -> None:
+    if box_format not in BOX_FORMATS:
+        raise ValueError(
+            f"box_format {box_format!r} is not one of xywh ([x, y, width, height]), xyxy ([left, top, right, bottom])"
+        )
+
+
+def from_corners(value, where: str):
+    """``[left, top, right, bottom]``, or a list of them, as ``[x, y, width, height]``.
+
+    Raises:
+        DataError: a right or bottom side that is left of or above the other.
+    """
+    if not isinstance(value, (list, tuple)) or not value:
+        return value
+    if isinstance(value[0], (list, tuple)):
+        return [from_corners(box, where) for box in value]
+    if len(value) != 4 or any(isinstance(v, (str, bool)) or v is None for v in value):
+        return value  # refused where boxes are read
+    left, top, right, bottom = value
+    if right < left or bottom < top:
+        raise DataError(f"{where}: box {value!r} is not [left, top, right, bottom]: box_format='xyxy' asks for these")
+    return [left, top, right - left, bottom - top]
+
+
+def _boxes_from_corners(dataset):
+    for name in ("bbox", "cue_bbox"):
+        if name not in dataset.features:
+            continue
+        kind = dataset.features[name]
+        if isinstance(dataset, datasets.IterableDataset):
+            features, bare = dataset.features, undecoded(dataset)
+            bare = bare.map(
+                lambda row, i, name=name: {name: from_corners(row[name], f"row {i}")}, with_indices=True,
+                features=bare.features,
+            )  # fmt: skip
+            dataset = bare.cast(features)
+        else:
+            boxes = dataset.select_columns([name])[name]
+            boxes = [from_corners(value, f"row {i}") for i, value in enumerate(boxes)]
+            dataset = dataset.remove_columns(name).add_column(name, boxes, feature=kind)
+    return dataset
 
 
 def find_image(features: dict, image_column: str | None) -> str:
@@ -96,7 +276,7 @@ def find_image(features: dict, image_column: str | None) -> str:
         DataError: no such column, several that could be meant, or one that holds something else.
     """
     pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    images = [name for name in pictures if name not in ("mask", "maps")]
+    images = [name for name in pictures if name not in ("mask", "maps", "cue_mask")]
     found = _column("image", image_column, ["image"], images, features)
     if not isinstance(features[found], datasets.Image):
         raise DataError(f"column {found!r} holds {features[found]}, not images: image_column= names another")
@@ -134,7 +314,7 @@ def _relabel(dataset, column: str, own: list[str] | None, names: Sequence[str] |
     multi = column == "labels"
     if names is None:
         read = (row[column] for row in dataset.select_columns([column]))
-        names = sorted_names(v for label in read for v in as_list(label) if v is not None)
+        names = sorted_names((v for label in read for v in as_list(label)), column)
     index = ClassIndex(names)
 
     def encode(label, row: int):
@@ -242,7 +422,7 @@ def _parted(dataset: datasets.Dataset, chosen: list[int]) -> tuple:
 
 def undecoded(dataset):
     """The dataset with its files as they are: this module decodes them, and says which one it could not."""
-    for column in ("image", "mask", "maps"):
+    for column in ("image", "mask", "cue_mask", "maps"):
         if isinstance((dataset.features or {}).get(column), datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     return dataset

@@ -20,8 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from attention_refine.data.columns import DataError, undecoded
+from attention_refine.data.folders import read_split
 from attention_refine.data.images import open_image
-from attention_refine.data.sources import folder_rows, load_dataset, metadata_lines, split_folders
+from attention_refine.data.listing import split_folders
+from attention_refine.data.metadata import metadata_lines
+from attention_refine.data.sources import load_dataset
 from attention_refine.files import atomic_files
 
 FORMATS = ("npy", "png")
@@ -156,7 +159,7 @@ def _in_memory(dataset: datasets.Dataset, edits: dict[int, np.ndarray]) -> datas
 
 def _in_folder(folder: Path, split: str, edits: dict[int, np.ndarray], format: str) -> None:
     here = split_folders(folder, split)[split]
-    rows = folder_rows(here, folder, None)
+    rows, _ = read_split(folder, split)
     _check_rows(edits, len(rows))
     wanted = {Path(rows[i]["_image"]): values for i, values in edits.items()}
     for file, lines in _metadata(here, folder, rows).items():

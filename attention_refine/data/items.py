@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from attention_refine.data.columns import ClassIndex, DataError, is_multi_label, label_names, undecoded
+from attention_refine.data.columns import ClassIndex, DataError, group_names, is_multi_label, label_names, undecoded
 from attention_refine.data.edits import is_edited, read_map
 from attention_refine.data.images import as_boxes, read_image, read_mask
 from attention_refine.data.transforms import Transform
@@ -35,7 +35,10 @@ class _Reader:
         self.transform = Transform(preprocessing, train, augment, scale)
         self.random, self.seed = train, int(seed)
         self._own, self._classes = own, ClassIndex(self.names) if labeled else None
-        self._has_mask = isinstance(dataset.features.get("mask"), datasets.Image)
+        self._has_mask, self._has_cue_mask = (
+            isinstance(dataset.features.get(k), datasets.Image) for k in ("mask", "cue_mask")
+        )
+        self.groups = group_names(dataset)
         lists = (list, datasets.List, datasets.LargeList)
         self._has_boxes, self._has_cue = (isinstance(dataset.features.get(k), lists) for k in ("bbox", "cue_bbox"))
         self._has_maps = "maps" in dataset.features
@@ -60,25 +63,31 @@ class _Reader:
         return torch.zeros(len(self.names)).index_fill_(0, torch.tensor(found, dtype=torch.long), 1.0)
 
     def load(self, row: dict, where: str) -> tuple:
-        """(image, mask, boxes, edited map, cue) as :class:`Transform` takes them.
+        """(image, mask, boxes, edited map, cue boxes, cue mask) as :class:`Transform` takes them.
 
         Raises:
             DataError: an unreadable file, a mask of another size, a malformed box.
         """
-        image, mask, boxes, edited = read_image(row["image"], where), None, None, None
-        if self._has_mask and row["mask"] is not None:
-            there = " ".join(f"the mask {_name(row['mask'])} of {where}".split())
-            mask = read_mask(row["mask"], there)
-            if mask.shape != (image.height, image.width):
-                sizes = f"{mask.shape[1]}x{mask.shape[0]} but its image is {image.width}x{image.height}"
-                raise DataError(f"{there} is {sizes} (width x height, upright): they must agree")
+        image, boxes, edited = read_image(row["image"], where), None, None
+        mask = self._mask(row, "mask", image, where) if self._has_mask else None
+        cue_mask = self._mask(row, "cue_mask", image, where) if self._has_cue_mask else None
         if self._has_boxes and row["bbox"] is not None:
             boxes = as_boxes(row["bbox"], where)
         if self._has_maps:
             wanted = is_edited(row.get("edited"), row["maps"])
             edited = read_map(row["maps"], f"the map of {where}") if wanted else np.zeros((1, 1), np.float32)
         cue = as_boxes(row["cue_bbox"], where) if self._has_cue and row["cue_bbox"] is not None else None
-        return image, mask, boxes, edited, cue
+        return image, mask, boxes, edited, cue, cue_mask
+
+    def _mask(self, row: dict, name: str, image: Image.Image, where: str) -> np.ndarray | None:
+        if row[name] is None:
+            return None
+        there = " ".join(f"the {name.replace('_', ' ')} {_name(row[name])} of {where}".split())
+        mask = read_mask(row[name], there)
+        if mask.shape != (image.height, image.width):
+            sizes = f"{mask.shape[1]}x{mask.shape[0]} but its image is {image.width}x{image.height}"
+            raise DataError(f"{there} is {sizes} (width x height, upright): they must agree")
+        return mask
 
     def item(self, row: dict, index: int, where: str, key: object) -> dict[str, Tensor]:
         loaded = self.load(row, where)
@@ -90,6 +99,8 @@ class _Reader:
             item = self.transform(*loaded)
         if self._has_maps:
             item["edited"] = torch.tensor(is_edited(row.get("edited"), row["maps"]))
+        if self.groups:
+            item["group"] = torch.tensor(-1 if row["group"] is None else row["group"])
         return item | label | {"index": torch.tensor(index)}
 
 
@@ -126,8 +137,9 @@ class Prepared(torch.utils.data.Dataset):
     """A dataset as items for a model: ``pixel_values``, ``labels``, ``index`` and, where known, ``mask`` and ``boxes``.
 
     Where the dataset has a column ``maps``, every item also has ``edited_map``, (1, H, W) float32 in [0, 1] moved with
-    the image, and the flag ``edited``; the map of an item that was not edited is zero. A column ``cue_bbox``, boxes of
-    what should not be looked at, becomes ``cue``, (1, H, W) uint8.
+    the image, and the flag ``edited``; the map of an item that was not edited is zero. What should not be looked at,
+    a column ``cue_mask`` or ``cue_bbox``, becomes ``cue``, (1, H, W) uint8, and the column ``group`` an int64 index of
+    :attr:`group_names`, -1 for none.
 
     ``labels`` is an int64 scalar, or a float32 multi-hot vector; ``index`` the row in ``dataset``. In training the
     augmentation of a row depends on (seed, epoch, row) alone, so it is the same for any number of workers and
@@ -212,9 +224,11 @@ class Prepared(torch.utils.data.Dataset):
     def annotations(self) -> dict[str, list[bool]]:
         """Which items have an annotation, by the name it has in an item: ``mask`` (an own one, or filled boxes),
         ``boxes``, ``edited_map``, ``cue``. Kinds that the dataset has no column of are left out; no file is read."""
-        there = {name: _given(self.dataset, name) for name in ("mask", "bbox", "maps", "cue_bbox")}
-        found = {"boxes": there["bbox"], "cue": there["cue_bbox"]}
-        found["mask"] = [any(either) for either in zip(*(t for t in (there["mask"], there["bbox"]) if t), strict=True)]
+        there = {name: _given(self.dataset, name) for name in ("mask", "bbox", "maps", "cue_mask", "cue_bbox")}
+        found = {"boxes": there["bbox"]}
+        for name, boxes in (("mask", "bbox"), ("cue", "cue_bbox")):
+            kinds = [flags for flags in (there.get("cue_mask" if name == "cue" else name), there[boxes]) if flags]
+            found[name] = [any(either) for either in zip(*kinds, strict=True)]
         if there["maps"]:
             flags = self.dataset["edited"] if "edited" in self.dataset.column_names else [None] * len(self.dataset)
             found["edited_map"] = [
@@ -224,15 +238,20 @@ class Prepared(torch.utils.data.Dataset):
 
     @property
     def groups(self) -> list | None:
-        """The group of each item, as the column ``group`` has it; None without such a column."""
-        if "group" not in self.dataset.column_names:
+        """The name of each item's group, None for one without; None without such a column."""
+        if not self.group_names:
             return None
-        cells = self.dataset.select_columns(["group"])["group"]
-        return [cells[row] for row in self.rows]
+        cells, names = self.dataset.select_columns(["group"])["group"], self.group_names
+        return [None if cells[row] is None else names[cells[row]] for row in self.rows]
 
     @property
     def class_names(self) -> list[str]:
         return self._reader.names
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the groups that ``group`` of an item counts; none where the dataset has no groups."""
+        return self._reader.groups
 
     @property
     def is_multi_label(self) -> bool:
@@ -284,6 +303,7 @@ class PreparedStream(torch.utils.data.IterableDataset):
         self._skipped = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers count into it
 
     class_names = Prepared.class_names
+    group_names = Prepared.group_names
     is_multi_label = Prepared.is_multi_label
 
     @property
@@ -328,12 +348,18 @@ def _check_on_error(on_error: str):
 
 
 def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | list[Tensor]]:
-    """Items to a batch: tensors stacked, ``boxes`` as a list; ``boxes`` only where every item has them.
+    """Items to a batch: tensors stacked, ``boxes`` as a list.
 
-    A batch with a ``mask`` somewhere has one everywhere: where an item has none, all of it is void.
+    What some items have and others lack is there for all of them: a ``mask`` is then void, a ``cue`` empty, ``boxes``
+    none.
     """
-    if any("mask" in item for item in items):
-        void = torch.full((1, *items[0]["pixel_values"].shape[-2:]), 255, dtype=torch.uint8)
-        items = [item if "mask" in item else {**item, "mask": void} for item in items]
+    height, width = items[0]["pixel_values"].shape[-2:]
+    lacking = {
+        "mask": torch.full((1, height, width), 255, dtype=torch.uint8),
+        "cue": torch.zeros(1, height, width, dtype=torch.uint8),
+        "boxes": torch.zeros(0, 4),
+    }
+    some = {key: value for key, value in lacking.items() if any(key in item for item in items)}
+    items = [{**some, **item} for item in items]
     shared = [key for key in items[0] if all(key in item for item in items)]
     return {k: [i[k] for i in items] if k == "boxes" else torch.stack([i[k] for i in items]) for k in shared}

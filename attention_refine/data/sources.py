@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-import pyarrow.parquet
-from PIL import Image
 
 from attention_refine import shapes
 from attention_refine.data.columns import (
@@ -18,20 +13,18 @@ from attention_refine.data.columns import (
     DataError,
     as_canonical,
     as_list,
+    check_box_format,
+    check_groups,
     declares_classes,
+    from_corners,
+    group_indices,
     label_names,
     sorted_names,
 )
+from attention_refine.data.folders import field_value, label_field, left_out_lines, read_split
 from attention_refine.data.images import as_boxes
-
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval"),
-}
-
-
-_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+from attention_refine.data.listing import split_folders
+from attention_refine.data.metadata import METADATA
 
 
 def load_dataset(
@@ -44,17 +37,22 @@ def load_dataset(
     label_column: str | None = None,
     image_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    group_column: str | None = None,
+    box_format: str = "xywh",
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """A split of a dataset with canonical columns: ``image``, ``label`` or ``labels``, and ``mask``, ``bbox`` if there.
+    """A split of a dataset with canonical columns: ``image``, ``label`` or ``labels``, and where the source has them
+    ``mask``, ``bbox``, ``cue_mask``, ``cue_bbox``, ``maps`` with ``edited``, and ``group``.
 
     Args:
         source: a folder, the id of a dataset on the Hub, or ``"shapes"`` (the embedded dataset; ``"shapes:test"`` names
-            a split). A folder holds images in class folders, or images with ``metadata.jsonl`` (or ``.csv``,
-            ``.parquet``) beside them: one line an image with ``file_name``, ``label`` or ``labels``, and if wanted
-            ``mask_file_name``, ``bbox``, ``cue_bbox`` (boxes of what should not be looked at) and ``maps_file_name``
-            (see :mod:`attention_refine.data.edits`); its splits are subfolders (train, validation, test or their usual
-            short names), and without any the whole folder is ``train``. A folder of parquet files or one written by
-            ``save_to_disk`` is read as such. Folders of images are read anew at every call: nothing is cached.
+            a split). A folder holds images in class folders, or with ``metadata.jsonl`` (or ``.csv``, ``.parquet``)
+            beside them, or both: a line an image with ``file_name``, ``label`` or ``labels`` (default: the class
+            folder), and if wanted ``mask_file_name``, ``bbox``, ``cue_mask_file_name`` and ``cue_bbox`` (what should
+            not be looked at), ``maps_file_name`` (see :mod:`attention_refine.data.edits`) and ``group``. Files in
+            folders ``masks/``, ``cue_masks/`` and ``maps/`` go to the image with their stem. Splits are subfolders
+            (train, validation, test or their usual short names), and without any the whole folder is ``train``. A
+            folder of parquet files or one written by ``save_to_disk`` is read as such. Folders of images are read anew
+            at every call: nothing is cached. What is left out of a folder is said by :func:`describe`.
         split: name of the split.
         streaming: give an iterable dataset; from the Hub nothing is downloaded beforehand.
         revision, token: of the Hub.
@@ -65,22 +63,30 @@ def load_dataset(
         class_names: the classes, in order. By default those of the training split, whatever split is read: its own
             where the source declares them, otherwise its labels sorted. Streaming from the Hub reads a whole label
             column for that, so pass them there.
+        group_column: column with the group of an image, such as breed/place, that every row has; by default ``group``
+            where the source has that, and rows without one have no group.
+        box_format: of ``bbox`` and ``cue_bbox`` in the source: ``"xywh"`` [x, y, width, height], or ``"xyxy"`` [left,
+            top, right, bottom].
 
     Raises:
         DataError: no such folder, dataset, split, column or file; a metadata line that cannot be read; a label that is
-            missing or outside the classes. The message is one sentence that names the file and row.
+            missing or outside the classes; a layout with two readings. The message is one sentence that names the file
+            and row.
+        ValueError: an unknown ``box_format``.
     """
+    check_box_format(box_format)
     columns = {"label_column": label_column, "image_column": image_column}
+    more = {"group_column": group_column, "box_format": box_format}
     folder = Path(source).expanduser()
     if folder.is_dir() and not has_tables(folder):
-        dataset = _read_folder(folder, split, class_names, **columns)
+        dataset = _read_folder(folder, split, class_names, **columns, **more)
         return _stream(dataset) if streaming else dataset
     options = {"streaming": streaming, "revision": revision, "token": token}
     dataset = load_source(source, split, **options)
     if class_names is None and split != "train" and not declares_classes(dataset, label_column):
         train = load_source(source, "train", missing_ok=True, **options)
         class_names = None if train is None else label_names(as_canonical(train, **columns))
-    return as_canonical(dataset, class_names=class_names, **columns)
+    return as_canonical(dataset, class_names=class_names, **columns, **more)
 
 
 def load_source(source: str | Path, split: str, *, streaming: bool = False, missing_ok: bool = False, **options):
@@ -115,7 +121,7 @@ def has_tables(folder: Path) -> bool:
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return True
     kinds = [f"{at}*.{kind}" for kind in ("parquet", "arrow", "tar", "zip") for at in ("", "*/")]
-    return any(path.name not in _METADATA for kind in kinds for path in folder.glob(kind))
+    return any(path.name not in METADATA for kind in kinds for path in folder.glob(kind))
 
 
 def _load_by_datasets(source, split, *, streaming, revision=None, token=None, missing_ok=False):
@@ -140,149 +146,84 @@ def _load_by_datasets(source, split, *, streaming, revision=None, token=None, mi
         raise DataError(f"dataset {source!r} cannot be read, from a folder or from the Hub ({reason})") from error
 
 
-def split_folders(folder: Path, split: str) -> dict[str, Path]:
-    """The folder of each split, the one asked for also under the name it was asked by.
-
-    Raises:
-        DataError: the folder has no such split.
-    """
-    found = {name: folder / s for name, short in SPLITS.items() for s in short if (folder / s).is_dir()}
-    if found and (folder / split).is_dir():
-        found.setdefault(split, folder / split)
-    found = found or {"train": folder}
-    name = next((name for name, short in SPLITS.items() if split in short), split)
-    if name not in found:
-        raise DataError(f"dataset folder {folder} has no split {name!r}: it has {', '.join(found)}")
-    return {**found, split: found[name]}
-
-
-def _read_folder(folder: Path, split: str, names, *, label_column, image_column) -> datasets.Dataset:
+def _read_folder(
+    folder: Path, split: str, names, *, label_column, image_column, group_column, box_format
+) -> datasets.Dataset:
+    columns = {"image_column": image_column, "label_column": label_column}
     found = split_folders(folder, split)
-    split = next((name for name, short in SPLITS.items() if split in short), split)
-    rows = folder_rows(found[split], folder, image_column)
-    field = label_column or ("labels" if "labels" in rows[0] and "label" not in rows[0] else "label")
+    rows, left_out = read_split(folder, split, **columns)
+    field = label_field(rows, label_column)
     if names is None:
-        train = folder_rows(found["train"], folder, image_column) if split != "train" and "train" in found else rows
-        names = sorted_names(value for row in train for value in as_list(_field(row, field)))
+        other = "train" in found and found["train"] != found[split]
+        train = read_split(folder, "train", **columns)[0] if other else rows
+        names = sorted_names((value for row in train for value in as_list(field_value(row, field))), field)
     multi = any(isinstance(row.get(field), list) for row in rows)
     index = ClassIndex(names)
-    encoded = [[index(v, field, row["_at"]) for v in as_list(_field(row, field))] for row in rows]
-    columns = {"image": [row["_image"] for row in rows]}
-    features = {"image": datasets.Image()}
+    encoded = [[index(v, field, row["_at"]) for v in as_list(field_value(row, field))] for row in rows]
+    columns: dict[str, list] = {"image": [row["_image"] for row in rows]}
+    features: dict = {"image": datasets.Image()}
+
+    def add(name: str, values: list, kind) -> None:
+        if any(value is not None for value in values):
+            columns[name], features[name] = values, kind
+
     label = datasets.ClassLabel(names=index.names)
     columns["labels" if multi else "label"] = encoded if multi else [e[0] for e in encoded]
     features["labels" if multi else "label"] = datasets.List(label) if multi else label
-    if any(row.get("_mask") for row in rows):
-        columns["mask"], features["mask"] = [row.get("_mask") for row in rows], datasets.Image()
-    for name in ("bbox", "cue_bbox"):
-        if any(row.get(name) is not None for row in rows):
-            columns[name] = [None if row.get(name) is None else as_boxes(row[name], row["_at"]) for row in rows]
-            features[name] = datasets.List(datasets.List(datasets.Value("float32")))
-    if any(row.get("_maps") for row in rows):
-        columns["maps"], features["maps"] = [row.get("_maps") for row in rows], datasets.Value("string")
+    for name, boxes in (("mask", "bbox"), ("cue_mask", "cue_bbox")):
+        add(name, [row.get(f"_{name}") for row in rows], datasets.Image())
+        add(
+            boxes,
+            [_boxes(row, boxes, box_format) for row in rows],
+            datasets.List(datasets.List(datasets.Value("float32"))),
+        )
+    add("maps", [row.get("_maps") for row in rows], datasets.Value("string"))
+    if "maps" in columns:
         columns["edited"] = [bool(row.get("_maps")) and str(row.get("edited")).lower() != "false" for row in rows]
         features["edited"] = datasets.Value("bool")
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    for name, values in _other_columns(rows, {*columns, field}).items():
+        columns[name], features[name] = values
+    groups = _groups(rows, group_column)
+    if groups is not None:
+        columns["group"], features["group"] = groups
+    dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    # The one place that a dataset keeps whatever is done with its rows.
+    dataset.info.description = "\n".join(f"left out: {line}" for line in left_out_lines(left_out, folder))
+    return dataset
 
 
-def folder_rows(here: Path, root: Path, image_column: str | None) -> list[dict]:
-    """A split's rows, each with ``_image``, ``_mask`` and ``_maps`` (paths that exist) and ``_at`` (for messages)."""
-    files, shared = metadata_files(here, root)
-    rows = []
-    for file in files:
-        for at, row in metadata_lines(file):
-            name = _file_field(row, image_column, at)
-            if shared and Path(str(row[name])).parts[:1] != (here.name,):
-                continue
-            row |= {"_at": at, "_image": _existing(file, row[name], name, at)}
-            if row.get("mask_file_name"):
-                row["_mask"] = _existing(file, row["mask_file_name"], "mask_file_name", at)
-            if row.get("maps_file_name"):
-                row["_maps"] = _existing(file, row["maps_file_name"], "maps_file_name", at)
-            rows.append(row)
-    if not files:
-        if image_column is not None:
-            raise DataError(f"{here} has no metadata file, so no field {image_column!r} to take image files from")
-        for path in sorted(p for p in here.rglob("*") if is_image(p, here)):
-            if path.parent == here:
-                raise DataError(f"{path} lies in no class folder, and {here} has no metadata.jsonl that labels it")
-            rows.append({"_at": str(path), "_image": str(path), "label": path.parent.name})
-    if not rows:
-        raise DataError(f"dataset folder {here} is empty: no images in class folders, and no lines in a metadata.jsonl")
-    return rows
+def _other_columns(rows: list[dict], read: set[str]) -> dict[str, tuple[list, datasets.Value]]:
+    """What the metadata says beside: fields of text or numbers, as columns; in a field of several types all is text."""
+    found: dict[str, tuple[list, datasets.Value]] = {}
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(name) for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        if name.startswith("_") or name.endswith("file_name") or name in read or not kinds <= {str, int, float, bool}:
+            continue
+        kind = {frozenset([bool]): "bool", frozenset([int]): "int64", frozenset([float]): "float64",
+                frozenset([int, float]): "float64"}.get(frozenset(kinds), "string")  # fmt: skip
+        if kind == "string":
+            values = [None if value is None else str(value) for value in values]
+        if kinds:
+            found[name] = values, datasets.Value(kind)
+    return found
 
 
-def metadata_files(here: Path, root: Path) -> tuple[list[Path], bool]:
-    """A split's metadata; whether it is one file for all splits, whose file names begin with the split's folder."""
-    files = sorted(p for p in here.rglob("metadata.*") if p.name in _METADATA)
-    if files or here == root:
-        return files, False
-    return sorted(p for p in root.glob("metadata.*") if p.name in _METADATA), True
+def _boxes(row: dict, field: str, box_format: str) -> list | None:
+    value = row.get(field)
+    if value is None:
+        return None
+    return as_boxes(from_corners(value, row["_at"]) if box_format == "xyxy" else value, row["_at"])
 
 
-def is_image(path: Path, here: Path) -> bool:
-    hidden = any(part.startswith((".", "__")) for part in path.relative_to(here).parts)
-    return not hidden and Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN and path.is_file()
-
-
-def metadata_lines(file: Path) -> Iterator[tuple[str, dict]]:
-    """(where, fields) of each line; where is ``<file> line <n>`` (``row <n>`` in parquet)."""
-    if file.suffix == ".parquet":
-        for i, row in enumerate(_parquet_rows(file)):
-            yield f"{file} row {i}", row
-        return
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    if file.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text))
-        for row in reader:
-            at = f"{file} line {reader.line_num}"
-            # A cell has no type: a list is written as JSON, an empty cell is no value.
-            yield at, {k: _json(v, at) if v and v.startswith("[") else v or None for k, v in row.items() if k}
-        return
-    for n, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            row = _json(line, f"{file} line {n}")
-            if not isinstance(row, dict):
-                raise DataError(f"{file} line {n} is not a JSON object but {line.strip()[:40]!r}")
-            yield f"{file} line {n}", row
-
-
-def _parquet_rows(file: Path) -> list[dict]:
-    try:
-        return pyarrow.parquet.read_table(file).to_pylist()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} is not a readable parquet file ({error})") from error
-
-
-def _json(text: str, at: str):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{at} is not JSON ({error.msg} at column {error.colno})") from None
-
-
-def _file_field(row: dict, image_column: str | None, at: str) -> str:
-    wanted = [image_column, f"{image_column}_file_name"] if image_column else ["file_name"]
-    for name in wanted:
-        if name in row:
-            return name
-    raise DataError(f"{at} has no field {wanted[0]!r} with the image's file name: it has {', '.join(row)}")
-
-
-def _existing(metadata: Path, name: str | None, field: str, at: str) -> str:
-    path = metadata.parent / str(name)
-    if not name or not path.is_file():
-        raise DataError(f"{at}: {field} {name!r} is not a file in {metadata.parent}")
-    return str(path)
-
-
-def _field(row: dict, field: str):
-    if row.get(field) is None:
-        have = ", ".join(k for k in row if not k.startswith("_"))
-        raise DataError(
-            f"{row['_at']} has no {field!r}: it has {have or 'no fields'} (label_column= names another field)"
-        )
-    return row[field]
+def _groups(rows: list[dict], group_column: str | None) -> tuple[list[int | None], datasets.ClassLabel] | None:
+    name = group_column or "group"
+    if not any(row.get(name) is not None for row in rows):
+        if group_column is None:
+            return None
+        have = sorted({key for row in rows for key in row if not key.startswith("_")})
+        raise DataError(f"no row has a field {group_column!r} (group_column): they have {', '.join(have)}")
+    if group_column is not None:
+        check_groups(((row.get(name), row["_at"]) for row in rows), name)
+    cells, names = group_indices([row.get(name) for row in rows])
+    return cells, datasets.ClassLabel(names=names)

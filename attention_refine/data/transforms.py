@@ -96,7 +96,13 @@ class Transform:
             self.augment = v2.Compose([*steps, v2.RandomHorizontalFlip()])
 
     def __call__(
-        self, image: Image.Image, mask: np.ndarray | Tensor | None = None, boxes=None, edited_map=None, cue=None
+        self,
+        image: Image.Image,
+        mask: np.ndarray | Tensor | None = None,
+        boxes=None,
+        edited_map=None,
+        cue=None,
+        cue_mask: np.ndarray | Tensor | None = None,
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -105,12 +111,12 @@ class Transform:
             boxes: (n, 4) [x, y, width, height] in the image's pixels.
             edited_map: (h, w) float in [0, 1], at any resolution, over the whole image.
             cue: (n, 4) [x, y, width, height] of what should not be looked at.
+            cue_mask: the same as a mask, taken in place of ``cue``; its void counts as no cue.
 
         Returns:
             ``pixel_values`` (3, H, W) float32; ``mask`` (1, H, W) uint8 if there is a mask or boxes (those then filled
             in); ``boxes`` (n, 4) float32 left, top, right, bottom, clipped, without those left with less than a pixel a
-            side; ``edited_map`` (1, H, W) float32 in [0, 1] and ``cue`` (1, H, W) uint8, its boxes filled in, if there
-            is one.
+            side; ``edited_map`` (1, H, W) float32 in [0, 1] and ``cue`` (1, H, W) uint8, 1 on it, if there is one.
         """
         sample = {"image": image if image.mode == "RGB" else to_rgb(image)}
         if mask is not None:
@@ -119,6 +125,8 @@ class Transform:
             sample["boxes"] = _corners(boxes, image)
         if cue is not None:
             sample["cue"] = _corners(cue, image)
+        if cue_mask is not None:
+            sample["cue_mask"] = ObjectMask(torch.as_tensor(cue_mask)[None])
         if edited_map is not None:
             whole = F.resize_image(torch.as_tensor(edited_map)[None], [image.height, image.width], antialias=True)
             sample["edited_map"] = FloatMap(whole)
@@ -133,7 +141,9 @@ class Transform:
             item["mask"] = _filled(item["boxes"], self.size)
         if "mask" in sample:
             item["mask"] = sample["mask"].as_subclass(Tensor).contiguous()
-        if "cue" in sample:
+        if "cue_mask" in sample:
+            item["cue"] = (sample["cue_mask"].as_subclass(Tensor) == 1).to(torch.uint8)
+        elif "cue" in sample:
             item["cue"] = _filled(_inside_image(sample["cue"].as_subclass(Tensor), self.size), self.size)
         if "edited_map" in sample:
             item["edited_map"] = sample["edited_map"].as_subclass(Tensor).clamp(0, 1).contiguous()

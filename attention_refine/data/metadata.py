@@ -1,0 +1,73 @@
+"""Metadata files beside images: their lines, whatever the format, each with where it stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet
+
+from attention_refine.data.columns import DataError
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
+
+def metadata_lines(file: Path) -> Iterator[tuple[str, dict]]:
+    """(where, fields) of each line; where is ``<file> line <n>`` (``row <n>`` in parquet)."""
+    if file.suffix == ".parquet":
+        for i, row in enumerate(_parquet_rows(file)):
+            yield f"{file} row {i}", row
+        return
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if file.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text))
+        for row in reader:
+            at = f"{file} line {reader.line_num}"
+            # A cell has no type: a list is written as JSON, an empty cell is no value.
+            yield at, {k: _json(v, at) if v and v.startswith("[") else v or None for k, v in row.items() if k}
+        return
+    for n, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            row = _json(line, f"{file} line {n}")
+            if not isinstance(row, dict):
+                raise DataError(f"{file} line {n} is not a JSON object but {line.strip()[:40]!r}")
+            yield f"{file} line {n}", row
+
+
+def file_field(row: dict, image_column: str | None, at: str) -> str:
+    """The field of a line that holds the image's file name."""
+    wanted = [image_column, f"{image_column}_file_name"] if image_column else ["file_name"]
+    for name in wanted:
+        if name in row:
+            return name
+    raise DataError(f"{at} has no field {wanted[0]!r} with the image's file name: it has {', '.join(row)}")
+
+
+def existing(metadata: Path, name: str | None, field: str, at: str) -> str:
+    """The path of a file that a line names, beside its metadata file; a backslash divides folders as well."""
+    for given in (str(name), str(name).replace("\\", "/")) if name else ():
+        path = os.path.normpath(os.path.join(metadata.parent, given))
+        if os.path.isfile(path):
+            return path
+    raise DataError(f"{at}: {field} {name!r} is not a file in {metadata.parent}")
+
+
+def _parquet_rows(file: Path) -> list[dict]:
+    try:
+        return pyarrow.parquet.read_table(file).to_pylist()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is not a readable parquet file ({error})") from error
+
+
+def _json(text: str, at: str):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{at} is not JSON ({error.msg} at column {error.colno})") from None
