@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .backbones.adapter import Backbone, Feature
+from .backbones.classifier import fingerprint
 from .backbones.higher_resolution import higher_resolution
 from .backbones.last_linear import LastLinear
-from .backbones.loading import load_network
+from .backbones.loading import load_with_freshness
 from .backbones.sites import quiet
 from .backbones.spec import IMAGENET, NotRebuildable, describe
 from .heads.base import Head, heads
@@ -69,9 +70,12 @@ class RefinedModel(nn.Module):
         labels: class names, in the order of the logits.
         preprocessing: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``.
         card: the README it was loaded with, or ``None``.
+        drawn_classifier: checksum of the backbone's classifier where ``wrap`` drew it anew, by which
+            :func:`attention_refine.finetune` sees that nothing has trained it since; else ``None``.
     """
 
     card: str | None = None
+    drawn_classifier: str | None = None
     accepts_loss_kwargs = False  # to transformers.Trainer: the loss is a mean over the batch it is given
 
     def __init__(
@@ -417,8 +421,9 @@ def wrap(
         if num_labels is not None and num_labels != len(labels):
             raise ValueError(f"num_labels={num_labels} but {len(labels)} labels are given")
         num_labels = len(labels)
-    net = load_network(source, num_labels, pretrained, pool, (preprocessing or {}).get("input_size"))
-    net = higher_resolution(net, resolution, input_size=(preprocessing or {}).get("input_size"))
+    size = (preprocessing or {}).get("input_size")
+    net, fresh = load_with_freshness(source, num_labels, pretrained, pool, size)
+    net = higher_resolution(net, resolution, input_size=size)
     try:
         spec = describe(net)
         if pretrained is False and not isinstance(source, nn.Module):
@@ -443,6 +448,7 @@ def wrap(
         head.attach(backbone, classes)
     for objective in made:
         objective.attach(model)
+    model.drawn_classifier = fingerprint(net, classes) if fresh else None
     return model.train(net.training)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -32,6 +33,15 @@ def last_layer(net: nn.Module, classes: int) -> nn.Module:
             "classifier, or pass pool='avg'"
         )
     return inner[0]
+
+
+def fingerprint(net: nn.Module, classes: int) -> str:
+    """A checksum of the weights of a network's last layers: another one once they were trained or loaded."""
+    digest = hashlib.blake2b(digest_size=16)
+    for layer in classifiers(net, classes):
+        for name, value in sorted(layer.state_dict().items()):
+            digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def embedding_size(layer: nn.Module) -> int:

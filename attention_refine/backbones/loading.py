@@ -45,11 +45,31 @@ def load_network(
     Raises:
         ValueError: nothing of that name; the message lists the closest timm names.
     """
+    return load_with_freshness(source, num_labels, pretrained, pool, input_size)[0]
+
+
+def load_with_freshness(
+    source: str | Path | nn.Module,
+    num_labels: int | None = None,
+    pretrained: bool | str | Path = True,
+    pool: str | None = None,
+    input_size: Sequence[int] | None = None,
+) -> tuple[nn.Module, bool]:
+    """:func:`load_network`, and whether the classifier is known to be fresh: drawn here, by nobody trained."""
     if num_labels is not None and num_labels < 1:
         raise ValueError(f"num_labels must be at least 1, got {num_labels}")
     if pool not in (None, "avg"):
         raise ValueError(f"pool={pool!r} is not one of None, 'avg'")
     net = source if isinstance(source, nn.Module) else _load(str(source), num_labels, pretrained, input_size)
+    drawn = pretrained is False and not isinstance(source, nn.Module)
+    before = None if drawn else _classes_of_weights(source, net)
+    replaced = num_labels not in (None, before) or pool == "avg" and not isinstance(net, PatchPooling)
+    return _with_classifier(net, num_labels, pool, input_size), drawn or replaced
+
+
+def _with_classifier(
+    net: nn.Module, num_labels: int | None, pool: str | None, input_size: Sequence[int] | None
+) -> nn.Module:
     if library_of(net) == "transformers" and type(net).__name__ in video_classifiers():
         net = FramesFirst(net)
     if isinstance(net, PatchPooling):
@@ -59,6 +79,17 @@ def load_network(
     if num_labels is not None and not has_classifier(net):
         return _pooled(net, num_labels, input_size)
     return _with_labels(net, num_labels)
+
+
+def _classes_of_weights(source: str | Path | nn.Module, net: nn.Module) -> int | None:
+    """The classes that the weights of a source tell apart; ``None`` where it has no classifier, or does not say."""
+    if isinstance(source, nn.Module) or library_of(net) != "transformers":
+        return num_classes(net) if has_classifier(net) else None  # timm's was made with its own classes
+    if not has_classifier(net):
+        return None
+    import transformers  # from an id it was read with other classes already, where the weights did not fit
+
+    return transformers.AutoConfig.from_pretrained(str(source), trust_remote_code=False).num_labels
 
 
 def _load(

@@ -107,6 +107,10 @@ class TrainingConfig(Options):
         0.0, "share of the peak rate that the schedule decays to", at_least=0, at_most=1
     )
 
+    class_prior: bool | None = option(
+        None, "several labels an image: start the classifier at the log-odds of the classes in the training data, with a "
+        "tenth of its weights; if not given, where wrap drew the classifier anew and nothing has trained it",
+    )  # fmt: skip
     freeze_backbone: bool = option(False, "train the head and the objectives only; implies freeze_batch_norm")
     freeze_extractor: bool = option(False, "keep what comes before the map as it is, batch norm statistics included")
     freeze_batch_norm: bool = option(False, "keep the backbone's batch norm statistics as they are")

@@ -38,6 +38,7 @@ from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.kinds import read_by_objectives
 from attention_refine.training.parameter_groups import frozen, keep_batch_norm, make_optimizer
+from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
 from attention_refine.training.starting import (
     check_setting,
@@ -177,6 +178,7 @@ def finetune(
             first_batch = partial(validate, islice(loader, 1), objectives=config.measures_objectives)
             check_measured(_evaluate(first_batch, model, accelerator), config, MEASURED_LATER)
         if resume_from is None:
+            start_at_prior(model, dataset, config)
             _try_saving(model)
         else:
             load_checkpoint(resume_from, model=model, optimizer=optimizer, process=process)
