@@ -93,7 +93,7 @@ def jobs(network: str, batch: int, size: int, device: str):
     found = {
         "supervised": step(plain, x, y),
         "fast": label_free(made(network, objectives=[ar.AttentionConsistency(detach_mask=True)]).to(device), x),
-        "exact": label_free(made(network, objectives=[ar.AttentionConsistency()]).to(device), x),
+        "exact": label_free(made(network, objectives=[ar.AttentionConsistency(detach_mask=False)]).to(device), x),
         "one by one": one_by_one(bare, layer, x),
     }
 

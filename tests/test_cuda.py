@@ -179,7 +179,7 @@ def test_every_objective_trains_in_every_precision(name, objective, precision, i
 @pytest.mark.parametrize("name", ["resnet18", "convnext", "vit-token"])
 def test_the_exact_loss_differentiates_twice(name):
     model = fresh(name, None)
-    model.add_objective(ar.AttentionConsistency())
+    model.add_objective(ar.AttentionConsistency(detach_mask=False))
     here, there = both(model)
     pixels = BY_NAME[name].images(2).double()
     expected, found = (each(x, compute_losses=True) for each, x in ((here, pixels), (there, pixels.to(DEVICE))))

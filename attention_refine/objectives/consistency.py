@@ -16,7 +16,7 @@ variance, with which the mask is almost binary: ``mask_norm="variance"``). Pears
 of sigmoids of them (``squash=True`` is the code's). Batch norm uses its running statistics and dropout is off, as
 there; padding is the network's own, where the code reflects the image.
 
-A gradient of a gradient is not cheap. ``detach_mask=True`` holds ``P`` constant; where pooling and a linear layer
+A gradient of a gradient is not cheap, so ``P`` is held constant (``detach_mask=False`` is the paper's exact form); where pooling and a linear layer
 follow the site Grad-CAM's weights are those of the layer, and nothing is differentiated twice any more.
 
 Under the same class stand its relatives, one map of an image compared over ``compare="views"`` (Guo et al. 2019),
@@ -79,7 +79,8 @@ class AttentionConsistencyConfig:
         mask_norm: ``"std"``; ``"variance"``, equation 6 as printed; ``"code"``, by ``mask_slope`` and ``mask_offset``.
         mask_slope: for ``"code"``, its ``w``: 8 (guided backprop), 32 (Grad-CAM), 100 (integrated gradients).
         mask_offset: for ``"code"``, standard deviations above the mean at which the mask is a half.
-        detach_mask: the fast mode: the mask is a constant. Its loss is the same, its gradient is not.
+        detach_mask: the fast mode: the mask is a constant. Its loss is the same, its gradient is not, and no training
+            told the two apart. By default wherever there is a mask; ``False`` is the paper's exact gradient.
         classes: ``"top1"``, the class predicted for the image; ``"topk"``, the first ``topk``; ``"labels"``, the true
             one or ones, for which alone labels are needed. Several classes of an image count equally.
         topk: for ``"topk"``.
@@ -107,7 +108,7 @@ class AttentionConsistencyConfig:
     mask_norm: str = "std"
     mask_slope: float = 8.0
     mask_offset: float = 0.5
-    detach_mask: bool = False
+    detach_mask: bool | None = None
     classes: str = "top1"
     topk: int = 3
     site: str = "auto"
@@ -139,7 +140,10 @@ class AttentionConsistencyConfig:
             raise ValueError(f"{owner}: topk must be at least 1, got {self.topk}")
         if self.weight < 0:
             raise ValueError(f"{owner}: weight must be 0 or more, got {self.weight}")
-        if self.detach_mask and (self.compare != "maps" or self.matching not in ("mask", "cam_mask")):
+        masks = self.compare == "maps" and self.matching in ("mask", "cam_mask")
+        if self.detach_mask is None:
+            object.__setattr__(self, "detach_mask", masks)
+        if self.detach_mask and not masks:
             raise ValueError(f"{owner}: detach_mask=True needs a mask: compare='maps', matching='mask' or 'cam_mask'")
         if not 0 <= self.view_flip <= 1:
             raise ValueError(f"{owner}: view_flip is a probability, 0 to 1, got {self.view_flip}")

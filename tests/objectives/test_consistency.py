@@ -75,7 +75,7 @@ def base(name: str) -> ar.RefinedModel:
 
 def wrap(name: str = "resnet", teacher=None, **options) -> ar.RefinedModel:
     model = copy.deepcopy(base(name))
-    model.add_objective(ar.AttentionConsistency(teacher, **options))
+    model.add_objective(ar.AttentionConsistency(teacher, **{"detach_mask": False, **options}))
     return model
 
 
@@ -298,7 +298,7 @@ def bias_free() -> ar.RefinedModel:
 @pytest.mark.parametrize("kind", ["pearson", "cross_correlation", "ssim"])
 def test_degenerate_images_add_nothing_and_are_counted(matching, kind):
     model, x = bias_free(), torch.randn(1, 3, 32, 32, dtype=torch.float64)
-    model.add_objective(ar.AttentionConsistency(matching=matching, correlation=kind))
+    model.add_objective(ar.AttentionConsistency(matching=matching, correlation=kind, detach_mask=False))
     alone, measures = losses(model, x)
     slopes = gradients(alone, model)
     assert measures["consistency_degenerate"] == 0 and alone != 0
@@ -328,7 +328,7 @@ def with_head(name: str, head: str | None) -> ar.RefinedModel:
 
 def case(name: str, head: str | None = None, **options) -> tuple[ar.RefinedModel, torch.Tensor]:
     model = copy.deepcopy(with_head(name, head))
-    model.add_objective(ar.AttentionConsistency(**options))
+    model.add_objective(ar.AttentionConsistency(**{"detach_mask": False, **options}))
     return model, BY_NAME[name].images(3).double()
 
 
@@ -452,6 +452,14 @@ class _Once(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         return gradient * 1.0
+
+
+def test_fast_is_the_default_wherever_there_is_a_mask():
+    assert ar.AttentionConsistency().config.detach_mask is True
+    assert ar.AttentionConsistency(matching="cam_mask").config.detach_mask is True
+    assert ar.AttentionConsistency(matching="pooling").config.detach_mask is False
+    assert ar.AttentionConsistency(compare="views").config.detach_mask is False
+    assert ar.AttentionConsistency(detach_mask=False).config.detach_mask is False
 
 
 def test_fast_differentiates_nothing_twice_below_a_pooled_site():
@@ -647,7 +655,7 @@ def test_options_that_do_not_fit_the_model_are_refused():
 def test_beside_a_compiled_model_it_runs_uncompiled():
     """A compiled graph cannot be differentiated twice."""
     torch.manual_seed(0)
-    model = ar.wrap(timm.create_model("test_resnet", num_classes=3), objectives=[ar.AttentionConsistency()]).eval()
+    model = ar.wrap(timm.create_model("test_resnet", num_classes=3), objectives=[ar.AttentionConsistency(detach_mask=False)]).eval()
     pixels, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
     found = []
     for run in (model, torch.compile(model, backend="aot_eager")):
