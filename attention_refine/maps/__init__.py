@@ -7,7 +7,7 @@ from .attention_weights import AttentionWeights
 from .eigen_cam import eigen_cam
 from .grad_cam import grad_cam
 from .grad_cam_variants import grad_cam_plus_plus, layer_cam
-from .gradient import gradient, smooth_grad
+from .gradient import gradient, input_x_gradient, smooth_grad
 from .guided_activations import guided_activations
 from .guided_backprop import guided_backprop
 from .guided_grad_cam import grad_cam_and_guided_backprop, guided_grad_cam
@@ -36,6 +36,7 @@ __all__ = [
     "guided_activations",
     "guided_backprop",
     "guided_grad_cam",
+    "input_x_gradient",
     "integrated_gradients",
     "integrated_gradients_to_error",
     "layer_cam",

@@ -1,4 +1,4 @@
-"""The gradient of the class score with respect to the pixels (Simonyan et al. 2014), and its average under noise."""
+"""The gradient of the class score with respect to the pixels (Simonyan et al. 2014), times them, or averaged."""
 
 from __future__ import annotations
 
@@ -45,6 +45,38 @@ def gradient(
         scores = score(logits, fixed(target, logits))
         maps = [reduce_channels(g, axis, reduce) for g in gradients(scores, pixels, create_graph)]
         return full_precision(torch.stack(maps, dim=1))
+
+
+def input_x_gradient(
+    net: nn.Module,
+    pixel_values: Tensor,
+    target: Target = None,
+    site: str = "auto",
+    create_graph: bool = False,
+    reduce: str = "sum",
+) -> Tensor:
+    """The pixels times the gradient of the class score with respect to them (Shrikumar et al. 2017): its first-order
+    change if the pixel became zero, which is the data's mean colour in pixels that are normalised.
+
+    Args:
+        net, pixel_values, target, site, create_graph: as in :func:`gradient`.
+        reduce: as in :func:`gradient`; ``"sum"`` keeps the sign.
+
+    Returns:
+        ``(B, T, H, W)``, as :func:`gradient`.
+
+    Raises:
+        ValueError: as :func:`gradient`.
+    """
+    refuse_site(site, "input_x_gradient")
+    axis = channel_axis(pixel_values)
+    with map_conditions(net, pixel_values, create_graph) as (net, pixels):
+        pixels = in_graph(pixels)
+        logits = logits_of(net(pixels))
+        scores = score(logits, fixed(target, logits))
+        maps = [reduce_channels(pixels * g, axis, reduce) for g in gradients(scores, pixels, create_graph)]
+        maps = torch.stack(maps, dim=1)
+        return full_precision(maps if create_graph else maps.detach())
 
 
 def smooth_grad(

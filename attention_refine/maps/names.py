@@ -10,7 +10,7 @@ from torch import Tensor
 from .eigen_cam import eigen_cam
 from .grad_cam import grad_cam
 from .grad_cam_variants import grad_cam_plus_plus, layer_cam
-from .gradient import gradient, smooth_grad
+from .gradient import gradient, input_x_gradient, smooth_grad
 from .guided_backprop import guided_backprop
 from .guided_grad_cam import guided_grad_cam
 from .integrated_gradients import integrated_gradients
@@ -23,7 +23,8 @@ _MAPS = {
     function.__name__: function
     for function in (
         attention_rollout, class_attention, eigen_cam, grad_cam, grad_cam_plus_plus, gradient, gradient_rollout,
-        guided_backprop, guided_grad_cam, integrated_gradients, layer_cam, occlusion, rise, score_cam, smooth_grad,
+        guided_backprop, guided_grad_cam, input_x_gradient, integrated_gradients, layer_cam, occlusion, rise, score_cam,
+        smooth_grad,
     )
 }  # fmt: skip
 CLASSLESS = ("attention_rollout", "class_attention", "eigen_cam")  # the same for every class: they refuse a target

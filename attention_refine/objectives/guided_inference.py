@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ..maps import resize
 from ..registry import check_choice
+from .annotations import TARGETS, map_targets, on_grid
 from .base import objectives
 from .hiding import (
     Delayed,
@@ -44,7 +45,7 @@ from .hiding import (
     site_for,
     soft_mask,
 )
-from .supervision import distance, fitted, targets
+from .supervision import distance
 
 if TYPE_CHECKING:
     from ..model import RefinedModel, RefinedOutput
@@ -66,7 +67,8 @@ class GuidedInferenceConfig(HidingConfig):
             ``"mean"`` (the image's own mean colour) or ``"blur"`` (the image out of focus).
         joint_mask: one mask from all true classes of an image, instead of one, and one pass, a class.
         ext_weight: weight of L_e (eq. 8; the paper's is 10); 0 leaves it out.
-        ext_target: what L_e compares with: the batch's ``"mask"``, its ``"edited"`` maps, or its ``"boxes"``.
+        ext_target: what L_e compares with: the batch's ``"mask"``, its ``"edited"`` maps, its ``"boxes"``, or
+            ``"auto"``, of each image the edited map, else the mask, else the boxes.
     """
 
     source: str = "auto"
@@ -80,7 +82,7 @@ class GuidedInferenceConfig(HidingConfig):
         super().__post_init__()
         check_choice("GuidedInference", "source", self.source, ("auto", "head", "grad_cam"))
         check_choice("GuidedInference", "fill", self.fill, FILLS)
-        check_choice("GuidedInference", "ext_target", self.ext_target, ("mask", "edited", "boxes"))
+        check_choice("GuidedInference", "ext_target", self.ext_target, ("auto", *TARGETS))
         if self.ext_weight < 0:
             raise ValueError(f"GuidedInference: ext_weight must be 0 or more, got {self.ext_weight}")
 
@@ -166,11 +168,11 @@ class GuidedInference(Delayed):
         return class_score(logits, wanted, self.config.score, several)
 
     def _extra(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput, positive: Tensor) -> Tensor:
-        target, known, given = targets(batch, self.config.ext_target)
+        target, known, given = map_targets(batch, self.config.ext_target)
         if not given.any():
             return given.sum()
         maps = self._joint(model, output, positive)
-        target, known = fitted(target, known, maps.shape[2:])
+        target, known = on_grid(target, known, maps.shape[2:])
         return (distance(maps, target, known, "mse", 0.0) * given).sum() / len(given)
 
 

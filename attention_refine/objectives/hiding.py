@@ -180,11 +180,16 @@ def of_class(maps: Tensor, classes: Tensor) -> Tensor:
     return maps[torch.arange(len(maps), device=maps.device), classes][:, None]
 
 
-def class_map(model: RefinedModel, output: RefinedOutput, labels: Tensor | None, second_order: bool) -> Tensor:
-    """One map an image, ``(B, 1, h, w)``, not scaled.
+def class_map(model: RefinedModel, output: RefinedOutput, labels: Tensor | None, second_order: bool = True) -> Tensor:
+    """One map an image, ``(B, 1, h, w)``, 0 or more, not scaled, inside the graph.
 
     The head's: of parts the largest at each location, of a map for each class the mean over the image's classes.
-    Without a head, Grad-CAM of the sum of the logits of its classes.
+    Without a head, Grad-CAM of the sum of the logits of its classes, at the site that :func:`site_for` found.
+
+    Args:
+        output: what an objective's ``forward`` is given.
+        labels: ``(B,)`` or multi-hot ``(B, classes)``; ``None`` will do for a head with one map for all classes.
+        second_order: Grad-CAM only; differentiate its weights too. The objective's ``second_order`` must say so.
     """
     if model.head is None:
         return grad_cam_at_site(model, output, [multi_hot(labels, output.logits.shape[1])], second_order)[0]
@@ -195,7 +200,7 @@ def class_map(model: RefinedModel, output: RefinedOutput, labels: Tensor | None,
     return (output.maps * share.reshape(*share.shape, *[1] * (output.maps.ndim - 2))).sum(1, keepdim=True)
 
 
-def site_for(model: RefinedModel, site: str, owner: str) -> None:
+def site_for(model: RefinedModel, site: str = "auto", owner: str = "the objective") -> None:
     """Give a model without a head the site where its map is read; refuse one that differs from the site it has.
 
     Raises:

@@ -8,18 +8,32 @@ A person edits the maps of images that went wrong; training then pulls the netwo
 target take part, so edited and unedited ones mix in a batch; the sum over them is divided by the size of the batch, as
 for the other losses, which keeps an image's say the same in any batch and on any number of processes.
 
-The target may be an edited map, an object mask or boxes. The paper trains the attention and perception branches and
-keeps the extractor as it is: ``TrainingConfig(freeze_extractor=True)``, as in ``hub_configs/supervision_folder.yaml``.
+The target may be an edited map, an object mask or boxes, or a cue to keep off. The paper trains the attention and
+perception branches and keeps the extractor as it is: ``TrainingConfig(freeze_extractor=True)``.
 
-Without a head the map is Grad-CAM of the true class, or, with ``norm="input_gradient"``, no map at all: the gradient of
-the log-probabilities at the pixels outside the target is made small (Ross et al. 2017, *Right for the Right Reasons*,
-eq. 2),
+Beside the paper's norm there are those that Rao et al. compare (*Studying How to Efficiently and Effectively Guide
+Models with Explanations*, ICCV 2023), of the positive map :math:`A^+` and :math:`\hat{A} = A^+ / \max A^+`,
+
+.. math::
+
+    L_{energy} = 1 - \frac{\sum M' A^+}{\sum A^+}, \quad
+    L_{1} = \frac{1}{hw} \sum |M' - \hat{A}|, \quad
+    L_{PPCE} = - \frac{1}{\sum M'} \sum M' \log \hat{A}
+
+The energy loss does not say how the map is to lie inside the target: any distribution there costs nothing, which suits
+boxes. The paper writes it without the 1, which changes no gradient. ``norm="input_gradient"`` reads no map at all: the
+gradient of the log-probabilities at the pixels outside the target is made small (Ross et al. 2017, *Right for the Right
+Reasons*, eq. 2),
 
 .. math:: \sum_d \big( (1 - M'_d) \, \frac{\partial}{\partial x_d} \sum_k \log p_k \big)^2
+
+With ``target="cue"`` the region is one to keep off, Ross et al.'s own direction: the energy on it, the distance of the
+map to 0 on it, or the gradient on it is made small, and the rest of the image is free.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +41,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..maps import resize
+from ..maps import normalize, resize
 from ..maps.conditions import full_precision
 from ..maps.second_order import twice_differentiable
 from ..registry import check_choice
+from .annotations import TARGETS, columns_of, map_targets, on_grid
 from .base import Objective, objectives
-from .hiding import NORMS, class_map, scaled, second_pass, site_for
+from .hiding import NORMS, second_pass
+from .reading import check_maps, chosen_map, needs_class, read_map
 
 if TYPE_CHECKING:
     from ..model import RefinedModel, RefinedOutput
 
-TARGETS = {"edited": "edited_map", "mask": "mask", "boxes": "boxes"}
+DISTANCES = ("l2", "mse", "l1", "bce", "ppce", "energy")
+NO_ENERGY = 1e-12  # a map whose values add up to less is one that is nowhere
+PATIENCE = 200  # training passes in a row without a target, after which it is said that there is none
 
 
 @dataclass(frozen=True)
@@ -46,70 +64,124 @@ class MapSupervisionConfig:
 
     Args:
         target: ``"edited"``, the batch's ``edited_map`` where its flag ``edited`` is set; ``"mask"``, object against
-            background with void left out; or ``"boxes"``, what lies in one.
-        norm: ``"l2"`` (the paper's norm, not squared), ``"mse"`` (mean of squares), ``"bce"`` (binary cross-entropy),
-            or ``"input_gradient"`` (no map; right for the right reasons).
+            background with void left out; ``"boxes"``, what lies in one; ``"auto"``, of each image the first of these
+            that it has; or ``"cue"``, off the batch's ``cue``.
+        norm: ``"l2"`` (Mitsuhara et al.'s norm, not squared), ``"mse"`` (mean of squares), ``"l1"`` (mean of absolute
+            values), ``"bce"`` (binary cross-entropy), ``"ppce"`` (the part of it inside the target), ``"energy"``
+            (the share of the map that lies outside), or ``"input_gradient"`` (no map; right for the right reasons).
+        maps: the map that is supervised: ``"head"``, ``"grad_cam"`` at the site, or one of :mod:`attention_refine.maps`
+            by name, or ``{name: ..., option: value}``; those take passes of their own, under the running statistics, on
+            the images that have a target. ``"auto"`` is the head's where there is a head, else gradient rollout where a
+            class token is pooled, else Grad-CAM.
+        dilation: by how much what was annotated is made larger on every side, as a share of the image's shorter side.
+        slack: for rough boxes (as in RES, Gao et al. 2022): how far a map may be from the target at a location at no
+            cost, in [0, 1); of ``"energy"``, the share of the map that may lie outside at no cost.
         eps: under the root of ``"l2"``, whose gradient at a perfect map would not be finite, and as far as ``"bce"``
-            keeps from log 0.
-        map_norm: ``"none"`` takes the map as it is, ``"minmax"`` stretches each to [0, 1]; ``"auto"`` stretches
-            Grad-CAM only.
-        second_order: Grad-CAM only; differentiate its weights too.
-        site: without a head, where Grad-CAM is read: a module's name, or ``"auto"``.
+            and ``"ppce"`` keep from log 0.
+        map_norm: ``"none"`` takes the map as it is, ``"minmax"`` stretches each to [0, 1], ``"max"`` divides it by its
+            maximum. ``"auto"`` leaves a head's map and any map under ``"energy"``, which does not see scale, as they
+            are; of others it is ``"max"`` for Rao et al.'s ``"l1"`` and ``"ppce"``, else ``"minmax"``.
+        second_order: Grad-CAM at the site only; differentiate its weights too.
+        site: where Grad-CAM is read in a model without a head: a module's name, or ``"auto"``.
         weight: :math:`\\gamma`.
     """
 
-    target: str = "edited"
+    target: str = "auto"
     norm: str = "l2"
     eps: float = 1e-6
     map_norm: str = "auto"
     second_order: bool = True
     site: str = "auto"
     weight: float = 1.0
+    maps: str | dict[str, Any] = "auto"
+    dilation: float = 0.0
+    slack: float = 0.0
 
     def __post_init__(self):
-        check_choice("MapSupervision", "target", self.target, tuple(TARGETS))
-        check_choice("MapSupervision", "norm", self.norm, ("l2", "mse", "bce", "input_gradient"))
-        check_choice("MapSupervision", "map_norm", self.map_norm, NORMS)
+        check_choice("MapSupervision", "target", self.target, ("auto", *TARGETS, "cue"))
+        check_choice("MapSupervision", "norm", self.norm, (*DISTANCES, "input_gradient"))
+        check_choice("MapSupervision", "map_norm", self.map_norm, (*NORMS, "max"))
+        check_maps("MapSupervision", self.maps)
         if not 0 < self.eps < 0.5:
             raise ValueError(f"MapSupervision: eps must be between 0 and 0.5, both excluded, got {self.eps}")
         if self.weight < 0:
             raise ValueError(f"MapSupervision: weight must be 0 or more, got {self.weight}")
+        if not 0 <= self.dilation < 1:
+            raise ValueError(f"MapSupervision: dilation must be 0 or more and below 1, got {self.dilation}")
+        if not 0 <= self.slack < 1:
+            raise ValueError(f"MapSupervision: slack must be 0 or more and below 1, got {self.slack}")
+        if self.norm == "input_gradient" and (self.maps != "auto" or self.slack):
+            given = f"slack={self.slack}" if self.maps == "auto" else f"maps={self.maps!r}"
+            raise ValueError(
+                f"MapSupervision: norm='input_gradient' reads no map, so {given} has no effect: leave it out"
+            )
 
 
 @objectives.register("map_supervision")
 class MapSupervision(Objective):
     """The distance of the map to a given one. Options: :class:`MapSupervisionConfig`.
 
-    Loss: ``map_supervision``. Measure: ``map_supervision_images``, the share of images that had a target. A batch
-    without the column of the target (an evaluation on data that has none) counts as one without targets.
+    Loss: ``map_supervision``. Measures: ``map_supervision_images``, the share of images that had a target, and
+    ``map_supervision_empty``, the share whose map had one and was zero everywhere: under ``"energy"`` these add nothing.
+    A batch without the column of the target (an evaluation on data that has none) counts as one without targets.
     """
 
     config_class = MapSupervisionConfig
 
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.passes_without = 0  # training passes in a row that saw no target
+
     @property
     def annotations(self) -> tuple[str, ...]:
-        return (TARGETS[self.config.target],)
+        return columns_of(self.config.target)
 
     def attach(self, model: RefinedModel) -> None:
-        from_cam = model.head is None and self.config.norm != "input_gradient"
-        self.second_order = from_cam and self.config.second_order
-        # A map for each class, and Grad-CAM, are maps of the true class.
-        self.needs_labels = from_cam or self.config.norm != "input_gradient" and model.head.per_class
-        if self.config.norm != "input_gradient":
-            site_for(model, self.config.site, "MapSupervision")
+        if self.config.norm == "input_gradient":
+            self.second_order = self.needs_labels = False
+            return
+        self.source = chosen_map(model, self.config.maps, self.config.site, "MapSupervision")
+        self.second_order = self.source == "grad_cam" and self.config.second_order
+        self.needs_labels = needs_class(model, self.source)
 
     def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
-        target, known, given = targets(batch, self.config.target)
-        output.measures["map_supervision_images"] = given.mean()
+        target, known, given = map_targets(batch, self.config.target, self.config.dilation)
+        nothing = output.logits.new_zeros((), dtype=torch.float32)
+        output.measures |= {"map_supervision_images": given.mean(), "map_supervision_empty": nothing}
         if not given.any():
-            return {"map_supervision": output.logits.new_zeros((), dtype=torch.float32)}
+            self._say_if_there_is_never_one(batch)
+            return {"map_supervision": nothing}
+        self.passes_without = 0
         if self.config.norm == "input_gradient":
             distances = self._outside(model, batch, target, known, given)
         else:
-            maps = class_map(model, output, batch["labels"], self.config.second_order)
-            maps = scaled(maps, self.config.map_norm, from_head=model.head is not None)
-            distances = distance(maps, *fitted(target, known, maps.shape[2:]), self.config.norm, self.config.eps)
+            options = {key: v for key, v in self.config.maps.items() if key != "name"} if self._has_options else {}
+            maps = read_map(model, batch, output, self.source, given > 0, self.config.second_order, options)
+            empty = (maps.detach().flatten(1).sum(1) <= NO_ENERGY) & (given > 0)
+            output.measures["map_supervision_empty"] = empty.float().mean()
+            target, known = on_grid(target, known, maps.shape[2:])
+            distances = self._distance(self._scaled(maps), target, known)
         return {"map_supervision": (distances * given).sum() / len(given)}
+
+    @property
+    def _has_options(self) -> bool:
+        return isinstance(self.config.maps, dict)
+
+    def _scaled(self, maps: Tensor) -> Tensor:
+        norm = self.config.map_norm
+        if norm == "auto" and (self.source == "head" or self.config.norm == "energy"):
+            norm = "none"
+        if norm == "auto":
+            norm = "max" if self.config.norm in ("l1", "ppce") else "minmax"
+        return maps if norm == "none" else normalize(maps, norm)
+
+    def _distance(self, maps: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        norm = self.config.norm
+        if self.config.target == "cue" and norm == "ppce":
+            maps, target = 1 - maps, 1 - target  # away from 1 on the cue
+        elif self.config.target == "cue" and norm != "energy":
+            target, known = torch.zeros_like(target), known * (1 - target)  # towards 0 on the cue, the rest is free
+        return distance(maps, target, known, norm, self.config.eps, self.config.slack)
 
     def _outside(
         self, model: RefinedModel, batch: dict[str, Any], target: Tensor, known: Tensor, given: Tensor
@@ -127,80 +199,46 @@ class MapSupervision(Objective):
         found = full_precision(irrelevant * gradient).square().flatten(1).sum(1)
         return found.new_zeros(len(given)).index_put((rows.nonzero()[:, 0],), found)
 
+    def _say_if_there_is_never_one(self, batch: dict[str, Any]) -> None:
+        """In any training loop: an objective that never sees what it needs is a mistake, not a loss of 0."""
+        self.passes_without += self.training
+        if self.training and self.passes_without == PATIENCE:
+            has = ", ".join(key for key, value in batch.items() if value is not None and key != "smoothing")
+            warnings.warn(
+                f"map_supervision saw no target in {PATIENCE} training steps in a row, so it adds nothing: it wants "
+                f"{' or '.join(self.annotations)}, and a batch has {has}. Give the data masks, boxes or edited maps "
+                "(target= says which); a trainer that drops columns must keep them (transformers.Trainer: "
+                "remove_unused_columns=False)",
+                stacklevel=3,
+            )
 
-def targets(batch: dict[str, Any], kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """What a batch says its maps should be.
+
+def distance(maps: Tensor, target: Tensor, known: Tensor, norm: str, eps: float = 1e-6, slack: float = 0.0) -> Tensor:
+    """``(B,)``: how far each map is from its target over the known cells, by one of :data:`DISTANCES`.
 
     Args:
-        batch: with ``pixel_values`` and, if it has targets, ``edited_map`` (B, 1, h, w) with flags ``edited`` (B,)
-            (all, where there are none), ``mask`` (B, 1, h, w) or ``boxes``.
-        kind: ``"edited"``, ``"mask"`` or ``"boxes"``; ``"auto"`` takes of each image the first of these that it has.
-
-    Returns:
-        ``target`` (B, 1, h, w) in [0, 1]; ``known`` of its shape, 0 where void; ``given`` (B,), 1 for the images that
-        have a target. All float32.
+        maps: ``(B, 1, h, w)``, 0 or more, and for all but ``"energy"`` at most 1.
+        target, known: of its shape, see :func:`~attention_refine.objectives.annotations.on_grid`.
+        norm, eps, slack: see :class:`MapSupervisionConfig`. Under ``"energy"`` a map that is zero costs nothing, under
+            ``"ppce"`` an empty target.
     """
-    if kind != "auto":
-        return _targets(batch, kind)
-    pixels = batch["pixel_values"]
-    target, known, given = _nothing(pixels, tuple(pixels.shape[-2:]))
-    for each in reversed(TARGETS):  # the first has the last word
-        if batch.get(TARGETS[each]) is None:
-            continue
-        own, seen, there = _targets(batch, each)
-        own, seen = fitted(own, seen, tuple(pixels.shape[-2:]))
-        chosen = there.reshape(-1, 1, 1, 1) > 0
-        target, known, given = own.where(chosen, target), seen.where(chosen, known), there.where(there > 0, given)
-    return target, known, given
-
-
-def _nothing(pixels: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    nothing = pixels.new_zeros((len(pixels), 1, *size), dtype=torch.float32)
-    return nothing, nothing, nothing[:, 0, 0, 0]
-
-
-def _targets(batch: dict[str, Any], kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    pixels = batch["pixel_values"]
-    found = batch.get(TARGETS[kind])
-    if found is None:
-        return _nothing(pixels, (1, 1))
-    if kind == "boxes":
-        found = torch.stack([inside_boxes(boxes.to(pixels.device), pixels.shape[2:]) for boxes in found])
-    target = found.to(pixels.device)
-    known = (target != 255).float() if kind == "mask" else torch.ones_like(target, dtype=torch.float32)
-    given = known.flatten(1).amax(1)
-    if kind == "boxes":
-        given = torch.tensor([len(boxes) > 0 for boxes in batch["boxes"]]).to(given)
-    if kind == "edited" and batch.get("edited") is not None:
-        given = batch["edited"].to(given)
-    return target.float() * known, known, given
-
-
-def inside_boxes(boxes: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``(1, H, W)`` float32: 1 on pixels whose centre lies in one of ``boxes`` (n, 4), left, top, right, bottom."""
-    y, x = (torch.arange(side, device=boxes.device) + 0.5 for side in size)
-    left, top, right, bottom = boxes[:, :, None].unbind(1)
-    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
-    return (rows[:, :, None] & columns[:, None, :]).any(0, keepdim=True).float()
-
-
-def fitted(target: Tensor, known: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """A target on the grid of a map: the mean over each cell of what is known there, and where anything is."""
-    if len(grid) == 3 and target.ndim == 4:  # one target for all frames of a clip
-        target, known = target[:, :, None], known[:, :, None]
-    pool = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
-    share = pool(known, grid)
-    return pool(target * known, grid) / share.clamp_min(1e-6), (share > 0).float()
-
-
-def distance(maps: Tensor, target: Tensor, known: Tensor, norm: str, eps: float) -> Tensor:
-    """``(B,)``: how far each map is from its target over the known cells; ``"l2"``, ``"mse"`` or ``"bce"``."""
+    if norm == "energy":
+        energy = maps.relu() * known
+        total, inside = energy.flatten(1).sum(1), (energy * target).flatten(1).sum(1)
+        outside = 1 - inside / total.clamp_min(NO_ENERGY)
+        return (outside - slack).relu() * (total > NO_ENERGY)
+    if norm == "ppce":
+        inside = -target * (maps + slack).clamp(eps, 1 - eps).log()
+        return (inside * known).flatten(1).sum(1) / (target * known).flatten(1).sum(1).clamp_min(1e-6)
+    if slack:  # a map that is near enough is taken for the target itself
+        off = maps - target
+        maps = target + off.sign() * (off.abs() - slack).relu()
     if norm == "bce":
         maps = maps.clamp(eps, 1 - eps)
         parts = -(target * maps.log() + (1 - target) * (1 - maps).log())
     else:
-        parts = (target - maps).square()
+        parts = (target - maps).abs() if norm == "l1" else (target - maps).square()
     total = (parts * known).flatten(1).sum(1)
     if norm == "l2":
         return (total + eps**2).sqrt()
-    return total / known.flatten(1).sum(1).clamp_min(1)
+    return total / known.flatten(1).sum(1).clamp_min(1e-6)

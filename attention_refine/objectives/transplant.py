@@ -35,9 +35,9 @@ from ..maps import resize
 from ..maps.conditions import full_precision
 from ..maps.second_order import twice_differentiable
 from ..registry import check_choice
+from .annotations import TARGETS, columns_of, map_targets
 from .base import Objective, objectives
 from .hiding import NORMS, STATISTICS, class_map, scaled, second_pass, site_for
-from .supervision import TARGETS, targets
 
 if TYPE_CHECKING:
     from ..model import RefinedModel, RefinedOutput
@@ -155,7 +155,7 @@ class Transplant(Objective):
 
     @property
     def annotations(self) -> tuple[str, ...]:
-        columns = tuple(TARGETS.values()) if self.config.target == "auto" else (TARGETS[self.config.target],)
+        columns = columns_of(self.config.target)
         return columns if self.config.cues == "left" else (*columns, "cue")
 
     def attach(self, model: RefinedModel) -> None:
@@ -324,7 +324,7 @@ def regions(batch: dict[str, Any], target: str, threshold: float, cues: bool) ->
         raise ValueError(f"Transplant: pixel_values must be images (B, C, H, W), got {tuple(pixels.shape)}")
     found, known, given = (
         each if each.ndim < 4 else F.interpolate(each, tuple(pixels.shape[2:]), mode="nearest-exact")
-        for each in targets(batch, target)
+        for each in map_targets(batch, target)
     )
     there = (given > 0)[:, None, None, None]
     own = ((found >= threshold) & (known > 0) & there).float()

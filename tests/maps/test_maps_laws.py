@@ -12,6 +12,7 @@ from attention_refine import maps
 
 PIXEL_METHODS = {
     "gradient": {},
+    "input_x_gradient": {},
     "smooth_grad": {"samples": 3},
     "guided_backprop": {},
     "integrated_gradients": {"steps": 3, "baseline": "noise"},

@@ -20,6 +20,7 @@ GRADIENT_MAPS = {
     "guided_backprop": {"reduce": "sum"},
     "guided_grad_cam": {"site": "stage"},
     "gradient": {},
+    "input_x_gradient": {},
     "smooth_grad": {"samples": 2},
     "integrated_gradients": {"steps": 3, "baseline": "blur"},
     "rise": {"masks": 4},

@@ -11,7 +11,8 @@ from cases import BY_NAME, CLASSES
 from torch import nn
 
 import attention_refine as ar
-from attention_refine.objectives.supervision import fitted, targets
+from attention_refine.objectives import map_targets, on_grid
+from attention_refine.objectives.supervision import PATIENCE, distance
 from attention_refine.training.parameter_groups import frozen, keep_batch_norm
 
 LABELS = torch.tensor([1, 4, 0])
@@ -99,6 +100,269 @@ def test_steps_down_the_gradient_bring_the_map_to_its_target(name, head):
     assert losses[-1] < 0.9 * losses[0]
 
 
+# Rao et al., cues, and rough boxes ------------------------------------------------------------------------------------
+
+MASK = torch.zeros(3, 1, 64, 64, dtype=torch.uint8)
+MASK[0, :, 5:40, 10:50] = 1
+MASK[1] = 255
+MASK[2, :, 20:64, :30] = 1
+MASK[2, :, :, 60:] = 255
+CUE = torch.zeros(3, 1, 64, 64, dtype=torch.uint8)
+CUE[0, :, 3:20, 40:60] = 1
+CUE[2, :, 50:60, 5:21] = 1
+FLAGS = (True, False, True)
+RAO = ["resnet18", "convnext", "vit-token"]
+
+
+def read(model: ar.RefinedModel, pixels: torch.Tensor) -> torch.Tensor:
+    """Grad-CAM (gradient rollout of a class token) of the true class or the head's map, by the public functions."""
+    if model.head is not None:
+        return model(pixels, compute_losses=False).maps
+    name = model.objectives["map_supervision"].source
+    site = {"site": model.backbone.site} if name == "grad_cam" else {}
+    return ar.maps.by_name(name)(model.backbone.net, pixels, LABELS, create_graph=True, **site).relu()
+
+
+def on_cells(n: int, i: int, j: int, cells: int, kind: str, grown: int) -> tuple[float, float]:
+    """The target of a cell, the mean of what is known there, and the share of it that is known; by loops."""
+    step, wanted, known = 64 // cells, 0.0, 0
+    marked = CUE if kind == "cue" else MASK
+    for y in range(i * step, (i + 1) * step):
+        for x in range(j * step, (j + 1) * step):
+            if kind == "mask" and MASK[n, 0, y, x] == 255:
+                continue
+            near = marked[n, 0, max(0, y - grown) : y + grown + 1, max(0, x - grown) : x + grown + 1]
+            wanted += float((near == 1).any()) if kind == "mask" else 1 - float((near == 1).any())
+            known += 1
+    return (wanted / known if known else 0.0), float(known > 0)
+
+
+def by_hand(maps: torch.Tensor, norm: str, kind: str, grown: int = 0, slack: float = 0.0) -> torch.Tensor:
+    """The losses written out, a cell at a time; the mean over the batch."""
+    cells, total = maps.shape[2], 0.0
+    for n in (0, 2):
+        a = maps[n, 0]
+        if norm in ("l1", "ppce"):
+            a = a / a.max()
+        energy = inside = cost = count = 0.0
+        for i in range(cells):
+            for j in range(cells):
+                t, known = on_cells(n, i, j, cells, kind, grown)
+                if not known:
+                    continue
+                m = a[i, j]
+                energy, inside = energy + m, inside + t * m
+                weight = 1.0
+                if kind == "cue":
+                    weight, t = 1 - t, 0.0
+                near = t + torch.sign(m - t) * torch.relu((m - t).abs() - slack)
+                if norm == "l1":
+                    cost, count = cost + weight * (t - near).abs(), count + weight
+                elif norm == "ppce":
+                    share, wanted = (weight, 1 - m) if kind == "cue" else (t, m)
+                    cost, count = cost - share * (wanted + slack).clamp(1e-6, 1 - 1e-6).log(), count + share
+        total = total + (torch.relu(1 - inside / energy - slack) if norm == "energy" else cost / count)
+    return total / 3
+
+
+@pytest.mark.parametrize("name", RAO)
+@pytest.mark.parametrize("head", [None, "abn"], ids=["headless", "abn"])
+@pytest.mark.parametrize("kind", ["mask", "cue"])
+@pytest.mark.parametrize("norm", ["energy", "l1", "ppce"])
+def test_the_losses_of_rao_et_al_are_their_equations(name, head, kind, norm):
+    options = dict(map_norm="max") if head and norm != "energy" else {}
+    rim = 0.002 if norm == "energy" else 0.1
+    for extra, grown, slack in (({}, 0, 0.0), (dict(dilation=0.05, slack=rim), 3, rim)):
+        model = wrap(name, head, norm=norm, target=kind, **options, **extra).double()
+        pixels = images(name).double()
+        output = model(pixels, labels=LABELS, mask=MASK, cue=CUE)
+        found = output.losses["map_supervision"]
+        expected = by_hand(read(model, pixels), norm, kind, grown, slack)
+        assert found > 0
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)  # targets are means in float32
+        weights = [p for p in model.parameters() if p.ndim > 1]
+        mine = torch.autograd.grad(found, weights, retain_graph=True, allow_unused=True)
+        theirs = torch.autograd.grad(expected, weights, allow_unused=True)
+        scale = max(float(each.abs().max()) for each in theirs if each is not None)
+        assert scale > 0
+        for one, other in zip(mine, theirs):
+            if one is not None or other is not None:
+                one, other = (torch.zeros(()) if each is None else each for each in (one, other))
+                assert (one - other).abs().max() <= 1e-6 * scale
+        torch.testing.assert_close(output.measures["map_supervision_images"], torch.tensor(2 / 3))
+        assert output.measures["map_supervision_empty"] == 0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_any_distribution_inside_the_target_costs_no_energy(scale):
+    target = (torch.rand(4, 1, 8, 8) < 0.4).double()
+    known = torch.ones_like(target)
+    inside = (torch.rand(4, 1, 8, 8).double() * scale * target).requires_grad_()
+    loss = distance(inside, target, known, "energy")
+    assert (loss == 0).all()
+    (gradient,) = torch.autograd.grad(loss.sum(), inside)
+    assert (gradient * target).abs().max() == 0  # nor does it pull at what lies there
+    spread = torch.rand(4, 1, 8, 8).double()
+    torch.testing.assert_close(
+        distance(spread * scale, target, known, "energy"), distance(spread, target, known, "energy")
+    )
+    share = (spread * target).flatten(1).sum(1) / spread.flatten(1).sum(1)
+    torch.testing.assert_close(distance(spread, target, known, "energy"), 1 - share)
+    moved = spread.flatten(2)[:, :, torch.randperm(64)].unflatten(2, (8, 8))  # the same values elsewhere
+    assert not torch.allclose(distance(moved, target, known, "energy"), 1 - share)
+
+
+def test_void_has_no_energy():
+    target, known = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    target[..., 0, 0], known[..., 1, :] = 1, 0
+    maps = torch.tensor([[[[3.0, 1.0], [100.0, 100.0]]]])
+    torch.testing.assert_close(distance(maps, target, known, "energy"), torch.tensor([0.25]))
+
+
+@pytest.mark.parametrize("norm", ["l2", "mse", "l1", "bce", "ppce", "energy"])
+@pytest.mark.parametrize("map_norm", ["none", "minmax", "max"])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("empty", [False, True], ids=["", "empty target"])
+def test_degenerate_maps_cost_something_finite(norm, map_norm, value, empty):
+    maps = torch.full((2, 1, 4, 4), value, requires_grad=True)
+    target = torch.zeros(2, 1, 4, 4)
+    target[:, :, :2] = 0.0 if empty else 1.0
+    scaled = maps if map_norm == "none" else ar.maps.normalize(maps, map_norm)
+    for slack in (0.0, 0.3):
+        loss = distance(scaled, target, torch.ones_like(target), norm, 1e-6, slack)
+        (gradient,) = torch.autograd.grad(loss.sum(), maps, retain_graph=True)
+        assert loss.isfinite().all() and (loss >= 0).all() and gradient.isfinite().all()
+        if norm == "energy" and value == 0:
+            assert (loss == 0).all() and (gradient == 0).all()
+
+
+def test_a_map_without_energy_adds_nothing_and_is_counted():
+    model = wrap(head=None, norm="energy", target="mask")
+    nn.init.zeros_(model.backbone.net.get_classifier().weight)
+    output = model(images(), labels=LABELS, mask=MASK)
+    assert output.losses["map_supervision"] == 0
+    torch.testing.assert_close(output.measures["map_supervision_empty"], torch.tensor(2 / 3))
+    output.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_slack_and_dilation_forgive_the_rim():
+    boxes = [torch.tensor([[16.0, 16, 48, 48]])] * 3
+    batch = {"pixel_values": images(), "boxes": boxes}
+    plain, rough = map_targets(batch, "boxes")[0], map_targets(batch, "boxes", dilation=0.125)[0]
+    assert plain.sum() == 3 * 32**2 and rough.sum() == 3 * 48**2 and (rough >= plain).all()
+    off = map_targets({**batch, "cue": CUE}, "cue", dilation=0.125)[0]
+    assert (off == 0).sum() > (CUE == 1).sum() and (off[CUE == 1] == 0).all()
+    maps, target = torch.tensor([[[[0.9, 0.2]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    for norm in ("l1", "mse", "l2", "bce"):
+        assert distance(maps, target, torch.ones_like(target), norm, slack=0.25) < 2e-6
+        assert distance(maps, target, torch.ones_like(target), norm, slack=0.05) > 0.005
+    assert distance(maps, target, torch.ones_like(target), "energy", slack=0.2) == 0
+
+
+@pytest.mark.parametrize("norm", ["l2", "mse", "bce", "l1", "ppce", "energy", "input_gradient"])
+def test_steps_take_the_map_off_the_cue(norm):
+    model, pixels = wrap(head=None, norm=norm, target="cue"), images()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-5 if norm == "input_gradient" else 1e-3)
+    losses = []
+    for _ in range(6):
+        loss = model(pixels, labels=LABELS, cue=CUE).losses["map_supervision"]
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_gradient_at_the_cue_alone_is_ross_own_direction():
+    model = wrap(head=None, norm="input_gradient", target="cue").double()
+    found = model(images().double(), labels=LABELS, cue=CUE).losses["map_supervision"]
+    expected = 0.0
+    for n in (0, 2):
+        x = images()[n : n + 1].double().requires_grad_()
+        (gradient,) = torch.autograd.grad(model.backbone.net(x).log_softmax(1).sum(), x)
+        expected += float((gradient * CUE[n]).square().sum())
+    assert float(found.detach()) == pytest.approx(expected / 3, rel=1e-9)
+
+
+def test_auto_takes_the_edited_map_then_the_mask_then_the_boxes():
+    boxes = [torch.tensor([[0.0, 0, 64, 32]])] * 3
+    flags = torch.tensor([True, False, False])
+    batch = {"pixel_values": images(), "edited_map": edited(), "edited": flags, "mask": MASK, "boxes": boxes}
+    target, known, given = map_targets(batch)
+    assert given.tolist() == [1, 1, 1]
+    assert torch.equal(target[0], edited()[0]) and torch.equal(target[1, 0, :32], torch.ones(32, 64))
+    assert torch.equal(target[2], (MASK[2] == 1).float()) and torch.equal(known[2], (MASK[2] != 255).float())
+    assert map_targets({"pixel_values": images(), "mask": MASK})[2].tolist() == [1, 0, 1]
+
+
+# the map -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, chosen", [("resnet18", "grad_cam"), ("convnext", "grad_cam"), ("swin", "grad_cam"),
+                                          ("vit-avg", "grad_cam"), ("vit-token", "gradient_rollout"),
+                                          ("deit-distilled", "grad_cam"), ("hf-vit", "gradient_rollout")])  # fmt: skip
+def test_the_map_is_rollout_where_a_class_token_is_pooled(name, chosen):
+    assert wrap(name, head=None).objectives["map_supervision"].source == chosen
+    if name in ("resnet18", "vit-token"):
+        assert wrap(name, head="abn").objectives["map_supervision"].source == "head"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit-token"])
+@pytest.mark.parametrize("maps", ["grad_cam", "input_x_gradient", "gradient", "layer_cam", "guided_backprop", "eigen_cam",
+                                  {"name": "integrated_gradients", "steps": 3}, {"name": "smooth_grad", "samples": 2},
+                                  "attention_rollout", "class_attention"])  # fmt: skip
+@pytest.mark.parametrize("head", [None, "abn"], ids=["headless", "abn"])
+def test_any_differentiable_map_learns(name, maps, head):
+    called = maps["name"] if isinstance(maps, dict) else maps
+    if name == "resnet18" and called in ("attention_rollout", "class_attention"):
+        pytest.skip("has no attention")
+    if name == "vit-token" and called == "guided_backprop":
+        pytest.skip("has no rectified units")
+    if name == "vit-token" and head and called in ("class_attention", "attention_rollout"):
+        pytest.skip("the head has attention of its own")
+    model = wrap(name, head, norm="energy", target="mask", maps=maps).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(images(name), labels=LABELS, mask=MASK)
+    loss = output.losses["map_supervision"]
+    assert 0 < loss < 1 and loss.dtype == torch.float32
+    gradients = torch.autograd.grad(loss, list(model.backbone.net.parameters()), allow_unused=True)
+    assert sum(float(each.abs().sum()) for each in gradients if each is not None) > 0
+    assert all(each.isfinite().all() for each in gradients if each is not None)
+
+
+def test_several_labels_are_one_map_of_their_sum():
+    several = nn.functional.one_hot(LABELS, CLASSES).float()
+    several[0, 3] = 1
+    for maps in ("grad_cam", "input_x_gradient"):
+        model = wrap(head=None, norm="energy", target="mask", maps=maps).double()
+        found = model(images().double(), labels=several.double(), mask=MASK).losses["map_supervision"]
+        site = {"site": model.backbone.site} if maps == "grad_cam" else {}
+        made = ar.maps.by_name(maps)(
+            model.backbone.net, images().double(), lambda logits: (logits * several).sum(1), **site
+        ).relu()
+        target, known, given = map_targets({"pixel_values": images(), "mask": MASK})
+        apart = distance(made, *on_grid(target, known, made.shape[2:]), "energy")
+        torch.testing.assert_close(found, (apart * given).sum() / 3, rtol=1e-7, atol=1e-9)
+
+
+def test_maps_head_without_one_is_refused():
+    with pytest.raises(ValueError, match="maps='head' needs a head, and this model has none"):
+        wrap(head=None, maps="head")
+
+
+def test_an_objective_that_never_sees_a_target_says_so_in_any_loop():
+    model = wrap(head=None).train()
+    with pytest.warns(
+        UserWarning, match="saw no target in 200 training steps .* a batch has pixel_values, labels"
+    ) as said:
+        for _ in range(PATIENCE + 3):
+            model.objectives["map_supervision"].forward(
+                model,
+                {"pixel_values": images(), "labels": LABELS},
+                ar.RefinedOutput(logits=torch.zeros(3, 5), measures={}),
+            )
+    assert len(said) == 1 and "remove_unused_columns=False" in str(said[0].message)
+
+
 # right for the right reasons -----------------------------------------------------------------------------------------
 
 
@@ -144,12 +408,12 @@ def test_a_mask_leaves_void_out_and_boxes_are_filled():
     mask[0, :, :4] = 1
     mask[0, :, :, 6:] = 255
     mask[2] = 255  # nothing is known of this image
-    target, known, given = targets({"pixel_values": pixels, "mask": mask}, "mask")
+    target, known, given = map_targets({"pixel_values": pixels, "mask": mask}, "mask")
     assert given.tolist() == [1, 1, 0]
-    cells, share = fitted(target, known, (2, 2))
+    cells, share = on_grid(target, known, (2, 2))
     assert cells[0, 0].tolist() == [[1, 1], [0, 0]] and share[0].all() and not share[2].any()
     boxes = [torch.tensor([[0.0, 0, 4, 8]]), torch.zeros(0, 4), torch.tensor([[0.0, 0, 2, 2], [6, 6, 8, 8]])]
-    target, known, given = targets({"pixel_values": pixels, "boxes": boxes}, "boxes")
+    target, known, given = map_targets({"pixel_values": pixels, "boxes": boxes}, "boxes")
     assert given.tolist() == [1, 0, 1] and known.all()
     assert target[0, 0, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0] and target[2].sum() == 8
 
@@ -170,7 +434,7 @@ def test_a_map_per_class_is_supervised_for_the_true_class():
     model = wrap(head="per_class", norm="mse")
     output = model(images(), labels=LABELS, edited_map=edited())
     maps = output.maps
-    target, _ = fitted(edited(), torch.ones(3, 1, 64, 64), maps.shape[2:])
+    target, _ = on_grid(edited(), torch.ones(3, 1, 64, 64), maps.shape[2:])
     expected = sum(((maps[n, k] - target[n, 0]) ** 2).mean() for n, k in enumerate(LABELS)) / 3
     torch.testing.assert_close(output.losses["map_supervision"], expected)
 
@@ -238,8 +502,16 @@ def test_the_extractor_alone_is_frozen(name):
 @pytest.mark.parametrize(
     "options, said",
     [
-        (dict(target="drawing"), "target='drawing' is not one of 'edited', 'mask', 'boxes'"),
-        (dict(norm="l1"), "norm='l1' is not one of 'l2', 'mse', 'bce', 'input_gradient'"),
+        (dict(target="drawing"), "target='drawing' is not one of 'auto', 'edited', 'mask', 'boxes', 'cue'"),
+        (dict(norm="l3"), "norm='l3' is not one of 'l2', 'mse', 'l1', 'bce', 'ppce', 'energy', 'input_gradient'"),
+        (dict(maps="grad_cams"), "maps='grad_cams' is not one of 'auto', 'head', 'grad_cam', 'attention_rollout'"),
+        (dict(maps="rise"), "maps='rise' is not one of 'auto'"),
+        (dict(maps={"steps": 3}), "maps given with options needs a name"),
+        (dict(maps={"name": "head", "steps": 3}), "maps='head' takes no options, got steps"),
+        (dict(norm="input_gradient", maps="grad_cam"), "reads no map, so maps='grad_cam' has no effect"),
+        (dict(norm="input_gradient", slack=0.1), "reads no map, so slack=0.1 has no effect"),
+        (dict(dilation=-0.1), "dilation must be 0 or more and below 1, got -0.1"),
+        (dict(slack=1.0), "slack must be 0 or more and below 1, got 1.0"),
         (dict(eps=0.0), "eps must be between 0 and 0.5"),
         (dict(weight=-1.0), "weight must be 0 or more"),
         (dict(gamma=2.0), "has no option 'gamma'"),
