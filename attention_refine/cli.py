@@ -298,6 +298,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from .explanation import explain_image
+    from .files import atomic_file
     from .hub import load
 
     model = load(arguments.model, device=_device(arguments.device))
@@ -311,7 +312,8 @@ def _explain(arguments: argparse.Namespace) -> None:
         while name in taken:  # a/cat.jpg and b/cat.jpg
             name += "_"
         taken.add(name)
-        found.picture.save(output / f"{name}.png")
+        with atomic_file(output / f"{name}.png") as written:
+            found.picture.save(written, "PNG")
         tqdm.write(f"{file}: {found.label} ({found.score:.0%}) -> {output / name}.png")
 
 

@@ -7,6 +7,8 @@ disagree.
 from __future__ import annotations
 
 import difflib
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -19,8 +21,10 @@ from .backbones.sites import UnsupportedBackbone
 from .data import (
     Prepared,
     class_names,
+    is_numbered,
     load_dataset,
     load_unlabeled,
+    match_classes,
     prepare,
     split_few_labels,
     split_train_validation,
@@ -102,8 +106,8 @@ class EvaluationOptions(Options):
         None, "measures by name, or {name: {option: value}}; the usual ones if not given"
     )
     groups: list[str] | None = option(
-        None, "columns by whose values accuracy is told apart, the first for the worst group; data.group_column if not "
-        "given",
+        None, "columns by whose values accuracy is told apart, the first for the worst group; if not given 'group', "
+        "which data.group_column fills",
     )  # fmt: skip
     maps: list[str] = option(["model"], "maps that are judged: model, a name in attention_refine.maps, random, centre")
 
@@ -272,14 +276,11 @@ def prepare_training(recipe: Recipe, model: RefinedModel, split: Any, labeled: b
 
 
 def prepare_evaluation(recipe: Recipe, model: RefinedModel, split: Any) -> Prepared:
-    """A split ready to be judged: the centre of each image."""
-    return prepare(
-        split,
-        model.preprocessing,
-        class_names=model.labels,
-        on_error=recipe.data.on_error,
-        progress=recipe.training.progress,
-    )
+    """A split ready to be judged: the centre of each image, its classes matched with the model's by name."""
+    prepared = prepare(
+        split, model.preprocessing, on_error=recipe.data.on_error, progress=recipe.training.progress
+    )  # fmt: skip
+    return match_classes(prepared, model.labels)
 
 
 # Running one ----------------------------------------------------------------------------------------------------------
@@ -353,7 +354,10 @@ def _taught(recipe: Recipe, splits: dict[str, Any]) -> ModelOptions:
 
 
 def report(runs: dict[str, Run], path: Path, title: str, config: dict[str, Any] | None = None) -> Path:
-    """One page on one or several runs that were judged on the same images."""
+    """One page on one or several runs that were judged on the same images.
+
+    Pictures that cannot be drawn are left out with a warning: the numbers of a finished run are never lost to them.
+    """
     judged = {name: done for name, done in runs.items() if done.evaluation is not None}
     evaluations = {name: done.evaluation for name, done in judged.items()}
     models = {name: done.model for name, done in judged.items()}
@@ -362,11 +366,19 @@ def report(runs: dict[str, Run], path: Path, title: str, config: dict[str, Any] 
         path,
         evaluations,
         histories={name: done.history for name, done in runs.items()},
-        galleries=galleries(models, test, evaluations) if judged else None,
-        strips=strips(models, test) if judged else None,
+        galleries=_drawn(galleries, models, test, evaluations) if judged else None,
+        strips=_drawn(strips, models, test) if judged else None,
         title=title,
         config=config,
     )
+
+
+def _drawn(draw: Callable[..., dict[str, Any]], *of: Any) -> dict[str, Any]:
+    try:
+        return draw(*of)
+    except (ValueError, OSError, RuntimeError) as error:
+        warnings.warn(f"the report has no pictures of {draw.__name__}: {' '.join(str(error).split())}", stacklevel=2)
+        return {}
 
 
 def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Evaluation:
@@ -377,7 +389,7 @@ def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Eval
         prepare_evaluation(recipe, model, split),
         measures=options.measures,
         maps=options.maps,
-        groups=recipe.data.group_column if options.groups is None else options.groups,
+        groups=options.groups,
         batch_size=options.batch_size,
         perturbation_images=options.perturbation_images,
         perturbation_steps=options.perturbation_steps,
@@ -389,8 +401,9 @@ def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Eval
 
 
 def load_split(options: DataOptions, split: str, labels: list[str]) -> Any:
-    """One split of a recipe's data, its labels those of a model."""
-    return load_dataset(options.source, split, class_names=labels, **_columns(options))
+    """One split of a recipe's data, its labels those of a model; its own where the model's were never named."""
+    names = None if is_numbered(labels) else labels
+    return load_dataset(options.source, split, class_names=names, **_columns(options))
 
 
 def _columns(options: DataOptions) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from attention_refine.data.columns import (
 from attention_refine.data.edits import map_from_clicks, read_map, save_edits
 from attention_refine.data.images import read_image, read_mask
 from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
+from attention_refine.data.matching import is_numbered, match_classes
 from attention_refine.data.sources import load_dataset
 from attention_refine.data.summary import Summary, describe
 from attention_refine.data.transforms import Transform
@@ -45,9 +46,11 @@ __all__ = [
     "describe",
     "group_names",
     "is_multi_label",
+    "is_numbered",
     "load_dataset",
     "load_unlabeled",
     "map_from_clicks",
+    "match_classes",
     "prepare",
     "read_image",
     "read_map",

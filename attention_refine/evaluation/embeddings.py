@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -11,7 +12,7 @@ from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from attention_refine.backbones.scopes import quiet
-from attention_refine.data import prepare
+from attention_refine.data import match_classes, prepare
 from attention_refine.evaluation.batches import evaluation_batches
 
 DISTANCES = ("cosine", "euclidean")
@@ -19,19 +20,27 @@ DISTANCES = ("cosine", "euclidean")
 
 @torch.no_grad()
 def embed_dataset(
-    model: nn.Module, dataset: Any, batch_size: int = 32, num_workers: int = 0, progress: bool = True
+    model: nn.Module,
+    dataset: Any,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: bool = True,
+    classes: Sequence[str] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``(N, D)`` float32 and labels ``(N,)``, on the CPU; an embedding does not depend on its batch.
 
     Args:
         model: a refined model (anything with ``embed`` and ``preprocessing``); its own classes do not matter here.
         dataset: a ``datasets`` dataset with images and one label each, or a prepared one.
+        classes: names that its labels are to count in, matched by name; by default its own.
 
     Raises:
         ValueError: a stream, no images, or several labels an image.
     """
     if isinstance(dataset, datasets.Dataset):
         dataset = prepare(dataset, model.preprocessing)
+    if classes is not None:
+        dataset = match_classes(dataset, classes, "the queries")
     if isinstance(dataset, (datasets.IterableDataset, IterableDataset)):
         raise ValueError("a stream has no length: take a dataset whose images can be looked at in any order")
     if len(dataset) == 0:

@@ -6,20 +6,20 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from attention_refine import metrics
-from attention_refine.data import prepare
+from attention_refine.data import is_numbered
 from attention_refine.evaluation.batches import evaluation_batches
 from attention_refine.evaluation.comparison import Comparison, Difference, compare
 from attention_refine.evaluation.groups import group_columns
 from attention_refine.evaluation.journal import Journal, digest
 from attention_refine.evaluation.judging import Judge, MapFunction, map_names, map_sources
 from attention_refine.evaluation.measures import ATTRIBUTED, COSTLY, WITH_CURVES, chosen_measures, names_of
+from attention_refine.evaluation.preparing import prepared_for
 from attention_refine.evaluation.results import OWN_COLUMNS, Evaluation, summarise
 from attention_refine.maps.conditions import unwrapped
 
@@ -55,6 +55,8 @@ def evaluate(
         model: a refined model, or any classifier.
         dataset: a ``datasets`` dataset or stream with canonical columns, prepared here with the model's
             preprocessing; or one already prepared (:class:`attention_refine.data.Prepared`, or any of items like its).
+            Its classes are matched with the model's by name, in any order and fewer than they if need be; the model
+            chooses among all of its own.
         measures: names of :data:`attention_refine.evaluation.measures.MEASURES`, or ``{name: options}`` with options of
             the function of that name in ``metrics``. By default accuracy (top-5 too beyond five classes) and macro F1,
             for several labels an image mean average precision; and for maps: mask correlation, IoU, box IoU, energy
@@ -84,8 +86,8 @@ def evaluate(
         ValueError: an unknown measure or map, a measure that the network does not allow (it has no tokens to drop),
             ``resume`` without ``output`` or with another model or settings, a map that is not finite, or a label
             outside the model's classes (naming the row).
-        DataError: as :func:`attention_refine.data.prepare`, for a file that cannot be read, and for groups that the
-            dataset does not have or that are no names (naming the row).
+        DataError: classes that the model does not have, with both lists; groups that the dataset does not have, or that
+            are no names (naming the row); as :func:`attention_refine.data.prepare`, and for a file that cannot be read.
     """
     asked = PERTURBATION_IMAGES if perturbation_images is None else perturbation_images
     if batch_size < 1 or perturbation_steps < 1 or asked < 0:
@@ -98,12 +100,15 @@ def evaluate(
     model = unwrapped(model)
     if accelerator is not None:
         model.to(accelerator.device)
-    dataset = _prepared(model, dataset)
+    dataset = prepared_for(model, dataset)
     stream = isinstance(dataset, IterableDataset)
     size = None if stream else len(dataset)
     if size == 0:
         raise ValueError("the dataset is empty: there is nothing to evaluate on")
-    classes = list(getattr(dataset, "class_names", None) or getattr(model, "labels", None) or [])
+    named = list(getattr(model, "labels", None) or [])
+    classes = list(getattr(dataset, "class_names", None) or named)
+    if is_numbered(classes) and len(named) == len(classes):
+        classes = named
     multi_label = _is_multi_label(dataset)
     columns = group_columns(dataset, groups)
     taken = [name for name in columns if name in OWN_COLUMNS]
@@ -155,23 +160,6 @@ def evaluate(
         evaluation.to_json(Path(output) / "evaluation.json")
         evaluation.to_csv(Path(output) / "samples.csv")
     return evaluation
-
-
-def _prepared(model: nn.Module, dataset: Any) -> Any:
-    if isinstance(dataset, dict):
-        raise ValueError(f"evaluate takes one split of a dataset, not all of {', '.join(dataset)}: index it by a name")
-    if not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
-        return dataset
-    preprocessing = getattr(model, "preprocessing", None)
-    if preprocessing is None:
-        raise ValueError(
-            f"{type(model).__name__} does not say its preprocessing: wrap it with ar.wrap, or give a dataset "
-            "prepared by ar.data.prepare(dataset, preprocessing)"
-        )
-    names = list(getattr(model, "labels", []))
-    if names == [str(i) for i in range(len(names))]:
-        names = []  # classes that were never named are taken in the dataset's order
-    return prepare(dataset, preprocessing, class_names=names or None)
 
 
 def _is_multi_label(dataset: Any) -> bool:

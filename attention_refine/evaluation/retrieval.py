@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import torch
 from torch import Tensor, nn
 
+from attention_refine.data import class_names
 from attention_refine.evaluation.embeddings import embed_dataset, similarities
 from attention_refine.metrics import bootstrap
 from attention_refine.metrics.intervals import Interval
@@ -62,7 +64,8 @@ def retrieval(
     Args:
         model: a refined model.
         dataset: the queries, one label each; see :func:`embed_dataset`.
-        gallery: the images that are ranked for each query; by default all other queries.
+        gallery: the images that are ranked for each query; by default all other queries. Its classes are matched with
+            the queries' by name.
         distance: ``"cosine"`` or ``"euclidean"``.
         cameras: who took each query, and ``gallery_cameras`` each image of the gallery: as in person re-identification,
             an image of the query's class by the query's camera is passed over. Such as ``dataset["camera"]``.
@@ -74,7 +77,9 @@ def retrieval(
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     queries, labels = embed_dataset(model, dataset, **options)
     itself = gallery is None
-    others, other_labels = (queries, labels) if itself else embed_dataset(model, gallery, **options)
+    others, other_labels = queries, labels
+    if not itself:
+        others, other_labels = embed_dataset(model, gallery, **options, classes=_names(dataset))
     if itself:
         gallery_cameras = cameras
     taken_by = None
@@ -125,6 +130,11 @@ def rank_matches(
         top[:, : first.shape[1]] = torch.where(passed.gather(1, first), -1, first)
         nearest.append(top)
     return torch.cat(precisions), torch.cat(firsts), torch.cat(nearest)
+
+
+def _names(dataset: Any) -> list[str] | None:
+    """The classes of a raw or prepared dataset, where it names them."""
+    return class_names(dataset) if isinstance(dataset, datasets.Dataset) else getattr(dataset, "class_names", None)
 
 
 def _numbered(

@@ -13,9 +13,10 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from attention_refine.data import prepare
+from attention_refine.data import DataError
 from attention_refine.evaluation.judging import Judge, map_sources
 from attention_refine.evaluation.measures import MEASURES
+from attention_refine.evaluation.preparing import prepared_for, rows_of
 from attention_refine.evaluation.results import Evaluation
 from attention_refine.overlay import denormalize, outline, overlay
 
@@ -58,35 +59,64 @@ def gallery(
         models: by name, in the order of the columns. The map shown is the head's, or Grad-CAM of the predicted class.
         dataset: canonical, or prepared (then with a preprocessing that serves all models).
         positions: which images.
-        evaluations: of the same models and dataset: with ``measure``, its value is noted under each picture.
+        evaluations: of the same models and dataset: the pictures are of the images that were judged, wherever rows were
+            left out, and with ``measure`` its value is noted under each. An image that cannot be read is left out.
     """
     if isinstance(dataset, (datasets.IterableDataset, IterableDataset)):
         raise ValueError("a gallery needs images by number: load the dataset without streaming")
-    columns: dict[str, list[GalleryCell]] = {}
-    rows: list[tuple[Image.Image, str, str]] = []
-    for name, model in models.items():
-        prepared, preprocessing = prepared_for(model, dataset)
-        classes = list(getattr(prepared, "class_names", None) or model.labels)
-        judge = Judge(
+    views = {name: _View(model, dataset) for name, model in models.items()}
+    rows = []
+    for position in positions:
+        samples = {name: None if evaluations is None else evaluations[name].samples[position] for name in models}
+        try:
+            found = {name: view.look(position, samples[name]) for name, view in views.items()}
+        except DataError:
+            continue  # it could be read when it was judged, and cannot now
+        first = next(iter(found.values()))
+        cells = [
+            GalleryCell(name, look.drawn, look.prediction, look.correct, _note(samples[name], measure))
+            for name, look in found.items()
+        ]
+        rows.append(GalleryRow(first.outlined, first.label, _where(samples[next(iter(models))], first.row), cells))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Look:
+    outlined: Image.Image
+    drawn: Image.Image
+    label: str
+    prediction: str
+    correct: bool
+    row: int
+
+
+class _View:
+    """One model's items of a dataset, looked at one by one."""
+
+    def __init__(self, model: nn.Module, dataset: Any):
+        self.items, self.preprocessing = prepared_for(model, dataset), model.preprocessing
+        self.place = rows_of(self.items)
+        self.classes = list(getattr(self.items, "class_names", None) or model.labels)
+        self.judge = Judge(
             model, {}, map_sources(["model"]), multi_label=False, perturbed=(), n_steps=1, seed=0, classes=0
         )  # fmt: skip
-        columns[name] = []
-        for position in positions:
-            item = prepared[position]
-            index = int(item.get("index", position))
-            logits, maps = judge.look(item["pixel_values"][None].to(judge.device), torch.tensor([index]))
-            picture, labels = denormalize(item["pixel_values"], preprocessing), item["labels"]
-            several = labels.ndim == 1
-            predicted = (logits[0] > 0).nonzero().flatten().tolist() if several else [int(logits[0].argmax())]
-            true = labels.nonzero().flatten().tolist() if several else [int(labels)]
-            drawn = overlay(picture.convert("L"), maps["model"][0], alpha=0.55)  # on grey, every colour is the map's
-            words = ", ".join(classes[i] for i in predicted) or "nothing"
-            note = _note(evaluations, name, measure, position)
-            columns[name].append(GalleryCell(name, drawn, words, predicted == true, note))
-            if len(columns) == 1:
-                outlined = outline(outline(picture, item.get("mask")), item.get("cue"), colour=CUE_LINE)
-                rows.append((outlined, ", ".join(classes[i] for i in true), _where(evaluations, name, position, index)))
-    return [GalleryRow(*row, [columns[name][at] for name in models]) for at, row in enumerate(rows)]
+
+    def look(self, position: int, sample: Mapping[str, Any] | None) -> _Look:
+        """The image that was judged at a position: with rows behind the items, the sample's row, not its position."""
+        if sample is not None and self.place is not None:
+            position = self.place[sample["index"]]
+        item = self.items[position]
+        row = int(item.get("index", position))
+        logits, maps = self.judge.look(item["pixel_values"][None].to(self.judge.device), torch.tensor([row]))
+        picture, labels = denormalize(item["pixel_values"], self.preprocessing), item["labels"]
+        several = labels.ndim == 1
+        predicted = (logits[0] > 0).nonzero().flatten().tolist() if several else [int(logits[0].argmax())]
+        true = labels.nonzero().flatten().tolist() if several else [int(labels)]
+        drawn = overlay(picture.convert("L"), maps["model"][0], alpha=0.55)  # on grey, every colour is the map's
+        outlined = outline(outline(picture, item.get("mask")), item.get("cue"), colour=CUE_LINE)
+        names = [", ".join(self.classes[i] for i in each) for each in (true, predicted)]
+        return _Look(outlined, drawn, names[0], names[1] or "nothing", predicted == true, row)
 
 
 def galleries(
@@ -128,22 +158,11 @@ def _top(values: torch.Tensor, count: int) -> list[int]:
     return [at for at in order if not values[at].isnan()][:count]
 
 
-def _where(evaluations: Mapping[str, Evaluation] | None, name: str, position: int, index: int) -> str:
-    file = None if evaluations is None else evaluations[name].samples[position]["file"]
-    return f"row {index}, {PurePath(file).name}" if file else f"row {index}"
+def _where(sample: Mapping[str, Any] | None, row: int) -> str:
+    file = None if sample is None else sample["file"]
+    return f"row {row}, {PurePath(file).name}" if file else f"row {row}"
 
 
-def _note(evaluations: Mapping[str, Evaluation] | None, name: str, measure: str | None, position: int) -> str:
-    if evaluations is None or measure is None:
-        return ""
-    value = evaluations[name].samples[position].get(f"model/{measure}")
+def _note(sample: Mapping[str, Any] | None, measure: str | None) -> str:
+    value = None if sample is None or measure is None else sample.get(f"model/{measure}")
     return "" if value is None else f"{MEASURES[measure].title} {value:.2f}".replace("-", "−")
-
-
-def prepared_for(model: nn.Module, dataset: Any) -> tuple[Any, dict[str, Any]]:
-    """Items for the model, and the preprocessing they had."""
-    if isinstance(dataset, datasets.Dataset):
-        names = list(model.labels)
-        named = None if names == [str(i) for i in range(len(names))] else names
-        return prepare(dataset, model.preprocessing, class_names=named), model.preprocessing
-    return dataset, model.preprocessing

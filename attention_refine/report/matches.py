@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import datasets
 import torch
 from PIL import Image, ImageOps
 from torch import nn
 
 from attention_refine.backbones.scopes import quiet
+from attention_refine.data import match_classes, prepare
 from attention_refine.evaluation.retrieval import Retrieval
 from attention_refine.overlay import denormalize, overlay
-from attention_refine.report.gallery import prepared_for
 
 SIDE, GAP, FRAME = 128, 8, 4
 RIGHT, WRONG, QUERY = "#1a7f37", "#cf222e", "#57606a"
@@ -35,8 +36,10 @@ def matches(
     """
     if getattr(model, "head", None) is None:
         raise ValueError("a model without a head has no ranked maps to show: wrap it with head='brnpa', for example")
-    queries, preprocessing = prepared_for(model, dataset)
-    others = queries if gallery is None else prepared_for(model, gallery)[0]
+    queries, preprocessing = _prepared(model, dataset), model.preprocessing
+    others = (
+        queries if gallery is None else match_classes(_prepared(model, gallery), queries.class_names, "the queries")
+    )
     chosen = [i * len(queries) // count for i in range(min(count, len(queries)))]
     rows = []
     for at in chosen:
@@ -55,6 +58,11 @@ def matches(
         for place, column in enumerate(row):
             sheet.paste(column, (place * (SIDE + GAP), number * (height + 2 * GAP)))
     return sheet
+
+
+def _prepared(model: nn.Module, dataset: Any) -> Any:
+    """Items for the model with classes of their own: retrieval asks for none that the model knows."""
+    return prepare(dataset, model.preprocessing) if isinstance(dataset, datasets.Dataset) else dataset
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import IterableDataset
 
+from attention_refine.data import DataError
+from attention_refine.evaluation.preparing import prepared_for
 from attention_refine.objectives import DARC
 from attention_refine.objectives.refinement import iterations
 from attention_refine.overlay import denormalize, overlay
-from attention_refine.report.gallery import prepared_for
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def strips(models: Mapping[str, nn.Module], dataset: Any, *, count: int = 3) -> 
 
     Args:
         models: by name; the others are passed over, so the result may be empty.
-        dataset: canonical, or prepared.
+        dataset: canonical, or prepared. An image that cannot be read is passed over.
 
     Raises:
         ValueError: a dataset without images by number.
@@ -41,11 +42,22 @@ def strips(models: Mapping[str, nn.Module], dataset: Any, *, count: int = 3) -> 
         raise ValueError("strips need images by number: load the dataset without streaming")
     made: dict[str, list[list[Frame]]] = {}
     for name, model in of.items():
-        items, preprocessing = prepared_for(model, dataset)
-        total = len(items)
-        chosen = [i * total // count for i in range(min(count, total))]
-        made[name] = [strip(model, items[at]["pixel_values"], preprocessing) for at in chosen]
+        items = prepared_for(model, dataset)
+        made[name] = [strip(model, pixels, model.preprocessing) for pixels in _spread(items, count)]
     return made
+
+
+def _spread(items: Any, count: int) -> list[torch.Tensor]:
+    """The pixels of images spread over the items; where one cannot be read, of the next that can."""
+    total, found = len(items), []
+    for first in (i * total // count for i in range(min(count, total))):
+        for at in range(first, total):
+            try:
+                found.append(items[at]["pixel_values"])
+            except DataError:
+                continue
+            break
+    return found
 
 
 def strip(model: nn.Module, pixel_values: torch.Tensor, preprocessing: Mapping[str, Any]) -> list[Frame]:

@@ -61,9 +61,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 def atomic_text(target: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _flush(temporary)
-    os.replace(temporary, target)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _flush(temporary)
+        os.replace(temporary, target)
+    except BaseException:  # a full disk, for one: nothing half-written stays behind
+        temporary.unlink(missing_ok=True)
+        raise
     _flush(target.parent)
 
 

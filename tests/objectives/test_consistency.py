@@ -655,7 +655,9 @@ def test_options_that_do_not_fit_the_model_are_refused():
 def test_beside_a_compiled_model_it_runs_uncompiled():
     """A compiled graph cannot be differentiated twice."""
     torch.manual_seed(0)
-    model = ar.wrap(timm.create_model("test_resnet", num_classes=3), objectives=[ar.AttentionConsistency(detach_mask=False)]).eval()
+    model = ar.wrap(
+        timm.create_model("test_resnet", num_classes=3), objectives=[ar.AttentionConsistency(detach_mask=False)]
+    ).eval()
     pixels, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
     found = []
     for run in (model, torch.compile(model, backend="aot_eager")):

@@ -1,0 +1,58 @@
+"""Data meets a model by the names of its classes: matched where they are the same words, refused where they are not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from attention_refine.data.columns import ClassIndex, DataError
+
+SHOWN = 8
+
+
+def match_classes(dataset: Any, names: Sequence[str], owner: str = "the model") -> Any:
+    """A prepared dataset whose labels count in ``names``: the same images, every label the place of its class's name.
+
+    Classes may stand in another order and be fewer than ``names``. Names that are only numbers (``"0"``, ``"1"``, ...)
+    are those of nobody: as many such on either side are taken in their order.
+
+    Args:
+        dataset: :class:`~attention_refine.data.Prepared` or :class:`~attention_refine.data.PreparedStream`; anything
+            that does not say its classes (``class_names``) is given back as it is.
+        names: the classes of what the data meets, in order; none where that has no names.
+        owner: whose classes they are, for the message.
+
+    Raises:
+        DataError: a class of the dataset that ``names`` does not have, or numbered classes of another count; the message
+            holds both lists.
+    """
+    own, names = list(getattr(dataset, "class_names", None) or []), [str(name) for name in names]
+    if not own or not names or own == names:
+        return dataset
+    if (is_numbered(own) or is_numbered(names)) and len(own) == len(names):
+        return dataset
+    missing = [name for name in own if name not in set(names)]
+    lists = f"the dataset has {listed(own)}; {owner}: {listed(names)}"
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the dataset's {len(own)} classes are not among those of {owner}: {lists}. Rename "
+            "the dataset's classes, or take a model that knows them"
+        )
+    if not hasattr(dataset, "_reader"):
+        raise DataError(f"the dataset's classes stand in another order: {lists}. Number its labels alike")
+    matched = copy.copy(dataset)
+    matched._reader = copy.copy(dataset._reader)
+    matched._reader.names, matched._reader._classes = names, ClassIndex(names)
+    return matched
+
+
+def is_numbered(names: Sequence[str]) -> bool:
+    """Whether the classes were never named: ``"0"``, ``"1"``, ... in order."""
+    return list(names) == [str(i) for i in range(len(names))]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names in a message, cut short where they are many."""
+    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
