@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from ..layouts import MAX_PREFIX, Layout, in_token_order
 
@@ -49,7 +49,7 @@ class ClassRowGain(TorchFunctionMode):
             query, key = (kwargs.get(n, args[i] if i < len(args) else None) for i, n in enumerate(("query", "key")))
             if self._concerns(query.shape[0], query.ndim, query.shape[-2], key.shape[-2]):
                 self.calls += 1
-                return self._fused(func, args, kwargs)
+                return self._fused(args, kwargs)
         elif func in _SOFTMAX:
             logits = kwargs.get("input", args[0] if args else None)
             if logits.ndim >= 3 and self._concerns(logits.shape[0], logits.ndim, *logits.shape[-2:]):
@@ -72,17 +72,36 @@ class ClassRowGain(TorchFunctionMode):
         row = F.pad(self.row, (keys - self.row.shape[1], 0)).to(like.dtype)
         return row.view(row.shape[0], *[1] * (like.ndim - 2), keys)
 
-    def _fused(self, func, args, kwargs):
+    def _fused(self, args, kwargs):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         call = {**dict(zip(names, args)), **kwargs}
-        output = func(**call)
         bias = self._bias(call["query"], call["key"].shape[-2])
-        mask = call.get("attn_mask")
-        if mask is not None:
-            mask = mask[..., :1, :] if mask.shape[-2] > 1 else mask
-            bias = bias + (torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, float("-inf"))
-                           if mask.dtype == torch.bool else mask)  # fmt: skip
-        row = func(**{**call, "query": call["query"][..., :1, :], "attn_mask": bias, "is_causal": False})
-        changed = self.changed.view(-1, *[1] * (row.ndim - 1))
-        same = output[..., :1, :].detach() + (row - row.detach())  # the network's own value, the gain's gradient
-        return torch.cat([torch.where(changed, row, same), output[..., 1:, :]], dim=-2)
+        return class_row_attention(**call, class_row=bias, changed=self.changed)
+
+
+def class_row_attention(query, key, value, attn_mask=None, *, class_row, changed, **options) -> Tensor:
+    """``F.scaled_dot_product_attention`` with ``class_row`` added to the class row of the attention logits.
+
+    Every other row comes from the fused kernel, and so does all of an image that is not ``changed``, bit for bit. A
+    torch function mode sees the whole as one function, as it sees the fused one.
+
+    Args:
+        query, key, value, attn_mask, options: as there.
+        class_row: ``(B, 1, 1, keys)``.
+        changed: ``(B,)`` bool, whether an image's row is anything but 0.
+    """
+    tensors = (query, key, value)
+    if not torch.compiler.is_compiling() and has_torch_function(tensors):
+        options = {"attn_mask": attn_mask, "class_row": class_row, "changed": changed, **options}
+        return handle_torch_function(class_row_attention, tensors, *tensors, **options)
+    output = F.scaled_dot_product_attention(*tensors, attn_mask=attn_mask, **options)
+    bias = class_row
+    if attn_mask is not None:
+        mask = attn_mask[..., :1, :] if attn_mask.shape[-2] > 1 else attn_mask
+        bias = bias + (torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, float("-inf"))
+                       if mask.dtype == torch.bool else mask)  # fmt: skip
+    options = {**options, "is_causal": False}
+    row = F.scaled_dot_product_attention(query[..., :1, :], key, value, attn_mask=bias, **options)
+    changed = changed.view(-1, *[1] * (row.ndim - 1))
+    same = output[..., :1, :].detach() + (row - row.detach())  # the network's own value, the gain's gradient
+    return torch.cat([torch.where(changed, row, same), output[..., 1:, :]], dim=-2)

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
+from ..backbones.attention import class_row_attention
 from .site import logits_of
 
 ROWS = ("auto", "class", "mean")
@@ -35,20 +37,45 @@ class AttentionWeights(TorchFunctionMode):
     An explicit softmax over the last axis of a 4-D tensor counts as attention. Scores can be differentiated with
     respect to what is handed out.
 
+    In a refined model it is the backbone's attention that is seen, with what the map does to it; the head's own (the
+    copied blocks of an attention branch) leads to the map, not to the logits.
+
     Args:
         batch: images in the forward pass; attention within windows folds them into this axis, which gives it away.
         seen: called with each matrix, which is the very tensor the network goes on with.
+        net: the network that runs inside, where it may be a refined model.
     """
 
-    def __init__(self, batch: int, seen: Callable[[Tensor], None]):
+    def __init__(self, batch: int, seen: Callable[[Tensor], None], net: nn.Module | None = None):
         super().__init__()
         self.batch = batch
         self.seen = seen
         self.windowed = 0
+        self.head = _head_of(net)
+        self.inside_head = False
+        self.handles: list[RemovableHandle] = []
+
+    def __enter__(self):
+        if self.head is not None:
+            self.handles = [
+                self.head.register_forward_pre_hook(lambda *_: self._in_head(True)),
+                self.head.register_forward_hook(lambda *_: self._in_head(False), always_call=True),
+            ]
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for handle in self.handles:
+            handle.remove()
+        return super().__exit__(*error)
+
+    def _in_head(self, inside: bool) -> None:
+        self.inside_head = inside
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is _FUSED:
+        if self.inside_head:
+            return func(*args, **kwargs)
+        if func is _FUSED or func is class_row_attention:
             return self._unfused(*args, **kwargs)
         if func is _MULTI_HEAD:
             return self._multi_head(**dict(zip(_MULTI_HEAD_NAMES, args)), **kwargs)
@@ -63,7 +90,10 @@ class AttentionWeights(TorchFunctionMode):
         else:
             self.windowed += 1
 
-    def _unfused(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    def _unfused(
+        self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False,
+        class_row=None, changed=None,
+    ):  # fmt: skip
         if enable_gqa:  # grouped queries: each key and value head serves several query heads
             repeats = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
@@ -73,6 +103,8 @@ class AttentionWeights(TorchFunctionMode):
         if attn_mask is not None:
             hidden = attn_mask.logical_not() if attn_mask.dtype == torch.bool else None
             logits = logits + attn_mask if hidden is None else logits.masked_fill(hidden, float("-inf"))
+        if class_row is not None:
+            logits = torch.cat([logits[..., :1, :] + class_row, logits[..., 1:, :]], dim=-2)
         weights = logits.softmax(-1)
         if weights.ndim == 4:
             self._look(weights)
@@ -94,6 +126,12 @@ class AttentionWeights(TorchFunctionMode):
         return output, None
 
 
+def _head_of(net: nn.Module | None) -> nn.Module | None:
+    """The head of a refined model; a bare network's own ``head`` is its classifier."""
+    backbone = getattr(net, "backbone", None)
+    return getattr(net, "head", None) if isinstance(getattr(backbone, "net", None), nn.Module) else None
+
+
 def _over_last_axis(args, kwargs, output: Tensor) -> bool:
     axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
     return output.ndim == 4 and axis in (-1, 3)
@@ -111,7 +149,7 @@ def probe(net: nn.Module, pixels: Tensor, row: str) -> tuple[str, list[bool]]:
     if row not in ROWS:
         raise ValueError(f"row {row!r} is not one of {', '.join(ROWS)}")
     layers: list[Tensor] = []
-    with torch.enable_grad(), AttentionWeights(1, layers.append) as attention:
+    with torch.enable_grad(), AttentionWeights(1, layers.append, net) as attention:
         logits = logits_of(net(pixels[:1].detach().requires_grad_()))
     if layers and not attention.windowed:
         scales = torch.linspace(1, 2, logits.shape[1]).to(logits)  # no sum of plain logits: it may be constant

@@ -61,7 +61,7 @@ def attention_rollout(
 
     with map_conditions(net, pixel_values, create_graph) as (net, pixels):
         row, live = probe(net, pixels, row)
-        with torch.set_grad_enabled(create_graph), AttentionWeights(len(pixels), only(live, roll)):
+        with torch.set_grad_enabled(create_graph), AttentionWeights(len(pixels), only(live, roll), net):
             net(pixels)
         return full_precision(_on_grid(rolled.product, row, net, pixels))
 
@@ -95,7 +95,7 @@ def gradient_rollout(
     layers: list[Tensor] = []
     with map_conditions(net, pixel_values, create_graph) as (net, pixels):
         row, live = probe(net, pixels, row)
-        with AttentionWeights(len(pixels), only(live, layers.append)):
+        with AttentionWeights(len(pixels), only(live, layers.append), net):
             logits = logits_of(net(in_graph(pixels)))
         scores = score(logits, fixed(target, logits))
         maps = []
@@ -144,7 +144,7 @@ def class_attention(
         def keep(weights: Tensor) -> None:
             rows.append(_row(weights, row, pixels))
 
-        with torch.set_grad_enabled(create_graph), AttentionWeights(len(pixels), only(live, keep)):
+        with torch.set_grad_enabled(create_graph), AttentionWeights(len(pixels), only(live, keep), net):
             net(pixels)
         if not -len(rows) <= layer < len(rows):
             raise ValueError(f"layer {layer} of {len(rows)} attention layers; use {-len(rows)} to {len(rows) - 1}")
