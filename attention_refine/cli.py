@@ -90,7 +90,11 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     explain.add_argument("model", metavar="MODEL", help="saved folder or Hub id")
     explain.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
     explain.add_argument("--output", default="explained", help="folder to write to (default: %(default)s)")
-    explain.add_argument("--method", default="model", help="model, or the name of a map in attention_refine.maps")
+    explain.add_argument(
+        "--method", default="auto",
+        help="auto (the model's own map once trained, else grad_cam), model, or a map in attention_refine.maps",
+    )  # fmt: skip
+    explain.add_argument("--whole", action="store_true", help="look at the whole photograph, not at its middle")
     _add_device(explain)
 
     inspect = _command(commands, "inspect", _inspect, "say what a saved model is: backbone, site, head, classes, size")
@@ -298,7 +302,6 @@ def _explain(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from .explanation import explain_image
-    from .files import atomic_file
     from .hub import load
 
     model = load(arguments.model, device=_device(arguments.device))
@@ -307,14 +310,13 @@ def _explain(arguments: argparse.Namespace) -> None:
     output.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     for file in tqdm(files, desc="explaining", disable=len(files) < 2):
-        found = explain_image(model, file, arguments.method)
+        found = explain_image(model, file, arguments.method, whole=arguments.whole)
         name = file.stem
         while name in taken:  # a/cat.jpg and b/cat.jpg
             name += "_"
         taken.add(name)
-        with atomic_file(output / f"{name}.png") as written:
-            found.picture.save(written, "PNG")
-        tqdm.write(f"{file}: {found.label} ({found.score:.0%}) -> {output / name}.png")
+        found.save(output / f"{name}.png")
+        tqdm.write(f"{file}: {found.caption} -> {output / name}.png")
 
 
 def _image_files(path: Path) -> list[Path]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from . import shapes
 from .backbones.adapter import Backbone, Feature
 from .backbones.classifier import fingerprint
 from .backbones.higher_resolution import higher_resolution
@@ -22,11 +25,17 @@ from .backbones.loading import load_with_freshness
 from .backbones.sites import quiet
 from .backbones.spec import IMAGENET, NotRebuildable, describe
 from .heads.base import Head, heads
+from .inputs import Watched, check_labels, check_maps, check_pixels, unknown_columns, warn_unread
 from .losses import classification_loss
+from .maps.names import by_name
+from .maps.scale import resize
 from .maps.second_order import twice_differentiable
 from .objectives.base import Objective
 from .objectives.base import objectives as objective_names
 from .registry import Registry
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
 
 
 @dataclass
@@ -58,6 +67,23 @@ class RefinedOutput(ModelOutput):
     carried: dict[str, Tensor] | None = None
     feature: Feature | None = None
     embedding: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """One line: what there is, as shapes, and losses as numbers."""
+        said = []
+        for name, value in self.items():
+            if isinstance(value, dict):
+                inner = ", ".join(f"{key} {_brief(one)}" for key, one in value.items())
+                said += [f"{name} {{{inner}}}"] if inner else []
+            else:
+                said.append(f"{name} {_brief(value)}")
+        return f"RefinedOutput({', '.join(said)})"
+
+
+def _brief(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.item():.4g}" if value.ndim == 0 and not value.is_meta else str(tuple(value.shape))
 
 
 class RefinedModel(nn.Module):
@@ -132,17 +158,27 @@ class RefinedModel(nn.Module):
             compute_losses: force the losses on or off; by default on with labels or in training mode.
             smoothing: of the labels, for the classification losses.
             objectives: names of those to compute; by default all, or without labels all that need none.
-            columns: further columns of the batch, for objectives that want them.
+            columns: further columns of the batch, for objectives that want them; one that is none of this library's and
+                that nothing reads is named in a warning.
+
+        Raises:
+            TypeError: pixels or labels that are no tensor.
+            ValueError: maps for a model without a head, of another shape or outside [0, 1]; an unknown objective.
         """
+        check_pixels(self, pixel_values, self.preprocessing)
+        check_labels(labels, self.labels)
         if compute_losses is None:
             compute_losses = labels is not None or self.training
         if self.head is None and maps is not None:
             raise ValueError("this model has no head, so a map cannot act on it; wrap it with head='abn', for example")
+        if maps is not None and not self.head.classifies:
+            check_maps(maps)
         wanted = self._wanted(objectives, labels) if compute_losses else []
         twice = any(objective.second_order for objective in wanted)
         batch = {"pixel_values": pixel_values, "labels": labels, "smoothing": smoothing, **columns}
+        unknown, read = unknown_columns(columns), set()
         for objective in wanted:
-            batch = objective.prepare(self, batch)
+            batch = objective.prepare(self, Watched(batch, read) if unknown else batch)
         pixel_values = batch["pixel_values"]
         alone = self.training and labels is None and wanted and all(objective.own_passes for objective in wanted)
         embeds = any(objective.needs_embedding for objective in wanted)
@@ -160,7 +196,10 @@ class RefinedModel(nn.Module):
         if embeds:
             output.embedding = self._embedding(output, last)
         if compute_losses:
+            batch = Watched(batch, read) if unknown else batch
             output.losses, output.loss = self._losses(batch, output, smoothing, wanted)
+        if unknown - read:
+            warn_unread(unknown - read)
         return RefinedOutput(**{key: value for key, value in output.items() if key not in ("feature", "embedding")})
 
     def resume(self, feature: Feature, maps: Tensor | None = None) -> RefinedOutput:
@@ -253,26 +292,39 @@ class RefinedModel(nn.Module):
         return losses, total
 
     @torch.no_grad()
-    def explain(self, pixel_values: Tensor, target: Any = None, method: str = "model") -> Tensor:
+    def explain(self, pixel_values: Tensor, target: Any = None, method: str = "auto") -> Tensor:
         """``(B, K, H, W)`` at image size, in evaluation mode whatever the mode is.
 
         Args:
             pixel_values: ``(B, 3, H, W)``, normalised.
             target: the class explained, for maps that have one; the predicted one by default.
-            method: ``"model"`` for the head's map in [0, 1] (Grad-CAM without a head), or the name of a map in
-                :mod:`attention_refine.maps`, as it comes.
+            method: ``"auto"`` for the head's map once training has brought it in, and Grad-CAM until then, with a
+                warning; ``"model"`` for the head's map in [0, 1] at any time; both are Grad-CAM without a head. Or the
+                name of a map in :mod:`attention_refine.maps`, as it comes. :meth:`explained_by` says which it is.
 
         Raises:
             ValueError: no map of that name.
         """
-        from . import maps
-
-        if method == "model" and self.head is not None:
+        chosen = self.explained_by(method)
+        if method == "auto" and self.head is not None and chosen != "model":
+            warnings.warn(
+                f"the map of this {self.head.name!r} head has not come in by training yet, so explain shows Grad-CAM; "
+                "method='model' shows the head's own",
+                stacklevel=3,  # the caller, past no_grad
+            )
+        if chosen == "model":
             with quiet(self):
                 made = self(pixel_values, compute_losses=False).maps
         else:
-            made = maps.by_name("grad_cam" if method == "model" else method)(self, pixel_values, target=target)
-        return maps.resize(made, pixel_values.shape[2:])
+            made = by_name(chosen)(self, pixel_values, target=target)
+        return resize(made, pixel_values.shape[2:])
+
+    def explained_by(self, method: str = "auto") -> str:
+        """What :meth:`explain` shows for a method: ``"model"``, the head's own map, or a name in ``ar.maps``."""
+        if method not in ("auto", "model"):
+            return method
+        own = self.head is not None and (method == "model" or self.head.has_come_in())
+        return "model" if own else "grad_cam"
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """``(B, D)``, what the images are told apart by: the input of the classifier.
@@ -325,6 +377,18 @@ class RefinedModel(nn.Module):
         where = str(image) if isinstance(image, (str, Path)) else "the image"
         pixels = Transform(self.preprocessing)(read_image(image, where))["pixel_values"]
         return pixels[None].to(next(self.parameters()).device)
+
+    def show(
+        self, image: Any, target: int | str | None = None, method: str = "auto", whole: bool = False
+    ) -> Explanation:
+        """The whole photograph with the map over what the model saw of it, the class and its probability.
+
+        In a notebook it shows itself; ``.save("shown.png")`` writes it. Arguments, attributes and errors are those of
+        :func:`attention_refine.explanation.explain_image`.
+        """
+        from .explanation import explain_image
+
+        return explain_image(self, image, method=method, target=target, whole=whole)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
         """Write ``config.json`` and ``model.safetensors``: see :func:`attention_refine.hub.save_pretrained`."""
@@ -446,10 +510,33 @@ def wrap(
     if head is not None:
         backbone.site = head.locate(backbone)
         head.attach(backbone, classes)
+        head.calibrate(backbone, partial(_drawn, full, backbone.example()))
     for objective in made:
         objective.attach(model)
     model.drawn_classifier = fingerprint(net, classes) if fresh else None
     return model.train(net.training)
+
+
+# Of 8 pictures the map is nearly as good as of 32, for a quarter of the time (docs/abn.md). Of larger pictures fewer, so
+# that a large input does not make wrapping long.
+DRAWN = 8
+PIXELS = DRAWN * 224 * 224
+
+
+def _drawn(preprocessing: dict[str, Any], example: Tensor) -> Tensor:
+    """Images of the package's own, normalised, in the form of ``example``; clips stand still, other channels are grey."""
+    channels, *size = example.shape[1:]
+    count = max(2, min(DRAWN, PIXELS // math.prod(size)))
+    pictures = torch.stack([torch.from_numpy(row["image"]) for row in shapes.rows("train", count)])
+    pixels = pictures.permute(0, 3, 1, 2) / 255
+    pixels = F.interpolate(pixels, tuple(size[-2:]), mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(preprocessing[key]) for key in ("mean", "std"))
+    if channels == 3:
+        pixels = (pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    else:
+        pixels = ((pixels.mean(1, keepdim=True) - mean.mean()) / std.mean()).expand(-1, channels, -1, -1)
+    pixels = pixels.to(example)
+    return pixels if len(size) == 2 else pixels[:, :, None].expand(-1, -1, size[0], -1, -1)
 
 
 _DEFAULT_PREPROCESSING = {"input_size": [3, 224, 224], **IMAGENET, "interpolation": "bicubic", "crop_pct": 0.875}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,22 @@ from torch import Tensor
 # Perceptually uniform: equal steps of the map look equally large, in grey print too.
 COLORMAPS = ("inferno", "magma", "plasma", "viridis", "cividis")
 VOID = 255
+SHADE = 0.4  # of its brightness is left to what lies outside a map
 
 
-def overlay(image: Any, map: Any, alpha: float = 0.5, colormap: str = "inferno", scale: str = "minmax") -> Image.Image:
+def overlay(
+    image: Any,
+    map: Any,
+    alpha: float = 0.5,
+    colormap: str = "inferno",
+    scale: str = "minmax",
+    box: tuple[float, float, float, float] | None = None,
+) -> Image.Image:
     """The map in colour over the image, an RGB picture of the image's size.
+
+    A map of a crop, which is what a model sees of a photograph, belongs on the crop: ``box`` says where that lies, and
+    :meth:`RefinedModel.show <attention_refine.RefinedModel.show>` does all of it. A map whose sides are in another
+    proportion than the image's is drawn over all of it with a warning.
 
     Args:
         image: a PIL image, an array ``(H, W, 3)`` uint8, or a tensor ``(3, H, W)`` in [0, 1] (see :func:`denormalize`).
@@ -25,16 +38,53 @@ def overlay(image: Any, map: Any, alpha: float = 0.5, colormap: str = "inferno",
         colormap: one of :data:`COLORMAPS`.
         scale: ``"minmax"``: lowest value dark, highest bright, each map by itself (a constant map is dark all over);
             ``"unit"``: 0 dark, 1 bright, values outside clipped, so that pictures can be compared with each other.
+        box: ``(left, top, right, bottom)`` in the image's pixels, the part that the map is of; outside it the image is
+            shaded. None for all of it.
 
     Raises:
-        ValueError: another colour map or scale, alpha outside [0, 1], a map that is no single finite map.
+        ValueError: another colour map or scale, alpha outside [0, 1], a map that is no single finite map, a box outside
+            the image.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     picture = as_image(image)
-    coloured = colours(scaled(map, (picture.height, picture.width), scale), colormap)
-    mixed = (1 - alpha) * np.asarray(picture, dtype=np.float64) + alpha * 255 * coloured
+    if box is None:
+        _warn_if_stretched(map, picture)
+    left, top, right, bottom = _whole_pixels(box, picture)
+    coloured = colours(scaled(map, (bottom - top, right - left), scale), colormap)
+    pixels = np.asarray(picture, dtype=np.float64)
+    mixed = SHADE * pixels
+    mixed[top:bottom, left:right] = (1 - alpha) * pixels[top:bottom, left:right] + alpha * 255 * coloured
     return Image.fromarray((mixed + 0.5).astype(np.uint8))
+
+
+def _whole_pixels(box: tuple[float, float, float, float] | None, picture: Image.Image) -> tuple[int, int, int, int]:
+    if box is None:
+        return 0, 0, picture.width, picture.height
+    left, top, right, bottom = map(round, box)
+    if not (0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height):
+        raise ValueError(
+            f"box {tuple(box)} is no part of an image {picture.width} wide and {picture.height} high; it is (left, top, "
+            "right, bottom) in pixels"
+        )
+    return left, top, right, bottom
+
+
+def _warn_if_stretched(map: Any, picture: Image.Image) -> None:
+    """Say so where the map's sides are in another proportion than the image's, by more than one of its cells."""
+    shape = tuple(np.shape(map))[-2:]
+    if len(shape) < 2:
+        return
+    height, width = shape
+    if (
+        min(abs(width - height * picture.width / picture.height), abs(height - width * picture.height / picture.width))
+        > 1
+    ):
+        warnings.warn(
+            f"a map of {width}x{height} is stretched over an image of {picture.width}x{picture.height}: it is of a crop, "
+            "most likely; say which part with box=(left, top, right, bottom), or let model.show(photo) draw it",
+            stacklevel=3,
+        )
 
 
 def scaled(map: Any, size: tuple[int, int], scale: str = "minmax") -> np.ndarray:

@@ -43,10 +43,13 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import datasets
 
 CLASSES = ("striped disc", "checked square", "dotted triangle", "ringed cross", "rayed star", "woven ring")
 CUE = 0.95
@@ -224,6 +227,8 @@ def make(
     Raises:
         ValueError: an unknown split, or n, size or cue out of range.
     """
+    import datasets  # here: the drawing itself is wanted without it
+
     columns = {name: [] for name in _features()}
     for row in rows(split, n, size, seed, cue):
         row.update(image=_png(row["image"]), mask=_png(row["mask"]), bbox=[row["bbox"]], cue_bbox=[row["cue_bbox"]])
@@ -233,6 +238,8 @@ def make(
 
 
 def _features() -> datasets.Features:
+    import datasets
+
     names, boxes = datasets.ClassLabel(names=list(CLASSES)), datasets.List(datasets.List(datasets.Value("float32")))
     picture = datasets.Image()
     return datasets.Features(image=picture, label=names, mask=picture, bbox=boxes, cue=names, cue_bbox=boxes)

@@ -123,9 +123,14 @@ def test_explain_writes_a_picture_for_every_image(runs, folder, tmp_path, capsys
     out = tmp_path / "explained"
     (tmp_path / "a.png").write_bytes(next((folder / "test").glob("*.png")).read_bytes())
     assert main(["explain", str(runs / "abn" / "best"), str(tmp_path / "a.png"), "--output", str(out)]) == 0
-    assert Image.open(out / "a.png").size == (64, 64)
+    picture = Image.open(out / "a.png")
+    assert (
+        picture.width == 320 and picture.height > 64
+    )  # the photograph and, under it, class, probability and whose map
+    said = capsys.readouterr().out
+    assert "Map by grad_cam; the model saw the middle" in said or "Map of the abn head" in said
     command = ["explain", str(runs / "plain" / "best"), str(tmp_path), "--method", "gradient", "--output", str(out)]
-    assert main(command) == 0
+    assert main([*command, "--whole"]) == 0
     assert "a.png" in capsys.readouterr().out
 
 

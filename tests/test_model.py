@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_columns_and_the_feature_reach_the_objectives():
     objective = Sparsity()
     model = CASE.wrap(objectives=[objective])
     output = model(CASE.images(), labels=LABELS, mask=torch.ones(3, 1, 64, 64), index=torch.arange(3))
-    assert objective.seen == (["index", "labels", "mask", "pixel_values"], 3)
+    assert objective.seen == (["index", "labels", "mask", "pixel_values", "smoothing"], 3)
     assert output.feature is None
 
 
@@ -193,6 +194,47 @@ def test_explain_is_at_image_size_and_leaves_the_mode_alone(head, training):
     assert {name: module.training for name, module in model.named_modules()} == flags
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "head, began, own",
+    [
+        (None, 0, False),
+        (ar.AttentionBranch(fade_in_steps=3), 0, False),
+        (ar.AttentionBranch(fade_in_steps=3), 2, False),
+        (ar.AttentionBranch(fade_in_steps=3), 3, True),
+        (ar.AttentionBranch(fade_in_steps=0), 0, False),
+        (ar.AttentionBranch(fade_in_steps=0), 1, True),
+        (ar.BRNPA(fade_in_steps=3), 0, False),
+        (ar.BRNPA(fade_in_steps=3), 1, True),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_explain_shows_grad_cam_until_the_map_has_come_in(head, began, own):
+    model, images = CASE.wrap(head and type(head)(**asdict(head.config))), CASE.images()
+    if began:
+        model.head.begun_steps.fill_(began)
+    assert model.explained_by() == model.explained_by("auto") == ("model" if own else "grad_cam")
+    assert model.explained_by("model") == ("model" if head else "grad_cam")
+    assert model.explained_by("rise") == "rise"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        shown = model.explain(images)
+    assert torch.equal(shown, model.explain(images, method="model" if own else "grad_cam"))
+    if head and not own:
+        (one,) = said
+        assert "so explain shows Grad-CAM; method='model' shows the head's own" in str(one.message)
+        assert one.filename == __file__
+    else:
+        assert not said
+
+
+def test_the_output_always_holds_the_maps_of_the_head():
+    model, images = CASE.wrap(), CASE.images()
+    with torch.no_grad():
+        own = model(images).maps
+    assert torch.equal(model.explain(images, method="model"), ar.maps.resize(own, (64, 64)))
+    assert not torch.equal(model.explain(images), model.explain(images, method="model"))
 
 
 def test_explain_takes_a_target_where_the_map_has_one():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 
 from attention_refine.overlay import (
     COLORMAPS,
+    SHADE,
     as_image,
     colours,
     contour,
@@ -113,3 +116,31 @@ def test_images_in_every_form():
 def test_bad_input_is_refused_in_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_box_holds_the_map_and_the_rest_is_shaded():
+    ramp = torch.linspace(0, 1, 4).view(2, 2)
+    drawn = np.asarray(overlay(GREY, ramp, box=(1.2, 0, 2.9, 3))).astype(int)
+    alone = np.asarray(overlay(GREY.crop((1, 0, 3, 3)), ramp, box=(0, 0, 2, 3)))
+    assert np.array_equal(drawn[0:3, 1:3], alone)
+    outside = np.ones((4, 6), bool)
+    outside[0:3, 1:3] = False
+    assert (drawn[outside] == round(100 * SHADE)).all()
+    for box in ((0, 0, 7, 4), (2, 0, 2, 4), (-1, 0, 2, 2)):
+        with pytest.raises(ValueError, match="is no part of an image 6 wide and 4 high"):
+            overlay(GREY, ramp, box=box)
+
+
+def test_a_map_in_another_proportion_is_stretched_with_a_warning():
+    photograph = Image.new("RGB", (500, 375))
+    for shape in ((224, 224), (14, 14), (1, 224, 224)):
+        with pytest.warns(
+            UserWarning, match=r"a map of .* is stretched over an image of 500x375.*model.show\(photo\)"
+        ) as said:
+            overlay(photograph, torch.rand(shape))
+        assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        overlay(photograph, torch.rand(7, 10))  # a grid of whole cells
+        overlay(photograph, torch.rand(150, 200))
+        overlay(photograph, torch.rand(14, 14), box=(60, 0, 435, 375))

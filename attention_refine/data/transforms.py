@@ -149,6 +149,16 @@ class Transform:
             item["edited_map"] = sample["edited_map"].as_subclass(Tensor).clamp(0, 1).contiguous()
         return item
 
+    def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """``(left, top, right, bottom)``: the part of an image that evaluation keeps, in the image's own pixels."""
+        resized = self._resized([height, width])
+        sides = []
+        for side, whole, kept in zip((height, width), resized, self.size):
+            begin, cell = round((whole - kept) / 2), side / whole  # as torchvision's center_crop rounds
+            sides.append((begin * cell, (begin + kept) * cell))
+        (top, bottom), (left, right) = sides
+        return left, top, right, bottom
+
     def _centred(self, sample: dict) -> dict:
         size = self._resized(F.get_size(sample["image"]))
         options = {"interpolation": self.interpolation, "antialias": True}

@@ -16,6 +16,9 @@ Where this differs from the paper, and why:
 * The copied stage keeps its pretrained weights; ``stage_init="scratch"`` is the paper's.
 * The convolution to the map starts positive, so that the map starts bright where the classes respond. Drawn with either
   sign, as the paper's is, it needs a long training to turn round: ``map_init="normal"``.
+* The fresh batch norms of the branch (not those of the copied stage) start with the statistics of a few drawn images.
+  Without any, an untrained map is 1 everywhere; with them it lies on objects before any training. Training counts on
+  from there; ``calibrate=False`` starts them at mean 0 and variance 1.
 * The map is made by a 3x3 convolution as in the authors' code (and their published numbers); the paper's text says 1x1:
   ``map_kernel=1``.
 * Where a norm or a class token after the site would cancel the scale, the site moves to the last grid before pooling or
@@ -25,6 +28,7 @@ Where this differs from the paper, and why:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.adapter import Backbone
-from ..backbones.scopes import quiet
+from ..backbones.scopes import own_randomness, quiet
 from ..backbones.stages import StageTwin, twin_of_last_stage
 from ..maps.conditions import full_precision
 from ..registry import check_choice
@@ -58,6 +62,8 @@ class AttentionBranchConfig:
         hidden_channels: channels the 1x1 convolution makes; ``None`` for the number of classes.
         fade_in_steps: training forward passes over which the map comes in; 0 for at once.
         weight: weight of the attention branch's own classification loss.
+        calibrate: ``wrap`` sets the statistics of the branch's own norms from a few images that it draws; ``False``
+            leaves them at 0 and 1.
     """
 
     site: str = "auto"
@@ -71,6 +77,7 @@ class AttentionBranchConfig:
     hidden_channels: int | None = None
     fade_in_steps: int = 100
     weight: float = 1.0
+    calibrate: bool = True
 
     def __post_init__(self):
         check_choice("AttentionBranch", "branch", self.branch, ("auto", "twin", "light"))
@@ -143,6 +150,21 @@ class AttentionBranch(Head):
                 self.to_map[0].weight.abs_()
         self.register_buffer("begun_steps", torch.zeros((), dtype=torch.long))
 
+    @torch.no_grad()
+    def calibrate(self, backbone: Backbone, images: Callable[[], Tensor]) -> None:
+        if not self.config.calibrate:
+            return
+        with quiet(backbone.net), quiet(self), own_randomness(next(self.parameters()).device):
+            features = [self.stage(backbone.features(image).grid) for image in images().split(1)]  # little memory
+            norms = [module for part in (self.response, self.to_map) for module in part if isinstance(module, _NORMS)]
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.train()
+                norm.momentum = 1.0  # all at once, and nothing of what was there
+            self.to_map(self.response(torch.cat(features)))
+            for norm, momentum in zip(norms, momenta):
+                norm.momentum = momentum
+
     def forward(self, feature: Tensor, maps: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The refined feature, the map, and the branch's logits ``{"attention": (B, classes)}``.
 
@@ -170,6 +192,10 @@ class AttentionBranch(Head):
         finished = self.begun_steps - int(self.training)  # the step under way does not count yet
         return (finished / self.config.fade_in_steps).clamp(0.0, 1.0)
 
+    def has_come_in(self) -> bool:
+        """After ``fade_in_steps`` training steps, and at least one."""
+        return int(self.begun_steps) >= max(1, self.config.fade_in_steps)
+
     def gain(self, maps: Tensor, given: bool = False) -> Tensor:
         """``(B, K, h, w)`` that multiplies feature or class token's attention; a given map acts at full strength."""
         return attention_gain(maps, 1.0 if given else self.strength(), self.config.combine)
@@ -177,6 +203,9 @@ class AttentionBranch(Head):
     @staticmethod
     def _refine(feature: Tensor, gain: Tensor) -> Tensor:
         return feature * gain.mean(1, keepdim=True).to(feature.dtype)
+
+
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def _channels(stage: StageTwin, feature: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -59,6 +60,16 @@ class Head(nn.Module):
         """Make the layers for this backbone; with ``resolved`` from a checkpoint, without probing it."""
         raise NotImplementedError
 
+    def calibrate(self, backbone: Backbone, images: Callable[[], Tensor]) -> None:
+        """Take from a few images what a fresh head needs for a map worth looking at; nothing by default.
+
+        Called once, by ``wrap``, after :meth:`attach`; never for a checkpoint.
+
+        Args:
+            images: draws them, ``(n, 3, H, W)`` as the backbone is trained to see them; not called where none are
+                needed, since drawing takes time.
+        """
+
     def forward(self, feature: Tensor, maps: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """``(B, C, h, w)`` to the refined feature, the maps ``(B, K, h, w)`` and auxiliary logits by name.
 
@@ -77,3 +88,7 @@ class Head(nn.Module):
     def strength(self) -> Tensor | float:
         """How far the head's mechanism has come in, 0 to 1; a head that classifies is asked for its share."""
         return 1.0
+
+    def has_come_in(self) -> bool:
+        """Whether the map is what training made of it; until then ``explain`` shows Grad-CAM unless asked for it."""
+        return float(self.strength()) == 1

@@ -131,6 +131,10 @@ class PoolingHead(Head):
         finished = int(self.begun_steps) - int(self.training)  # the pass under way does not count yet
         return min(1.0, max(0.0, finished / self.config.fade_in_steps))
 
+    def has_come_in(self) -> bool:
+        """From the first training pass on: the maps are the feature's own, and the prediction begins to go over."""
+        return int(self.begun_steps) > 0
+
     def classify(self, refined: Pooled) -> Tensor:
         vectors = refined.vectors.flatten(1).to(self.classifier.weight.dtype)
         return self.classifier(self.dropout(vectors))

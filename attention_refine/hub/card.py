@@ -173,7 +173,7 @@ def map_grid(model: RefinedModel, images: Sequence[Any], side: int = 224) -> Any
     for column, image in enumerate(images):
         pixels = image[None] if isinstance(image, Tensor) else model.preprocess(image)
         picture = denormalize(pixels, model.preprocessing)
-        drawn = overlay(picture, model.explain(pixels)[0].mean(0))
+        drawn = overlay(picture, model.explain(pixels, method="model")[0].mean(0))
         for row, each in enumerate((picture, drawn)):
             sheet.paste(each.resize((side, side), Image.Resampling.BILINEAR), (column * side, row * side))
     return sheet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from cases import BY_NAME, CLASSES
 from torch import nn
 
 import attention_refine as ar
+from attention_refine import shapes
 from attention_refine.heads.abn import attention_gain
 
 CASE = BY_NAME["resnet18"]
@@ -284,6 +286,79 @@ def test_gain():
     assert attention_gain(maps, 0.5).tolist() == [1, 1.25, 1.5]
     assert attention_gain(maps, 1.0, "product").tolist() == [0, 0.5, 1]
     assert attention_gain(maps, 0.0, "product").tolist() == [1, 1, 1]
+
+
+# a fresh branch, calibrated ------------------------------------------------------------------------------------------
+
+
+def own_norms(head: ar.Head) -> list[nn.Module]:
+    return [head.response[0], head.response[2], head.to_map[1]]
+
+
+def test_a_fresh_branch_starts_with_the_statistics_of_drawn_images():
+    """Its own norms, one after the other, against the feature of the images; the copied stage keeps what it came with."""
+    model, images = CASE.wrap(ar.AttentionBranch(calibrate=False)), CASE.images(5)
+    head = model.head
+    head.calibrate(model.backbone, lambda: images)  # does nothing, as asked
+    assert all(not norm.running_mean.any() and (norm.running_var == 1).all() for norm in own_norms(head))
+    head.config = replace(head.config, calibrate=True)
+    head.calibrate(model.backbone, lambda: images)
+    with torch.no_grad():
+        x = head.stage(model.backbone.features(images).grid)
+        after = ([head.response[1]], [head.response[3], head.to_map[0]], [])
+        for norm, layers in zip(own_norms(head), after):
+            torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                norm.running_var, x.var((0, 2, 3)), rtol=1e-4, atol=1e-5
+            )  # unbiased, as in training
+            assert norm.momentum == 0.1 and not norm.training
+            x = F.batch_norm(x, None, None, norm.weight, norm.bias, training=True)
+            for layer in layers:
+                x = layer(x)
+    for name, value in model.backbone.net.layer4.named_buffers():
+        assert torch.equal(head.stage.stages[0].get_buffer(name), value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext", "deit", "vit-avg"])
+def test_its_map_is_no_constant_before_any_training(name):
+    model, images = BY_NAME[name].wrap(), BY_NAME[name].images()
+    assert any(norm.running_mean.any() for norm in own_norms(model.head))
+    with torch.no_grad():
+        assert model(images).maps.flatten(1).std(1).min() > 0.01
+    assert int(model.head.begun_steps) == 0 and not model.head.has_come_in()
+
+
+def test_calibrating_is_the_same_every_time_and_takes_no_random_number():
+    def wrapped(**options):
+        torch.manual_seed(3)
+        head = ar.AttentionBranch(**options)
+        return ar.wrap(CASE.make().train(), head, preprocessing={"input_size": [3, 64, 64]}), torch.rand(1)
+
+    (one, after), (other, again), (bare, without) = wrapped(), wrapped(), wrapped(calibrate=False)
+    assert torch.equal(after, again) and torch.equal(after, without)
+    state = other.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in one.state_dict().items())
+    assert all(torch.equal(value, state[key]) for key, value in bare.named_parameters())
+    assert all(module.training for module in one.modules())
+
+
+def test_fewer_images_are_drawn_where_they_are_large(monkeypatch):
+    drawn, rows = [], shapes.rows
+    monkeypatch.setattr(shapes, "rows", lambda split, n: drawn.append(n) or rows(split, n))
+    for side in (64, 288, 512):
+        ar.wrap(CASE.make(), ar.AttentionBranch(branch="light"), preprocessing={"input_size": [3, side, side]})
+    assert drawn == [8, 4, 2]
+
+
+def test_a_checkpoint_is_loaded_as_it_is_and_an_older_one_too(tmp_path, monkeypatch):
+    model = CASE.wrap()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["head"]["options"].pop("calibrate") is True
+    (tmp_path / "config.json").write_text(json.dumps(config))  # as it was before there was the option
+    monkeypatch.setattr(ar.AttentionBranch, "calibrate", lambda *args: pytest.fail("calibrated"))
+    with torch.no_grad():
+        assert torch.equal(ar.load(tmp_path)(CASE.images()).maps, model(CASE.images()).maps)
 
 
 # a person's map ------------------------------------------------------------------------------------------------------

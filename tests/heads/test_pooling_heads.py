@@ -71,7 +71,7 @@ def test_one_output_type_ranked_maps_and_nothing_stored(head, name):
     assert output.aux_logits == {} and set(output.losses) == {"task"}
     if head.startswith("brnpa"):
         assert output.map_scores.shape == (3, 3) and (output.map_scores >= 0).all()
-    assert model.explain(images).shape == (3, model.head.num_maps, 64, 64)
+    assert model.explain(images, method="model").shape == (3, model.head.num_maps, 64, 64)
 
 
 @every_row
@@ -226,7 +226,7 @@ def test_clips(head, family, grid, tmp_path):
     output = model(clips, labels=torch.tensor([0, 1]))
     torch.testing.assert_close(output.logits, model.backbone(clips), rtol=0, atol=1e-5)
     assert output.maps.shape == (2, model.head.num_maps, *grid)
-    assert model.explain(clips).shape == (2, model.head.num_maps, 4, 64, 64)
+    assert model.explain(clips, method="model").shape == (2, model.head.num_maps, 4, 64, 64)
     drawn = model(clips, maps=torch.rand(2, 1, *grid), labels=torch.tensor([0, 1]))
     drawn.loss.backward()
     assert model.head.classifier.weight.grad.abs().sum() > 0

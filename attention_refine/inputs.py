@@ -1,0 +1,135 @@
+"""What a model is called with, looked at before anything runs: a usual mistake ends in the sentence that mends it."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+# What ar.data gives beside pixel_values and labels, and what trainers add to a batch.
+COLUMNS = ("boxes", "cue", "edited", "edited_map", "group", "index", "mask")
+ADDED = ("darc_holes", "darc_map", "update", "views")
+ARGUMENTS = ("compute_losses", "labels", "maps", "objectives", "pixel_values", "smoothing")
+BYTES = 20  # times the largest normalised pixel: no normalised photograph reaches that, pixels of 0 to 255 do
+
+_LOOKED_AT: WeakSet[nn.Module] = WeakSet()  # models whose first pixels were looked at: a GPU waits for such a look
+
+
+def check_pixels(model: nn.Module, pixel_values: Any, preprocessing: dict[str, Any]) -> None:
+    """Refuse what is no batch of pixels; the first batch a model sees is warned about where it holds 0 to 255.
+
+    Raises:
+        TypeError: a path, a picture, an array, or a tensor of whole numbers.
+        ValueError: one image without a batch dimension.
+    """
+    if not isinstance(pixel_values, Tensor):
+        raise TypeError(
+            f"a model is called with pixel_values (B, 3, H, W), got {_shown(pixel_values)}; make them with "
+            "model.preprocess(photo), or let model.show(photo) do all of it"
+        )
+    if not pixel_values.is_floating_point():
+        raise TypeError(
+            f"pixel_values are {pixel_values.dtype}, and must be normalised floats: model.preprocess(photo) makes them, "
+            "and ar.data.prepare(dataset, model.preprocessing) those of a dataset"
+        )
+    if pixel_values.ndim == 3:
+        raise ValueError(
+            f"pixel_values of shape {tuple(pixel_values.shape)} are one image without a batch; pass pixel_values[None]"
+        )
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or model in _LOOKED_AT or pixel_values.is_meta:
+        return
+    _LOOKED_AT.add(model)
+    largest = max((1 - mean) / std for mean, std in zip(preprocessing["mean"], preprocessing["std"]))
+    found = pixel_values.detach().amax().item() if pixel_values.numel() else 0.0
+    if found > BYTES * largest:
+        warnings.warn(
+            f"pixel_values reach {found:.0f} where normalised ones end at {largest:.1f}: they seem to be 0 to 255; use "
+            "model.preprocess(photo), or divide by 255, subtract model.preprocessing['mean'] and divide by 'std'",
+            stacklevel=_OF_THE_CALLER,
+        )
+
+
+def check_labels(labels: Any, names: Sequence[str]) -> None:
+    """Refuse labels that are no tensor.
+
+    Raises:
+        TypeError: class names, or a list of numbers.
+    """
+    if labels is None or isinstance(labels, Tensor):
+        return
+    several = labels if isinstance(labels, (list, tuple)) else [labels]
+    remedy = f"torch.tensor({labels!r})" if all(isinstance(one, int) for one in several) else "torch.tensor([0, 3])"
+    if several and all(isinstance(one, str) for one in several):
+        known = [name for name in several if name in names]
+        remedy = "torch.tensor([model.labels.index(name) for name in names])"
+        if len(known) < len(several):
+            other = next(name for name in several if name not in names)
+            remedy += (
+                f", and {other!r} is none of the model's: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+            )
+    raise TypeError(
+        f"labels must be a tensor of class indices (B,), or of 0 and 1 (B, classes), got {_shown(labels)}; pass {remedy}"
+    )
+
+
+def check_maps(maps: Tensor) -> None:
+    """Refuse a person's map outside [0, 1].
+
+    Raises:
+        ValueError: it is that of a picture file, 0 to 255, or has negative values.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or maps.is_meta or not maps.numel():
+        return
+    low, high = (value.item() for value in maps.detach().aminmax())
+    if low < 0 or high > 1:
+        remedy = "divide by 255" if low >= 0 and high > 2 else "scale them with ar.maps.normalize"
+        raise ValueError(f"maps lie in [0, 1], these reach from {low:g} to {high:g}; {remedy}")
+
+
+class Watched(dict):
+    """A batch that remembers which of its columns were asked for."""
+
+    def __init__(self, columns: dict[str, Any], seen: set[str]):
+        super().__init__(columns)
+        self.seen = seen
+
+    def __getitem__(self, key: str) -> Any:
+        self.seen.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.seen.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.seen.add(str(key))
+        return super().__contains__(key)
+
+
+def unknown_columns(columns: Iterable[str]) -> set[str]:
+    """Those that neither the library's data nor the model's arguments have: a word misspelt, or a column of one's own."""
+    return set(columns) - {*COLUMNS, *ADDED}
+
+
+def warn_unread(unread: Iterable[str]) -> None:
+    """Name columns that no objective asked for, with the word that was meant."""
+    for name in sorted(unread):
+        close = difflib.get_close_matches(name, (*COLUMNS, *ARGUMENTS), n=1, cutoff=0.7)
+        hint = f"did you mean {close[0]!r}?" if close else f"columns that are read: {', '.join(COLUMNS)}"
+        warnings.warn(
+            f"model(..., {name}=...) is read by nothing, so it is without effect; {hint}", stacklevel=_OF_THE_CALLER
+        )
+
+
+_OF_THE_CALLER = 6  # past this module, forward and torch's call
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    kind = type(value).__name__
+    return f"{kind} {text}" if len(text) <= 60 else f"a {kind}"
