@@ -29,6 +29,7 @@ from .objectives import (
 if TYPE_CHECKING:
     from . import data
     from .evaluation import Evaluation, compare, evaluate, few_shot, retrieval
+    from .propagation import propagate
     from .training import TrainingConfig, finetune
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _LATER = {
     "compare": "evaluation",
     "evaluate": "evaluation",
     "few_shot": "evaluation",
+    "propagate": "propagation",
     "retrieval": "evaluation",
     "TrainingConfig": "training",
     "finetune": "training",
@@ -79,6 +81,7 @@ __all__ = [
     "load",
     "maps",
     "metrics",
+    "propagate",
     "register_head",
     "register_objective",
     "retrieval",

@@ -7,6 +7,7 @@ disagree.
 from __future__ import annotations
 
 import difflib
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -36,6 +37,7 @@ from .hub import load
 from .model import RefinedModel, wrap
 from .objectives.base import objectives
 from .options import Options, option
+from .propagation import propagation
 from .report import galleries, strips, write_report
 from .training import TrainingConfig, finetune
 
@@ -91,6 +93,11 @@ class DataOptions(Options):
     on_error: str = option(
         "raise", "an image that cannot be read: raise, or skip and count it", choices=("raise", "skip")
     )
+    propagate: dict | None = option(
+        None, "a model to train first, on the training images that have masks or boxes, whose maps become the masks of "
+        "the others: {model: ..., training: ...} with the keys that differ for it, rounds, and cut, flip, method or "
+        "min_confidence of attention_refine.propagate",
+    )  # fmt: skip
 
 
 @dataclass
@@ -306,6 +313,8 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
         splits: from :func:`load_splits`, to share them between runs; loaded here if not given.
     """
     splits = splits or load_splits(recipe.data, recipe.training.seed)
+    if recipe.data.propagate is not None:
+        splits = {**splits, "train": _propagated(recipe, splits)}
     options = recipe.model if recipe.model.teacher is None else _taught(recipe, splits)
     torch.manual_seed(recipe.training.seed)  # the fresh classifier and head
     model = build_model(options, class_names(splits["train"]))
@@ -351,6 +360,42 @@ def _taught(recipe: Recipe, splits: dict[str, Any]) -> ModelOptions:
     done = run(replace(recipe, model=teacher, training=replace(recipe.training, output_dir=folder)), splits)
     made = [entry | {"teacher": str(done.model_path)} if entry["name"] == "distillation" else entry for entry in plain]
     return ModelOptions.from_dict(values | {"objectives": made})
+
+
+PROPAGATION = ("model", "training", "rounds", "cut", "flip", "method", "min_confidence")
+
+
+def _propagated(recipe: Recipe, splits: dict[str, Any]) -> Any:
+    """The training images with masks for all of them, by models trained first in ``<output_dir>/propagate/round-<n>``.
+
+    Each round's model learns from the masks of the round before; what people annotated stays theirs throughout.
+    """
+    given = dict(recipe.data.propagate)
+    unknown = sorted(given.keys() - set(PROPAGATION))
+    if unknown:
+        raise ValueError(f"data.propagate: key {unknown[0]!r} is not one of {', '.join(PROPAGATION)}")
+    rounds = given.pop("rounds", 1)
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"data.propagate: rounds must be a whole number of 1 or more, got {rounds!r}")
+    model = ModelOptions.from_dict(recipe.model.to_dict() | {"teacher": None} | (given.pop("model", None) or {}))
+    training = recipe.training.to_dict() | (given.pop("training", None) or {})
+    train = splits["train"]
+    for number in range(1, rounds + 1):
+        folder = Path(recipe.training.output_dir) / "propagate" / f"round-{number}"
+        stage = replace(
+            recipe,
+            model=model,
+            data=replace(recipe.data, propagate=None),
+            training=TrainingConfig.from_dict(training | {"output_dir": str(folder)}),
+        )
+        done = run(stage, {**splits, "train": train})
+        found = propagation(
+            done.model, splits["train"], cache=folder / "maps", progress=recipe.training.progress, **given
+        )
+        with atomic_file(folder / "propagation.json") as path:
+            path.write_text(json.dumps(found.to_dict(), indent=1))
+        train = found.dataset
+    return train
 
 
 def report(runs: dict[str, Run], path: Path, title: str, config: dict[str, Any] | None = None) -> Path:

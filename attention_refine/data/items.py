@@ -42,6 +42,7 @@ class _Reader:
         lists = (list, datasets.List, datasets.LargeList)
         self._has_boxes, self._has_cue = (isinstance(dataset.features.get(k), lists) for k in ("bbox", "cue_bbox"))
         self._has_maps = "maps" in dataset.features
+        self._has_confidence = "mask_confidence" in dataset.features
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # shared, so that running workers see a new one
 
     @property
@@ -99,6 +100,8 @@ class _Reader:
             item = self.transform(*loaded)
         if self._has_maps:
             item["edited"] = torch.tensor(is_edited(row.get("edited"), row["maps"]))
+        if self._has_confidence:
+            item["mask_confidence"] = torch.tensor(float(row["mask_confidence"] or 0.0))
         if self.groups:
             item["group"] = torch.tensor(-1 if row["group"] is None else row["group"])
         return item | label | {"index": torch.tensor(index)}
@@ -139,7 +142,7 @@ class Prepared(torch.utils.data.Dataset):
     Where the dataset has a column ``maps``, every item also has ``edited_map``, (1, H, W) float32 in [0, 1] moved with
     the image, and the flag ``edited``; the map of an item that was not edited is zero. What should not be looked at,
     a column ``cue_mask`` or ``cue_bbox``, becomes ``cue``, (1, H, W) uint8, and the column ``group`` an int64 index of
-    :attr:`group_names`, -1 for none.
+    :attr:`group_names`, -1 for none. ``mask_confidence`` of :func:`attention_refine.propagate` is a float32 scalar.
 
     ``labels`` is an int64 scalar, or a float32 multi-hot vector; ``index`` the row in ``dataset``. In training the
     augmentation of a row depends on (seed, epoch, row) alone, so it is the same for any number of workers and

@@ -1,0 +1,323 @@
+"""The map becomes the mask: what a model supervised by a few masks shows of all other images, cut into masks for them.
+
+The cut is the one that fits the annotated images best. Rows that have an annotation keep it; the masks of the others say
+of themselves that a model made them (``mask_source``) and how sure it was (``mask_confidence``). A second training learns
+from them as from any masks: :class:`~attention_refine.objectives.Transplant` puts the objects so found on other places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .backbones.scopes import quiet
+from .data import DataError, Prepared, collate
+from .data.columns import undecoded
+from .data.images import open_image
+from .files import atomic_file
+from .maps import by_name, normalize, resize
+from .maps.names import CLASSLESS
+from .model import RefinedModel
+from .objectives import class_map, map_targets, multi_hot
+
+CUTS = np.linspace(0.02, 0.98, 49)
+CHUNK = 256  # rows whose maps are one file of the cache
+SOURCES = ("person", "model")
+TURNED = (5, 6, 7, 8)  # EXIF orientations that lie on their side
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """What :func:`propagation` found.
+
+    Attributes:
+        dataset: the rows with ``mask``, ``mask_source`` and ``mask_confidence``.
+        cut: the threshold, in [0, 1].
+        scale: ``"none"``, or ``"minmax"`` where every map was stretched to [0, 1] first.
+        iou: mean IoU of the cut maps with the annotated rows' regions; ``None`` where none is annotated.
+        iou_left_out: the same, of each row at the cut that the others choose. The model has still seen these rows, where
+            it was trained on them: of the other rows expect less.
+        annotated, made, empty: rows that kept their annotation, that were given a mask, and whose map found nothing.
+    """
+
+    dataset: datasets.Dataset
+    cut: float
+    scale: str
+    iou: float | None
+    iou_left_out: float | None
+    annotated: int
+    made: int
+    empty: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was found, without the rows."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "dataset"}
+
+
+def propagate(model: RefinedModel, dataset: datasets.Dataset, **options: Any) -> datasets.Dataset:
+    """``dataset`` with a mask for every row, from the model's maps where nobody drew one; see :func:`propagation`."""
+    return propagation(model, dataset, **options).dataset
+
+
+def propagation(
+    model: RefinedModel,
+    dataset: datasets.Dataset,
+    *,
+    method: str = "model",
+    cut: float | str = "auto",
+    flip: bool = True,
+    min_confidence: float = 0.0,
+    batch_size: int = 32,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> Propagation:
+    """Masks for the rows that have none, cut from the model's maps.
+
+    The map of a row is that of its own labels, over the whole image. Its mask has the size of the image; its confidence
+    is the overlap to be expected if the map were the probability of each pixel to be object,
+    ``sum of the map inside the mask / (pixels of the mask + sum of the map outside)``.
+
+    Args:
+        model: trained on the dataset's annotated rows, so that its map is one of the object.
+        dataset: canonical columns, as from :func:`attention_refine.data.load_dataset`. A row is annotated where it has a
+            ``mask``, boxes (``bbox``), or an edited map.
+        method: ``"model"``, the head's map (Grad-CAM without a head), or the name of a map in ``ar.maps``.
+        cut: from which value of the map a pixel is object, or ``"auto"``: where the mean IoU with the annotated rows is
+            largest, of the map as it is and stretched to [0, 1].
+        flip: the mean over the image and its mirror image.
+        min_confidence: rows whose mask is less sure stay without one.
+        batch_size: images at a time.
+        cache: a folder for the maps, so that a call that broke off goes on where it was and another ``cut`` costs
+            nothing. Maps of other weights, rows or options in it are made anew.
+        progress: show a bar.
+
+    Returns:
+        the dataset with the columns ``mask`` (an image, 255 on the object; the old column where a row has one),
+        ``mask_source`` (``"person"``, ``"model"`` or null) and ``mask_confidence`` (1 for a person's; 0 for none), for
+        :func:`attention_refine.data.prepare`, and what was found.
+
+    Raises:
+        DataError: a stream, columns that are not canonical, classes that are not the model's, or ``cut="auto"`` without
+            an annotated row.
+        ValueError: an option out of range, or an unknown map.
+    """
+    if isinstance(dataset, datasets.IterableDataset):
+        raise DataError("a stream has no rows to give masks to: load the dataset without streaming")
+    if cut != "auto" and not (isinstance(cut, (int, float)) and 0 < cut < 1):
+        raise ValueError(f"cut must be between 0 and 1, both excluded, or 'auto', got {cut!r}")
+    if not 0 <= min_confidence <= 1:
+        raise ValueError(f"min_confidence must be between 0 and 1, got {min_confidence}")
+    if method != "model":
+        by_name(method)
+    whole = {**model.preprocessing, "crop_pct": 1.0, "crop_mode": "squash"}  # the map is of the whole image
+    items = Prepared(_only_made_by_people(dataset), whole, class_names=model.labels, progress=progress)
+    # A head's map is one in [0, 1]; another has no scale of its own.
+    scales = ("none", "minmax") if method == "model" and model.head is not None else ("minmax",)
+    annotated = [any(flags) for flags in zip(*_annotations(items))] or [False] * len(items)
+    if cut == "auto" and not any(annotated):
+        raise DataError(
+            "no row has a mask, boxes or an edited map to choose the cut by: give cut=0.5, for example, or annotate a few"
+        )
+    facts = {"preprocessing": whole, "method": method, "flip": flip}
+    folder = None if cache is None else _opened(Path(cache).expanduser(), model, items, facts)
+    maps = torch.cat(list(_maps(model, items, method, flip, batch_size, folder, progress)))
+    scale, level, iou, left_out = _best_cut(items, maps, annotated, scales, cut)
+    maps = normalize(maps, "minmax") if scale == "minmax" else maps
+    return _with_masks(items.dataset, dataset, maps, annotated, float(level), scale, iou, left_out, min_confidence)
+
+
+def _only_made_by_people(dataset: datasets.Dataset) -> datasets.Dataset:
+    """A further round begins from the people's annotations alone."""
+    if "mask_source" not in dataset.column_names:
+        return dataset
+    masks = undecoded(dataset)["mask"]
+    kept = [mask if source == "person" else None for mask, source in zip(masks, dataset["mask_source"])]
+    dataset = dataset.remove_columns(["mask", "mask_source", "mask_confidence"])
+    return dataset.add_column("mask", kept, feature=datasets.Image()) if any(kept) else dataset
+
+
+def _annotations(items: Prepared) -> list[list[bool]]:
+    return [flags for column, flags in items.annotations.items() if column != "cue"]
+
+
+# The maps --------------------------------------------------------------------------------------------------------------
+
+
+def _maps(
+    model: RefinedModel, items: Prepared, method: str, flip: bool, batch_size: int, folder: Path | None, progress: bool
+) -> Iterator[Tensor]:
+    """The maps ``(n, 1, h, w)`` float32 of the rows, on the CPU, a chunk at a time; from the folder where it has them."""
+    with quiet(model), tqdm(total=len(items), desc="propagate", unit="image", disable=not progress, leave=False) as bar:
+        for start in range(0, len(items), CHUNK):
+            rows = range(start, min(start + CHUNK, len(items)))
+            file = None if folder is None else folder / f"maps-{start:08d}.npy"
+            if file is not None and file.exists():
+                found = torch.from_numpy(np.load(file, allow_pickle=False))
+                bar.update(len(rows))
+            else:
+                pieces = []
+                for first in range(0, len(rows), batch_size):
+                    batch = collate([items[row] for row in rows[first : first + batch_size]])
+                    pieces.append(_map_of(model, batch, method, flip).float().cpu())
+                    bar.update(len(pieces[-1]))
+                found = torch.cat(pieces)
+                if file is not None:
+                    with atomic_file(file) as path, open(path, "wb") as out:
+                        np.save(out, found.numpy())
+            yield found
+
+
+def _map_of(model: RefinedModel, batch: dict[str, Any], method: str, flip: bool) -> Tensor:
+    """``(B, 1, h, w)``, 0 or more: one map an image, of its labels."""
+    device = next(model.parameters()).device
+    pixels, labels = batch["pixel_values"].to(device), batch["labels"].to(device)
+    if not flip:
+        return _one_way(model, pixels, labels, method)
+    return (_one_way(model, pixels, labels, method) + _one_way(model, pixels.flip(-1), labels, method).flip(-1)) / 2
+
+
+def _one_way(model: RefinedModel, pixels: Tensor, labels: Tensor, method: str) -> Tensor:
+    if method == "model" and model.head is not None:
+        with torch.no_grad():
+            return class_map(model, model(pixels, compute_losses=False), labels)
+    method = "grad_cam" if method == "model" else method
+    positive = multi_hot(labels, model.num_labels)
+
+    def score(logits: Tensor) -> Tensor:  # of all the image's classes, for any number of copies of the batch
+        return (logits * positive.to(logits).repeat(len(logits) // len(positive), 1)).sum(1)
+
+    target = {} if method in CLASSLESS else {"target": score}
+    return by_name(method)(model, pixels, **target).mean(1, keepdim=True).relu()
+
+
+def _opened(folder: Path, model: RefinedModel, items: Prepared, facts: dict[str, Any]) -> Path:
+    """The cache, emptied of maps that are not of these weights, rows and options."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for cell in items.dataset.select_columns(["image"])["image"]:
+        digest.update(_identity(cell).encode())
+    digest.update(repr([each.tolist() if isinstance(each, Tensor) else each for each in items.labels]).encode())
+    facts = json.loads(json.dumps({"of": digest.hexdigest(), "rows": len(items), **facts}))
+    about = folder / "maps.json"
+    if not about.exists() or json.loads(about.read_text()) != facts:
+        about.unlink(missing_ok=True)  # first: a call that breaks off here leaves maps that nobody takes for its own
+        for old in folder.glob("maps-*.npy"):
+            old.unlink()
+        with atomic_file(about) as path:
+            path.write_text(json.dumps(facts, indent=1))
+    return folder
+
+
+def _identity(cell: dict[str, Any]) -> str:
+    """Of an image file its path, size and time; of one in memory its bytes."""
+    if cell.get("bytes") is not None:
+        return hashlib.blake2b(cell["bytes"], digest_size=16).hexdigest()
+    state = Path(cell["path"]).stat()
+    return f"{cell['path']} {state.st_size} {state.st_mtime_ns}"
+
+
+# The cut ---------------------------------------------------------------------------------------------------------------
+
+
+def _best_cut(
+    items: Prepared, maps: Tensor, annotated: list[bool], scales: tuple[str, ...], cut: float | str
+) -> tuple[str, float, float | None, float | None]:
+    """Scale and cut, their mean IoU with the annotated rows, and that of each row at what the others would choose."""
+    rows = [row for row, flag in enumerate(annotated) if flag]
+    levels = CUTS if cut == "auto" else np.array([float(cut)])
+    tables = {scale: [] for scale in scales}
+    for row in rows:
+        item = items[row]
+        region, known, given = map_targets(collate([item]), "auto")
+        region, known = region[0, 0] >= 0.5, known[0, 0] > 0
+        if not given.any() or not (region & known).any():
+            continue
+        for scale, table in tables.items():
+            table.append(_overlaps(_at_size(maps[row], region.shape, scale), region, known, levels))
+    found = {scale: np.array(table) for scale, table in tables.items() if table}
+    if not found:
+        if cut == "auto":
+            raise DataError("the annotated rows have no object on them to choose the cut by: give cut=0.5, for example")
+        return scales[0], float(cut), None, None
+    every = np.concatenate(list(found.values()), axis=1)  # rows by (scale, cut)
+    best = int(every.mean(0).argmax())
+    scale, level = list(found)[best // len(levels)], levels[best % len(levels)]
+    others = (every.sum(0) - every) / max(len(every) - 1, 1)
+    left_out = every[np.arange(len(every)), others.argmax(1)].mean() if len(every) > 1 else None
+    return scale, float(level), float(every[:, best].mean()), None if left_out is None else float(left_out)
+
+
+def _at_size(map: Tensor, size: tuple[int, int], scale: str) -> Tensor:
+    """``(H, W)``: one map ``(1, h, w)`` on its scale at the size of an image, as the masks are cut from it."""
+    whole = normalize(map[None], "minmax") if scale == "minmax" else map[None]
+    return resize(whole, tuple(size))[0, 0]
+
+
+def _overlaps(values: Tensor, region: Tensor, known: Tensor, levels: np.ndarray) -> np.ndarray:
+    """IoU of what is at or above each level with the region, over what is known; all ``(H, W)``."""
+    values, region = values[known], region[known]
+    found = values[None] >= torch.from_numpy(levels).to(values)[:, None]
+    both, either = (found & region).sum(1), (found | region).sum(1)
+    return (both / either.clamp_min(1)).double().numpy()
+
+
+# The masks -------------------------------------------------------------------------------------------------------------
+
+
+def _with_masks(
+    undecoded_rows: datasets.Dataset, dataset: datasets.Dataset, maps: Tensor, annotated: list[bool], level: float,
+    scale: str, iou: float | None, left_out: float | None, min_confidence: float,
+) -> Propagation:  # fmt: skip
+    old = undecoded_rows["mask"] if "mask" in undecoded_rows.column_names else [None] * len(annotated)
+    cells: list[dict | None] = []
+    sources: list[str | None] = []
+    confidences: list[float] = []
+    images = undecoded_rows.select_columns(["image"])["image"]
+    for image, mask, flag, map in zip(images, old, annotated, maps, strict=True):
+        made, sure = (mask, 1.0) if flag else _cut(map, _upright_size(image), level)
+        if not flag and sure < max(min_confidence, 1e-9):
+            made, sure = None, 0.0
+        cells.append(made)
+        sources.append("person" if flag else "model" if made is not None else None)
+        confidences.append(sure)
+    gone = [name for name in ("mask", "mask_source", "mask_confidence") if name in dataset.column_names]
+    dataset = dataset.remove_columns(gone).add_column("mask", cells, feature=datasets.Image())
+    dataset = dataset.add_column("mask_source", sources, feature=datasets.Value("string"))
+    dataset = dataset.add_column("mask_confidence", confidences, feature=datasets.Value("float32"))
+    return Propagation(
+        dataset=dataset, cut=level, scale=scale, iou=iou, iou_left_out=left_out, annotated=sum(annotated),
+        made=sources.count("model"), empty=sources.count(None),
+    )  # fmt: skip
+
+
+def _cut(map: Tensor, size: tuple[int, int], level: float) -> tuple[dict[str, Any] | None, float]:
+    """The mask as a PNG of ``(H, W)``, ``None`` where nothing is above the level, and how sure it is."""
+    values = resize(map[None], size)[0, 0].clamp(0, 1)
+    inside = values >= level
+    if not inside.any():
+        return None, 0.0
+    sure = float(values[inside].sum() / (inside.sum() + values[~inside].sum()))
+    out = io.BytesIO()
+    Image.fromarray(inside.numpy().astype(np.uint8) * 255).save(out, "PNG")
+    return {"path": None, "bytes": out.getvalue()}, sure
+
+
+def _upright_size(cell: Any) -> tuple[int, int]:
+    """``(height, width)`` of an image as it is looked at; its pixels are not read."""
+    with open_image(cell) as image:
+        width, height = image.size
+        return (width, height) if image.getexif().get(0x0112) in TURNED else (height, width)
