@@ -87,6 +87,12 @@ class DataOptions(Options):
     box_format: str = option(
         "xywh", "boxes as x, y, width, height (xywh), or left, top, right, bottom (xyxy)", choices=("xywh", "xyxy")
     )
+    mask_values: int | list[int] | None = option(
+        None, "pixel values of masks that are object; all but 0 and void if not given"
+    )
+    void: int | list[int] | None = option(
+        None, "pixel values of masks that are void: 128 if not given, 255 in PASCAL VOC"
+    )
     revision: str | None = option(None, "revision of a Hub dataset")
     augment: str = option("default", "augmentation of the training images", choices=("default", "jitter", "none"))
     smallest_crop: float = option(0.35, "smallest share of the image that a random crop keeps", above=0, at_most=1)
@@ -453,7 +459,7 @@ def load_split(options: DataOptions, split: str, labels: list[str]) -> Any:
 
 def _columns(options: DataOptions) -> dict[str, Any]:
     """How the source is read, as :func:`load_dataset` takes it."""
-    names = ("label_column", "image_column", "group_column", "box_format", "revision")
+    names = ("label_column", "image_column", "group_column", "box_format", "mask_values", "void", "revision")
     return {name: getattr(options, name) for name in names}
 
 

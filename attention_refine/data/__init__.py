@@ -16,6 +16,7 @@ Conventions, in image files as people see them (upright, whatever their EXIF ori
 
 from __future__ import annotations
 
+from attention_refine.data.adopting import as_prepared
 from attention_refine.data.columns import (
     DataError,
     as_canonical,
@@ -41,6 +42,7 @@ __all__ = [
     "Summary",
     "Transform",
     "as_canonical",
+    "as_prepared",
     "class_names",
     "collate",
     "describe",

@@ -127,6 +127,8 @@ def as_canonical(
     class_names: Sequence[str] | None = None,
     group_column: str | None = None,
     box_format: str = "xywh",
+    mask_values: int | Sequence[int] | None = None,
+    void: int | Sequence[int] | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Any ``datasets`` dataset with canonical columns; see :func:`load_dataset`. Other columns are kept.
 
@@ -157,6 +159,9 @@ def as_canonical(
     dataset = _with_groups(dataset, group_column, (image, label))
     if box_format == "xyxy":
         dataset = _boxes_from_corners(dataset)
+    for name, numbers in (("mask_values", mask_values), ("mask_void", void)):
+        if numbers is not None and "mask" in dataset.features:
+            dataset = _with_numbers(dataset, name, whole_numbers(numbers, name))
     own = getattr(inner(kind), "names", None)
     if own is not None and (class_names is None or list(class_names) == own):
         return dataset
@@ -220,6 +225,25 @@ def group_names(dataset) -> list[str]:
     """
     features = getattr(dataset, "features", None) or getattr(getattr(dataset, "dataset", None), "features", None) or {}
     return list(getattr(features.get("group"), "names", None) or [])
+
+
+def whole_numbers(numbers, name: str) -> list[int]:
+    """Pixel values, one or several, as a list."""
+    given = [numbers] if isinstance(numbers, (int, float, str)) else list(numbers)
+    if not all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) for each in given):
+        raise DataError(f"{name} must be a whole number or several, the values of pixels, got {numbers!r}")
+    return [int(each) for each in given]
+
+
+def _with_numbers(dataset, name: str, numbers: list[int]):
+    """The dataset with the same list in every row: a mask's meaning stays with it, whatever is done to the rows."""
+    kind = datasets.List(datasets.Value("int64"))
+    dataset = dataset.remove_columns(name) if name in dataset.features else dataset
+    if not isinstance(dataset, datasets.IterableDataset):
+        return dataset.add_column(name, [numbers] * len(dataset), feature=kind)
+    features, bare = dataset.features, undecoded(dataset)
+    bare = bare.map(lambda row: {name: numbers}, features=datasets.Features({**bare.features, name: kind}))
+    return bare.cast(datasets.Features({**features, name: kind}))
 
 
 BOX_FORMATS = ("xywh", "xyxy")

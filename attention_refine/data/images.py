@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import datasets
 import numpy as np
 from PIL import Image, ImageOps
 
 from attention_refine.data.columns import DataError
+from attention_refine.data.masks import object_pixels
 
 
 def read_image(cell, where: str = "the image") -> Image.Image:
@@ -30,18 +31,31 @@ def read_image(cell, where: str = "the image") -> Image.Image:
     return _decoded(cell, where, to_rgb)
 
 
-def read_mask(cell, where: str = "the mask") -> np.ndarray:
-    """A mask file as (H, W) uint8, upright: 0 background, 1 object, 255 void. Palette indices count as values.
+def read_mask(
+    cell, where: str = "the mask", values: Sequence[int] | None = None, void: Sequence[int] | None = None
+) -> np.ndarray:
+    """A mask file as (H, W) uint8, upright: 0 background, 1 object, 255 void. See :mod:`attention_refine.data.masks`.
 
-    Args and errors: see :func:`read_image`.
+    Args:
+        cell: as of :func:`read_image`.
+        where: what to call it in a message.
+        values: the pixel values that are object; all but 0 and void where None.
+        void: the pixel values that are void; 128 where both are None.
+
+    Raises:
+        DataError: it cannot be read, or its values do not say what is object.
     """
-    return _decoded(cell, where, _object)
+    return _decoded(cell, where, lambda image: object_pixels(image, values, void))
 
 
 def _decoded(cell, where: str, convert: Callable[[Image.Image], object]):
     try:
         with open_image(cell) as image:
-            return convert(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
+            upright.format = image.format
+            return convert(upright)
+    except DataError as error:
+        raise DataError(f"{where} {error}") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{where} cannot be read as an image ({reason})") from error
@@ -72,16 +86,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _object(image: Image.Image) -> np.ndarray:
-    pixels = np.asarray(image)
-    if pixels.ndim == 3:
-        pixels = pixels[..., : 1 if image.mode == "LA" else 3]
-    else:
-        pixels = pixels[..., None]
-    background, void = (pixels == 0).all(-1), (pixels == 128).all(-1)
-    return np.where(background, 0, np.where(void, 255, 1)).astype(np.uint8)
-
-
 def as_boxes(value, where: str) -> list[list[float]]:
     """``[x, y, width, height]`` or a list of them, as a list of them."""
     if not isinstance(value, (list, tuple)):
@@ -92,3 +96,39 @@ def as_boxes(value, where: str) -> list[list[float]]:
         if not numbers or len(box) != 4 or box[2] < 0 or box[3] < 0:
             raise DataError(f"{where}: bbox {box!r} is not [x, y, width, height] in pixels")
     return [[float(v) for v in box] for box in boxes]
+
+
+SLACK = 0.02  # of a side: what an annotation tool's rounding may leave a box out by
+
+
+def check_boxes(boxes: list[list[float]], size: tuple[int, int], where: str) -> None:
+    """Hold boxes against their image.
+
+    Args:
+        boxes: ``[x, y, width, height]`` each.
+        size: (width, height) of the upright image.
+        where: what to call them in a message.
+
+    Raises:
+        DataError: a box without an area, or one that leaves the image by more than 2 % of a side (and 2 pixels).
+    """
+    width, height = size
+    for box in boxes:
+        x, y, w, h = box
+        shown = f"{where} {[round(v, 2) for v in box]} (x, y, width, height)"
+        if w <= 0 or h <= 0:
+            raise DataError(f"{shown} has no area: correct it, or leave it out")
+        if _leaves(box, width, height):
+            remedy = "correct it"
+            if w > x and h > y and not _leaves([x, y, w - x, h - y], width, height):
+                remedy = "as left, top, right, bottom it would fit: box_format='xyxy'"
+            elif not _leaves(box, height, width):
+                remedy = "it fits the picture as stored, before it was turned upright (EXIF): turn the box as well"
+            raise DataError(f"{shown} leaves its image of {width}x{height} (width x height, upright): {remedy}")
+
+
+def _leaves(box: list[float], width: int, height: int) -> bool:
+    x, y, w, h = box
+    out_x, out_y = max(2, SLACK * width), max(2, SLACK * height)
+    inside = x < width and y < height and x + w > 0 and y + h > 0
+    return not inside or x < -out_x or y < -out_y or x + w > width + out_x or y + h > height + out_y

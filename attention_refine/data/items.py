@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 
 import datasets
 import numpy as np
@@ -18,11 +19,11 @@ from tqdm.auto import tqdm
 
 from attention_refine.data.columns import ClassIndex, DataError, group_names, is_multi_label, label_names, undecoded
 from attention_refine.data.edits import is_edited, read_map
-from attention_refine.data.images import as_boxes, read_image, read_mask
+from attention_refine.data.images import as_boxes, check_boxes, read_image, read_mask
 from attention_refine.data.transforms import Transform
 
 
-class _Reader:
+class Reader:
     """A canonical row to an item; what a map-style and a streaming dataset share."""
 
     def __init__(self, dataset, preprocessing, train, augment, scale, names, seed, labeled=True):
@@ -49,6 +50,12 @@ class _Reader:
     def epoch(self) -> int:
         return int(self._epoch)
 
+    def of_classes(self, names: Sequence[str]) -> Reader:
+        """The same reader, its labels indices of ``names``; the epoch is shared."""
+        made = copy(self)
+        made.names, made._classes = list(names), ClassIndex(names)
+        return made
+
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(int(epoch))
 
@@ -74,20 +81,27 @@ class _Reader:
         cue_mask = self._mask(row, "cue_mask", image, where) if self._has_cue_mask else None
         if self._has_boxes and row["bbox"] is not None:
             boxes = as_boxes(row["bbox"], where)
+            check_boxes(boxes, image.size, f"{where}: bbox")
         if self._has_maps:
             wanted = is_edited(row.get("edited"), row["maps"])
             edited = read_map(row["maps"], f"the map of {where}") if wanted else np.zeros((1, 1), np.float32)
         cue = as_boxes(row["cue_bbox"], where) if self._has_cue and row["cue_bbox"] is not None else None
+        check_boxes(cue or [], image.size, f"{where}: cue_bbox")
         return image, mask, boxes, edited, cue, cue_mask
 
     def _mask(self, row: dict, name: str, image: Image.Image, where: str) -> np.ndarray | None:
         if row[name] is None:
             return None
         there = " ".join(f"the {name.replace('_', ' ')} {_name(row[name])} of {where}".split())
-        mask = read_mask(row[name], there)
+        options = {"values": row.get("mask_values"), "void": row.get("mask_void")} if name == "mask" else {}
+        mask = read_mask(row[name], there, **options)
         if mask.shape != (image.height, image.width):
             sizes = f"{mask.shape[1]}x{mask.shape[0]} but its image is {image.width}x{image.height}"
-            raise DataError(f"{there} is {sizes} (width x height, upright): they must agree")
+            turned = mask.shape == (image.width, image.height)
+            remedy = (
+                "the image is turned upright by its EXIF data: turn the mask as well" if turned else "they must agree"
+            )
+            raise DataError(f"{there} is {sizes} (width x height, upright): {remedy}")
         return mask
 
     def item(self, row: dict, index: int, where: str, key: object) -> dict[str, Tensor]:
@@ -179,7 +193,7 @@ class Prepared(torch.utils.data.Dataset):
         labeled: bool = True,
     ):
         _check_on_error(on_error)
-        self._reader = _Reader(dataset, preprocessing, train, augment, scale, class_names, seed, labeled)
+        self._reader = Reader(dataset, preprocessing, train, augment, scale, class_names, seed, labeled)
         self.dataset = undecoded(dataset.with_format(None))
         if labeled:
             self._check_labels()
@@ -214,6 +228,19 @@ class Prepared(torch.utils.data.Dataset):
         with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
             found = pool.map(reason, range(len(self.dataset)))
             return list(tqdm(found, total=len(self.dataset), desc="checking images", disable=not progress, leave=False))
+
+    @property
+    def labeled(self) -> bool:
+        return self._reader.labeled
+
+    def take_classes(self, names: Sequence[str]) -> None:
+        """Make labels indices of ``names``, matched by name.
+
+        Raises:
+            DataError: a row's label is not among them.
+        """
+        self._reader = self._reader.of_classes(names)
+        self._check_labels()
 
     @property
     def labels(self) -> list[int] | list[Tensor]:
@@ -300,7 +327,7 @@ class PreparedStream(torch.utils.data.IterableDataset):
         seed: int = 0,
     ):
         _check_on_error(on_error)
-        self._reader = _Reader(dataset, preprocessing, train, augment, scale, class_names, seed)
+        self._reader = Reader(dataset, preprocessing, train, augment, scale, class_names, seed)
         self.dataset = undecoded(dataset)
         self.on_error = on_error
         self._skipped = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers count into it
@@ -308,6 +335,11 @@ class PreparedStream(torch.utils.data.IterableDataset):
     class_names = Prepared.class_names
     group_names = Prepared.group_names
     is_multi_label = Prepared.is_multi_label
+    labeled = Prepared.labeled
+
+    def take_classes(self, names: Sequence[str]) -> None:
+        """Make labels indices of ``names``; a label that is not among them is found when its row is read."""
+        self._reader = self._reader.of_classes(names)
 
     @property
     def skipped_count(self) -> int:

@@ -20,6 +20,7 @@ from attention_refine.data.columns import (
     group_indices,
     label_names,
     sorted_names,
+    whole_numbers,
 )
 from attention_refine.data.folders import field_value, label_field, left_out_lines, read_split
 from attention_refine.data.images import as_boxes
@@ -39,6 +40,8 @@ def load_dataset(
     class_names: Sequence[str] | None = None,
     group_column: str | None = None,
     box_format: str = "xywh",
+    mask_values: int | Sequence[int] | None = None,
+    void: int | Sequence[int] | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """A split of a dataset with canonical columns: ``image``, ``label`` or ``labels``, and where the source has them
     ``mask``, ``bbox``, ``cue_mask``, ``cue_bbox``, ``maps`` with ``edited``, and ``group``.
@@ -67,6 +70,10 @@ def load_dataset(
             where the source has that, and rows without one have no group.
         box_format: of ``bbox`` and ``cue_bbox`` in the source: ``"xywh"`` [x, y, width, height], or ``"xyxy"`` [left,
             top, right, bottom].
+        mask_values: values of a mask's pixels that are object, such as a class id; every other is then background. By
+            default all but 0 and void are object; what a mask without a clear meaning is refused for is told in
+            :mod:`attention_refine.data.masks`.
+        void: value, or values, of a mask's pixels that are void: 128 by default, 255 in PASCAL VOC.
 
     Raises:
         DataError: no such folder, dataset, split, column or file; a metadata line that cannot be read; a label that is
@@ -76,7 +83,7 @@ def load_dataset(
     """
     check_box_format(box_format)
     columns = {"label_column": label_column, "image_column": image_column}
-    more = {"group_column": group_column, "box_format": box_format}
+    more = {"group_column": group_column, "box_format": box_format, "mask_values": mask_values, "void": void}
     folder = Path(source).expanduser()
     if folder.is_dir() and not has_tables(folder):
         dataset = _read_folder(folder, split, class_names, **columns, **more)
@@ -147,7 +154,7 @@ def _load_by_datasets(source, split, *, streaming, revision=None, token=None, mi
 
 
 def _read_folder(
-    folder: Path, split: str, names, *, label_column, image_column, group_column, box_format
+    folder: Path, split: str, names, *, label_column, image_column, group_column, box_format, mask_values, void
 ) -> datasets.Dataset:
     columns = {"image_column": image_column, "label_column": label_column}
     found = split_folders(folder, split)
@@ -181,6 +188,13 @@ def _read_folder(
     if "maps" in columns:
         columns["edited"] = [bool(row.get("_maps")) and str(row.get("edited")).lower() != "false" for row in rows]
         features["edited"] = datasets.Value("bool")
+    for name, numbers in (("mask_values", mask_values), ("mask_void", void)):
+        default = None if numbers is None else whole_numbers(numbers, name)
+        values = [
+            default if row.get(name) is None else whole_numbers(row[name], f"{row['_at']}: {name}") for row in rows
+        ]
+        if "mask" in columns:
+            add(name, values, datasets.List(datasets.Value("int64")))
     for name, values in _other_columns(rows, {*columns, field}).items():
         columns[name], features[name] = values
     groups = _groups(rows, group_column)

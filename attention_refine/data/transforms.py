@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from attention_refine.data.images import to_rgb
 
 AUGMENTATIONS = ("default", "jitter", "none")
+LONGEST = 8  # how many crops long a resized side may be: of more, the rest is cut off first
 
 
 class ObjectMask(tv_tensors.Mask):
@@ -160,9 +161,23 @@ class Transform:
         return left, top, right, bottom
 
     def _centred(self, sample: dict) -> dict:
+        sample = self._bounded(sample)
         size = self._resized(F.get_size(sample["image"]))
         options = {"interpolation": self.interpolation, "antialias": True}
         return {k: F.center_crop(F.resize(v, size, **options), list(self.size)) for k, v in sample.items()}
+
+    def _bounded(self, sample: dict) -> dict:
+        """Of a picture that is far longer than wide, the middle that the centre crop will come from, and more.
+
+        Enlarged whole, 20000 x 2 pixels would take gigabytes. Others are left as they are, to the bit.
+        """
+        given = F.get_size(sample["image"])
+        resized, window = self._resized(given), list(given)
+        for at in (0, 1):
+            if resized[at] > LONGEST * self.size[at]:
+                least = math.ceil(LONGEST * self.size[at] * given[at] / resized[at])
+                window[at] = min(given[at], least + (given[at] - least) % 2)  # the middle stays the middle
+        return sample if window == given else {k: F.center_crop(v, window) for k, v in sample.items()}
 
     def _resized(self, size: list[int]) -> list[int]:
         """(height, width) that an image is resized to before the centre crop: timm's rounding."""

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from attention_refine.data import as_prepared
 from attention_refine.training.batches import Collate, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,
@@ -112,7 +113,9 @@ def finetune(
             by name) and ``.logits`` (B, classes); saves itself with ``save_pretrained(folder)``. Entries of a batch
             that its ``forward`` does not accept are left out. What is outside ``model.backbone``, and the backbone's
             classifier, has the head's learning rate.
-        dataset: items, such as :class:`attention_refine.data.Prepared`; ``set_epoch(epoch)`` is called if it has one.
+        dataset: items, such as :class:`attention_refine.data.Prepared`, or whatever
+            :func:`attention_refine.data.as_prepared` makes into such: a folder, a ``datasets`` dataset, ``ImageFolder``,
+            a list of (image, label). ``set_epoch(epoch)`` is called if it has one.
             The order of the images and the random numbers of an item depend on (seed, epoch, row) only. A stream
             (``IterableDataset``) comes in its own order, must seed its own augmentation, and needs ``max_steps``.
         config: the options; defaults where None.
@@ -133,6 +136,9 @@ def finetune(
         ValueError: a dataset too small for the batch size, or a warm-up longer than the run.
     """
     config = config or TrainingConfig()
+    dataset = as_prepared(model, dataset, train=True, seed=config.seed)
+    eval_dataset = None if eval_dataset is None else as_prepared(model, eval_dataset)
+    unlabeled = None if unlabeled is None else as_prepared(model, unlabeled, train=True, labeled=False, seed=config.seed)
     accelerator = accelerator or make_accelerator(config)
     validated = evaluate is None and eval_dataset is not None
     check_setting(model, dataset, unlabeled, config, accelerator, validated, validated or evaluate is not None)
