@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import datasets
 import numpy as np
@@ -16,6 +17,7 @@ import attention_refine as ar
 from attention_refine import data, shapes
 from attention_refine.data import DataError, Prepared, Transform, collate, load_dataset, save_edits
 
+edit_train = partial(save_edits, split="train")
 RECIPE = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
 
 
@@ -46,7 +48,7 @@ def plain_folder(root, suffix: str):
 @pytest.mark.parametrize("format, error", [("npy", 0.0), ("png", 1 / 65535)])
 def test_a_folder_keeps_maps_and_everything_else_it_held(folder, format, error):
     before = load_dataset(folder, "train")
-    edited = save_edits(folder, [1, 4], [map_of(1), torch.from_numpy(map_of(4))[None]], format=format)
+    edited = edit_train(folder, [1, 4], [map_of(1), torch.from_numpy(map_of(4))[None]], format=format)
     assert edited["edited"] == [False, True, False, False, True, False]
     for i in (1, 4):
         np.testing.assert_allclose(data.read_map(edited["maps"][i]), map_of(i), rtol=0, atol=error)
@@ -54,7 +56,7 @@ def test_a_folder_keeps_maps_and_everything_else_it_held(folder, format, error):
     for column in before.column_names:
         assert edited[column] == before[column]
     assert "maps" not in load_dataset(folder, "test").column_names
-    again = save_edits(folder, 1, map_of(9), format=format)  # an edit of an edit takes its place
+    again = edit_train(folder, 1, map_of(9), format=format)  # an edit of an edit takes its place
     np.testing.assert_allclose(data.read_map(again["maps"][1]), map_of(9), rtol=0, atol=error)
     np.testing.assert_allclose(data.read_map(again["maps"][4]), map_of(4), rtol=0, atol=error)
 
@@ -63,12 +65,12 @@ def test_a_folder_keeps_maps_and_everything_else_it_held(folder, format, error):
 def test_class_folders_and_csv_folders(tmp_path, suffix):
     folder = plain_folder(tmp_path, suffix)
     before = load_dataset(folder)
-    edited = save_edits(folder, 2, map_of(2))
+    edited = edit_train(folder, 2, map_of(2))
     assert edited["label"] == before["label"] and data.class_names(edited) == ["a", "b"]
     for was, now in zip(before["image"], edited["image"]):
         np.testing.assert_array_equal(np.asarray(was), np.asarray(now))
     np.testing.assert_array_equal(data.read_map(edited["maps"][2]), map_of(2))
-    twice = save_edits(folder, 0, map_of(0))
+    twice = edit_train(folder, 0, map_of(0))
     assert twice["edited"] == [True, False, True, False]
 
 
@@ -102,12 +104,93 @@ def _png(array: np.ndarray) -> bytes:
 
 
 def test_a_write_that_breaks_off_leaves_what_was_there(folder, monkeypatch):
-    save_edits(folder, 1, map_of(1))
+    edit_train(folder, 1, map_of(1))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     monkeypatch.setattr(json, "dumps", lambda *args, **options: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        save_edits(folder, [1, 2], [map_of(5), map_of(6)])
+        edit_train(folder, [1, 2], [map_of(5), map_of(6)])
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+# by file name, from any form, of a split that is known -----------------------------------------------------------------
+
+
+def test_images_are_named_by_their_file(folder):
+    edited = save_edits(folder, "train/00002.png", map_of(2))
+    assert edited["edited"] == [False, False, True, False, False, False]
+    assert "maps" not in load_dataset(folder, "test").column_names
+    again = save_edits(folder, ["00004.png", "00000.png"], [map_of(4), map_of(0)], split="test")
+    assert again["edited"] == [True, False, False, False, True, False]
+    np.testing.assert_array_equal(data.read_map(again["maps"][4]), map_of(4))
+    memory = save_edits(load_dataset(folder, "train"), ["00003.png"], [map_of(3)])
+    assert memory["edited"] == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "index, split, said",
+    [
+        (
+            4,
+            None,
+            "more than one split has row 4 .its splits are train, test.: say which, split='train', and give images",
+        ),
+        ("00004.png", None, "more than one split has '00004.png'"),
+        ("zebra.png", None, "no split of .* has all of 'zebra.png'"),
+        ("zebra.png", "train", "no image of the split 'train' of .* is called 'zebra.png'"),
+        ("test/00001.png", "train", "no image of the split 'train'"),
+        (["train/00001.png", "test/00001.png"], None, "no split of .* has all of"),
+    ],
+)
+def test_a_row_that_two_splits_have_is_not_guessed(folder, index, split, said):
+    maps = [map_of(0)] * len(index) if isinstance(index, list) else map_of(0)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(DataError, match=said):
+        save_edits(folder, index, maps, split=split)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_row_that_one_split_has_is_clear(tmp_path):
+    folder = shapes.write(tmp_path / "shapes", splits=("train", "test"), n=3, size=32)
+    more = shapes.write(tmp_path / "more", splits=("train",), n=5, size=32)
+    (folder / "train").rename(tmp_path / "old"), (more / "train").rename(folder / "train")
+    assert save_edits(folder, 4, map_of(4))["edited"] == [False] * 4 + [True]
+
+
+def test_two_images_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folder = plain_folder(tmp_path, "classes")
+    (tmp_path / "b" / "1.png").rename(tmp_path / "b" / "0.png")
+    with pytest.raises(DataError, match="'0.png' could be .*a/0.png or .*b/0.png: give more of its folders"):
+        save_edits(folder, "0.png", map_of(0), split="train")
+    assert save_edits(folder, "b/0.png", map_of(0))["edited"] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "form", ["path", "text", "npy", "picture", "one bit", "uint8", "bool", "0 and 1", "tensor", "16 bit"]
+)
+def test_maps_come_as_files_pictures_and_masks(folder, tmp_path, form):
+    mask = np.zeros((8, 9), np.uint8)
+    mask[2:5, 3:7] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png"), np.save(tmp_path / "m.npy", (mask / 255).astype(np.float32))
+    given = {
+        "path": tmp_path / "m.png", "text": str(tmp_path / "m.png"), "npy": tmp_path / "m.npy",
+        "picture": Image.fromarray(mask), "one bit": Image.fromarray(mask).convert("1"), "uint8": mask,
+        "bool": mask > 0, "0 and 1": Image.fromarray(mask // 255), "tensor": torch.from_numpy(mask),
+        "16 bit": Image.fromarray(mask.astype(np.uint16) * 257),
+    }[form]  # fmt: skip
+    edited = edit_train(folder, "00001.png", given)
+    np.testing.assert_array_equal(data.read_map(edited["maps"][1]), (mask / 255).astype(np.float32))
+
+
+def test_a_foreign_metadata_file_stays_and_images_added_later_can_be_edited(tmp_path):
+    folder = plain_folder(tmp_path, "classes")
+    (folder / "metadata.json").write_text('{"made by": "a camera"}')
+    save_edits(folder, "a/0.png", map_of(0))
+    Image.fromarray(np.full((40, 30, 3), 77, np.uint8)).save(folder / "b" / "9.png")
+    assert len(load_dataset(folder)) == 5, "an image added later is there"
+    edited = save_edits(folder, "9.png", map_of(9))
+    assert len(edited) == 5 and edited["edited"] == [True, False, False, False, True]
+    assert edited["label"] == [0, 0, 1, 1, 1] and data.class_names(edited) == ["a", "b"]
+    assert (folder / "metadata.json").read_text() == '{"made by": "a camera"}'
 
 
 # moved together ------------------------------------------------------------------------------------------------------
@@ -143,7 +226,7 @@ def test_a_map_of_another_resolution_covers_the_whole_image():
 
 def test_the_augmentation_of_the_image_is_the_same_with_and_without_a_map(folder):
     plain = Prepared(load_dataset(folder, "train"), RECIPE, train=True)
-    edited = Prepared(save_edits(folder, 2, map_of(2)), RECIPE, train=True)
+    edited = Prepared(edit_train(folder, 2, map_of(2)), RECIPE, train=True)
     assert all(torch.equal(plain[i]["pixel_values"], edited[i]["pixel_values"]) for i in range(6))
 
 
@@ -153,7 +236,7 @@ def test_the_augmentation_of_the_image_is_the_same_with_and_without_a_map(folder
 def test_batches_mix_edited_and_unedited_and_finetune_learns_from_them(folder, tmp_path):
     import timm
 
-    dataset = save_edits(folder, [0, 3], [np.zeros((3, 3), np.float32)] * 2)
+    dataset = edit_train(folder, [0, 3], [np.zeros((3, 3), np.float32)] * 2)
     model = ar.wrap(
         timm.create_model("test_resnet", num_classes=6), ar.AttentionBranch(fade_in_steps=0),
         [ar.MapSupervision(norm="mse", weight=5.0)], preprocessing={"input_size": [3, 32, 32]},
@@ -196,17 +279,18 @@ def test_clicks_become_bumps():
         (0, np.full((2, 2), np.nan), "a map lies in"),
         (0, np.zeros((2, 3, 3)), r"shape \(2, 3, 3\): give one map"),
         (0, "heart", "not a table of numbers"),
+        (0, "heart.png", "the map for row 0 cannot be read"),
     ],
 )
 def test_what_is_no_map_is_refused_and_nothing_is_written(folder, index, maps, said):
     before = sorted(path for path in folder.rglob("*"))
     with pytest.raises(DataError, match=said):
-        save_edits(folder, index, maps)
+        edit_train(folder, index, maps)
     assert sorted(path for path in folder.rglob("*")) == before
 
 
 def test_a_map_file_that_cannot_be_read_is_named(folder):
-    edited = save_edits(folder, 1, map_of(1))
+    edited = edit_train(folder, 1, map_of(1))
     (folder / "train" / "maps" / "00001.png.npy").write_bytes(b"not numbers")
     with pytest.raises(DataError, match=r"the map of row 1 \(.*00001.png\) cannot be read"):
         Prepared(edited, RECIPE)[1]
@@ -219,7 +303,7 @@ def test_a_map_file_that_cannot_be_read_is_named(folder):
 
 def test_formats_and_sources_that_cannot_hold_edits(folder, tmp_path):
     with pytest.raises(ValueError, match="format 'jpg' is not one of npy, png"):
-        save_edits(folder, 0, map_of(0), format="jpg")
+        edit_train(folder, 0, map_of(0), format="jpg")
     with pytest.raises(DataError, match="is not a folder that exists"):
         save_edits(tmp_path / "nowhere", 0, map_of(0))
     with pytest.raises(DataError, match="a stream cannot be edited"):

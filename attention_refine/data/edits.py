@@ -11,19 +11,20 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from attention_refine.data.columns import DataError, undecoded
 from attention_refine.data.folders import read_split
 from attention_refine.data.images import open_image
-from attention_refine.data.listing import split_folders
-from attention_refine.data.metadata import metadata_lines
+from attention_refine.data.listing import canonical_split, list_folder, split_folders
+from attention_refine.data.metadata import METADATA, existing, metadata_lines
 from attention_refine.data.sources import load_dataset
 from attention_refine.files import atomic_files
 
@@ -32,10 +33,10 @@ FORMATS = ("npy", "png")
 
 def save_edits(
     dataset: str | Path | datasets.Dataset,
-    index: int | Sequence[int],
-    maps: Tensor | np.ndarray | Sequence[Any],
+    index: int | str | Path | Sequence[int | str | Path],
+    maps: Any,
     *,
-    split: str = "train",
+    split: str | None = None,
     format: str = "npy",
 ) -> datasets.Dataset:
     """Keep edited maps with their images, so that :class:`~attention_refine.objectives.MapSupervision` learns them.
@@ -46,25 +47,29 @@ def save_edits(
 
     Args:
         dataset: a folder of images, or a dataset in memory, which is not changed.
-        index: the row, or rows, as in a batch's ``index``.
-        maps: a map of ``(h, w)`` or ``(1, h, w)`` in [0, 1] a row, at any resolution, covering the whole upright image.
-        split: of the folder.
+        index: the image, or images: the name of the file, with as many of its folders as tell it apart
+            (``"cat/1.jpg"``), or the row, as in a batch's ``index``.
+        maps: one an image, at any resolution, covering the whole upright image: numbers ``(h, w)`` or ``(1, h, w)`` in
+            [0, 1]; a mask of whole numbers, 0 and 255 (or of bool); a PIL image; or the path of one, or of an ``.npy``.
+        split: of the folder. Needed for rows where the folder has several splits: each counts from 0.
         format: ``"npy"`` keeps the numbers as they are, ``"png"`` to 1/65535, for people and for viewers on the Hub.
 
     Returns:
         The dataset, or the folder's split, with its edits.
 
     Raises:
-        DataError: no such row, a map that is not one in [0, 1], or a folder or metadata file that cannot hold edits.
+        DataError: no such image, or several that could be meant; a map that is not one in [0, 1]; a folder or metadata
+            file that cannot hold edits.
         ValueError: an unknown format.
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
-    indices = [index] if isinstance(index, (int, np.integer)) else [int(i) for i in index]
-    given = [maps] if isinstance(index, (int, np.integer)) else list(maps)
-    if len(given) != len(indices):
-        raise DataError(f"{len(given)} maps are given for {len(indices)} rows: they must agree")
-    edits = {i: _checked(map, f"the map for row {i}") for i, map in zip(indices, given)}
+    single = isinstance(index, (int, np.integer, str, Path))
+    wanted = [index] if single else list(index)
+    given = [maps] if single else list(maps)
+    if len(given) != len(wanted):
+        raise DataError(f"{len(given)} maps are given for {len(wanted)} rows: they must agree")
+    edits = [(each, _as_map(map, f"the map for {_called(each)}")) for each, map in zip(wanted, given)]
     if isinstance(dataset, datasets.Dataset):
         return _in_memory(dataset, edits)
     if isinstance(dataset, datasets.IterableDataset):
@@ -72,7 +77,7 @@ def save_edits(
     folder = Path(dataset).expanduser()
     if not folder.is_dir():
         raise DataError(f"{str(dataset)!r} is not a folder that exists: give one, or a dataset in memory")
-    _in_folder(folder, split, edits, format)
+    split = _in_folder(folder, split, edits, format)
     return load_dataset(folder, split)
 
 
@@ -81,7 +86,7 @@ def read_map(cell: Any, where: str = "the map") -> np.ndarray:
 
     Args:
         cell: a path (``.npy``, or an image), rows of numbers, or an image as :func:`read_image` takes it. 16-bit images
-            are scaled by 65535, others by 255.
+            are scaled by 65535, others by 255; one of 0 and 1 alone is a mask.
         where: what to call it in a message.
 
     Raises:
@@ -96,7 +101,8 @@ def read_map(cell: Any, where: str = "the map") -> np.ndarray:
         else:
             with open_image(cell) as image:
                 wide = image.mode.startswith("I")
-                values = np.asarray(image if wide else image.convert("L"), dtype=np.float32) / (65535 if wide else 255)
+                values = np.asarray(image if wide else image.convert("L"), dtype=np.float32)
+                values = values / (1 if values.max() <= 1 else 65535 if wide else 255)
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, EOFError, ...
         raise DataError(f"{where} cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
     return _checked(values, where)
@@ -143,37 +149,81 @@ def _checked(map: Any, where: str) -> np.ndarray:
     return values
 
 
-def _in_memory(dataset: datasets.Dataset, edits: dict[int, np.ndarray]) -> datasets.Dataset:
-    _check_rows(edits, len(dataset))
+def _as_map(map: Any, where: str) -> np.ndarray:
+    """A map in any of the forms that :func:`save_edits` takes."""
+    if isinstance(map, (str, Path)) and Path(map).suffix or isinstance(map, Image.Image):
+        return read_map(str(map) if isinstance(map, Path) else map, where)
+    if isinstance(map, Tensor):
+        map = map.detach().cpu().numpy() if map.dtype != torch.bfloat16 else map.detach().cpu().float().numpy()
+    whole = isinstance(map, np.ndarray) and map.dtype.kind in "ui" and map.size and map.min() >= 0 and map.max() <= 255
+    if whole and map.max() > 1:
+        map = map.astype(np.float32) / 255
+    return _checked(map, where)
+
+
+def _called(index: int | str | Path) -> str:
+    return f"row {index}" if isinstance(index, (int, np.integer)) else f"{str(index)!r}"
+
+
+def _found(wanted: Sequence[int | str | Path], files: Sequence[str | None], what: str) -> list[int]:
+    """The rows of images given by row or by file name.
+
+    Raises:
+        DataError: no such row or name, or a name that several have.
+    """
+    found = []
+    for each in wanted:
+        if isinstance(each, (int, np.integer)):
+            if not 0 <= each < len(files):
+                raise DataError(f"there is no row {each}: the dataset's rows are 0 to {len(files) - 1}")
+            found.append(int(each))
+            continue
+        end = PurePath(str(each)).parts
+        rows = [i for i, file in enumerate(files) if file and PurePath(file).parts[-len(end) :] == end]
+        if not rows:
+            raise DataError(f"no image of {what} is called {str(each)!r}")
+        if len(rows) > 1:
+            raise DataError(f"{str(each)!r} could be {files[rows[0]]} or {files[rows[1]]}: give more of its folders")
+        found += rows
+    return found
+
+
+def _in_memory(dataset: datasets.Dataset, edits: list[tuple[Any, np.ndarray]]) -> datasets.Dataset:
     plain = undecoded(dataset.with_format(None))
+    wanted, values = zip(*edits) if edits else ((), ())
+    files = [None] * len(plain)
+    if any(not isinstance(each, (int, np.integer)) for each in wanted) and "image" in plain.column_names:
+        files = [cell.get("path") for cell in plain.select_columns(["image"])["image"]]
+    chosen = _found(wanted, files, "the dataset")
     cells = list(plain["maps"]) if "maps" in plain.column_names else [None] * len(plain)
     flags = list(plain["edited"]) if "edited" in plain.column_names else [None] * len(plain)
     flags = [is_edited(flag, cell) for flag, cell in zip(flags, cells)]
     rows = [None if cell is None else read_map(cell, f"the map of row {i}").tolist() for i, cell in enumerate(cells)]
-    for i, values in edits.items():
-        rows[i], flags[i] = values.tolist(), True
+    for i, map in zip(chosen, values):
+        rows[i], flags[i] = map.tolist(), True
     dataset = dataset.remove_columns([name for name in ("maps", "edited") if name in dataset.column_names])
     table = datasets.List(datasets.List(datasets.Value("float32")))
     return dataset.add_column("maps", rows, feature=table).add_column("edited", flags, feature=datasets.Value("bool"))
 
 
-def _in_folder(folder: Path, split: str, edits: dict[int, np.ndarray], format: str) -> None:
+def _in_folder(folder: Path, split: str | None, edits: list[tuple[Any, np.ndarray]], format: str) -> str:
+    """Write the edits; the split that they are in."""
+    wanted = [each for each, _ in edits]
+    split, rows = _split_of(folder, split, wanted)
+    chosen = _found(wanted, [row["_image"] for row in rows], f"the split {split!r} of {folder}")
+    edited = {rows[i]["_image"]: values for i, (_, values) in zip(chosen, edits)}
     here = split_folders(folder, split)[split]
-    rows, _ = read_split(folder, split)
-    _check_rows(edits, len(rows))
-    wanted = {Path(rows[i]["_image"]): values for i, values in edits.items()}
-    for file, lines in _metadata(here, folder, rows).items():
-        mine = {line["file_name"]: wanted[file.parent / line["file_name"]] for line in lines
-                if file.parent / line["file_name"] in wanted}  # fmt: skip
+    for file, lines in _metadata(here, folder, rows, edited).items():
+        of_line = [existing(file, line.get("file_name"), "file_name", str(file)) for line in lines]
+        mine = {image: edited[image] for image in of_line if image in edited}
         if not mine:
             continue
         if file.suffix == ".parquet":
             raise DataError(f"{file} cannot be edited in place: store the metadata as metadata.jsonl or .csv")
-        targets = {name: file.parent / "maps" / f"{name}.{format}" for name in mine}
-        for line in lines:
-            if line["file_name"] in mine:
-                target = targets[line["file_name"]].relative_to(file.parent)
-                line.update(maps_file_name=target.as_posix(), edited=True)
+        targets = {image: file.parent / "maps" / f"{Path(image).relative_to(file.parent)}.{format}" for image in mine}
+        for image, line in zip(of_line, lines):
+            if image in mine:
+                line.update(maps_file_name=targets[image].relative_to(file.parent).as_posix(), edited=True)
         for target in targets.values():
             target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_files(*targets.values(), file) as (*paths, metadata):
@@ -181,18 +231,70 @@ def _in_folder(folder: Path, split: str, edits: dict[int, np.ndarray], format: s
                 with open(path, "wb") as out:
                     _write_map(out, values, format)
             _write_lines(metadata, lines, file.suffix)
+    return split
 
 
-def _metadata(here: Path, root: Path, rows: list[dict]) -> dict[Path, list[dict]]:
-    """The lines of each metadata file of a split; of one to be made where it has class folders alone."""
-    if here != root and not any(here.rglob("metadata.*")):
-        files = sorted(root.glob("metadata.*"))
-    else:
-        files = sorted(here.rglob("metadata.*"))
-    if files:
-        return {file: [line for _, line in metadata_lines(file)] for file in files}
-    lines = [{"file_name": Path(row["_image"]).relative_to(here).as_posix(), "label": row["label"]} for row in rows]
-    return {here / "metadata.jsonl": lines}
+def _split_of(folder: Path, split: str | None, wanted: Sequence[int | str | Path]) -> tuple[str, list[dict]]:
+    """The one split that holds all the images that are meant, and its rows.
+
+    Raises:
+        DataError: none does, or several could.
+    """
+    names = [split] if split is not None else list(split_folders(folder, _any_split(folder)))
+    rows = {name: read_split(folder, name)[0] for name in dict.fromkeys(names)}
+    if len(rows) == 1:
+        return next(iter(rows.items()))
+    holding = {}
+    for name, found in rows.items():
+        try:
+            _found(wanted, [row["_image"] for row in found], f"the split {name!r}")
+        except DataError:
+            continue
+        holding[name] = found
+    if len(holding) != 1:
+        shown = ", ".join(map(_called, wanted[:3]))
+        where = f"more than one split has {shown}" if holding else f"no split of {folder} has all of {shown}"
+        raise DataError(
+            f"{where} (its splits are {', '.join(rows)}): say which, split='train', and give images by their file's name"
+        )
+    return next(iter(holding.items()))
+
+
+def _any_split(folder: Path) -> str:
+    """A split that the folder has."""
+    return next(
+        (name for path in sorted(folder.iterdir()) if path.is_dir() and (name := canonical_split(path.name))), "train"
+    )
+
+
+def _metadata(here: Path, root: Path, rows: list[dict], edited: dict[str, Any]) -> dict[Path, list[dict]]:
+    """The lines of each metadata file of a split, those of edited images that had none added.
+
+    Where there is no file, one is to be made, with a line for every image.
+    """
+    files = list_folder(here).metadata
+    if here != root:
+        files += [root / name for name in METADATA if (root / name).is_file()]
+    if not files:
+        made = here / "metadata.jsonl"
+        return {made: [_line(row["_image"], row, made) for row in rows]}
+    found = {file: [line for _, line in metadata_lines(file)] for file in files}
+    named = {
+        existing(file, line.get("file_name"), "file_name", str(file)) for file, lines in found.items() for line in lines
+    }
+    for row in rows:
+        if row["_image"] in edited and row["_image"] not in named:
+            file = next(
+                (f for f in found if f.suffix != ".parquet" and Path(row["_image"]).is_relative_to(f.parent)), None
+            )
+            file = here / "metadata.jsonl" if file is None else file
+            found.setdefault(file, []).append(_line(row["_image"], row, file))
+    return found
+
+
+def _line(image: str, row: dict, file: Path) -> dict:
+    label = {name: row[name] for name in ("label", "labels") if row.get(name) is not None}
+    return {"file_name": Path(image).relative_to(file.parent).as_posix(), **label}
 
 
 def _write_map(out, values: np.ndarray, format: str) -> None:
@@ -211,9 +313,3 @@ def _write_lines(path: Path, lines: list[dict], suffix: str) -> None:
         table.writeheader()
         for line in lines:
             table.writerow({name: json.dumps(v) if isinstance(v, (list, bool)) else v for name, v in line.items()})
-
-
-def _check_rows(edits: dict[int, np.ndarray], rows: int) -> None:
-    for i in edits:
-        if not 0 <= i < rows:
-            raise DataError(f"there is no row {i}: the dataset's rows are 0 to {rows - 1}")

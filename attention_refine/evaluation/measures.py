@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_refine import metrics
+from attention_refine.metrics.truth import measurable
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,7 @@ def measure_maps(
         kinds: of measure; for ``"attribution"`` the maps are integrated gradients.
     """
     values = {}
+    mask = None if mask is None else measurable(mask)
     for name in names_of(measures, *kinds):
         measure, options = MEASURES[name], measures[name]
         if measure.function is None:

@@ -50,8 +50,9 @@ def read_truth(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] 
 
     Args:
         maps: ``(B, K, h, w)``, for its batch and device only.
-        truth: masks ``(B, 1, H, W)`` of 1 object, 0 background, 255 void (bool is fine); or boxes, one ``(n, 4)`` an
-            image.
+        truth: masks ``(B, 1, H, W)`` of 1 object, 0 background, 255 void, of any dtype (bool is fine); or boxes, one
+            ``(n, 4)`` an image. Masks of 0 and 255 alone, as image files have them, are refused: their objects would
+            be void.
         image_size: ``(H, W)``, needed with boxes, which are in its pixels.
 
     Raises:
@@ -69,7 +70,25 @@ def read_truth(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] 
     inside, outside, void = truth == 1, truth == 0, truth == VOID
     if truth.dtype != torch.bool and not (inside | outside | void).all():
         raise ValueError(f"masks hold 1 (object), 0 (background) and {VOID} (void), got {truth.unique().tolist()[:8]}")
+    if (
+        truth.dtype != torch.bool
+        and bool((void.flatten(1).any(1) & outside.flatten(1).any(1)).any())
+        and not inside.any()
+    ):
+        raise ValueError(
+            f"the masks hold 0 and {VOID} alone, and in a tensor {VOID} is void: if it is the object, as in image files, "
+            f"give mask == {VOID}; if no object is known, make these masks {VOID} all over"
+        )
     return Truth(inside, ~void, inside.flatten(1).any(1) & outside.flatten(1).any(1))
+
+
+def measurable(masks: Tensor) -> Tensor:
+    """Masks as measures take them: of those without an object, void and background are both background.
+
+    They are no ground truth either way. So what is left of a mask when its object is cut off is not taken for a mask of
+    0 and 255.
+    """
+    return torch.where((masks == 1).flatten(1).any(1)[:, None, None, None], masks, torch.zeros_like(masks))
 
 
 def standing_in(truth: Tensor | Boxes) -> Tensor:
