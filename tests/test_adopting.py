@@ -143,7 +143,7 @@ def test_numbered_classes_go_by_their_order_where_there_are_as_many(folder):
     net = ar.wrap(timm.create_model("test_resnet", num_classes=3), preprocessing={"input_size": [3, 32, 32]})
     assert [int(as_prepared(net, folder)[i]["labels"]) for i in range(6)] == [0, 0, 1, 1, 2, 2]
     wide = ar.wrap(timm.create_model("test_resnet", num_classes=1000), preprocessing={"input_size": [3, 32, 32]})
-    with pytest.raises(DataError, match=r"the model has 1000 classes \(0, 1, .* and the dataset 3 \(ant, bee, cow\)"):
+    with pytest.raises(DataError, match=r"the dataset has ant, bee, cow; the model: 0, 1, .* \(1000 in all\)"):
         ar.evaluate(wide, folder, progress=False)
 
 
@@ -177,7 +177,7 @@ def test_no_test_split_to_judge_on_and_one_class_to_learn(folder, tmp_path):
     shutil.rmtree(folder / "test")
     with pytest.raises(DataError, match="has no split 'test' to judge on, but train: name one"):
         ar.evaluate(model(), folder)
-    with pytest.raises(DataError, match="no class of the dataset .ant, bee, cow. is one of the model's 3 .dog"):
+    with pytest.raises(DataError, match="the dataset has ant, bee, cow; the model: dog, emu, fly"):
         as_prepared(model(("dog", "emu", "fly")), ImageFolder(folder / "train"))
     with pytest.raises(DataError, match="there is one class to learn, 'ant'"):
         shutil.rmtree(folder / "train" / "bee"), shutil.rmtree(folder / "train" / "cow")

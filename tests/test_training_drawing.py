@@ -145,7 +145,7 @@ PREPROCESSING = {
 
 def photographs(**columns) -> Prepared:
     image = Image.fromarray(np.zeros((40, 40, 3), np.uint8))
-    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["class 0", "class 1"])}
     kinds = {"mask": datasets.Image(), "maps": datasets.Image(), "edited": datasets.Value("bool"),
              "bbox": datasets.List(datasets.List(datasets.Value("float32"))), "group": datasets.Value("string")}  # fmt: skip
     kinds["cue_bbox"] = kinds["bbox"]

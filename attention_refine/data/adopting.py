@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
-from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from attention_refine.data.columns import ClassIndex, DataError, as_canonical, find_image
 from attention_refine.data.items import Prepared, PreparedStream, Reader, prepare
 from attention_refine.data.listing import split_folders
+from attention_refine.data.matching import class_places, listed, match_classes
 from attention_refine.data.sources import has_tables, load_dataset
 from attention_refine.data.unlabeled import load_unlabeled
 
@@ -64,7 +64,7 @@ def as_prepared(
     if isinstance(dataset, torch.utils.data.DataLoader):
         raise DataError(f"a DataLoader makes batches of its own: give its dataset, or {TAKEN}")
     if isinstance(dataset, (Prepared, PreparedStream)):
-        made = _of_model(dataset, model) if labeled else dataset
+        made = match_classes(dataset, _labels(model)) if labeled else dataset
     else:
         settings = {"train": train, "labeled": labeled, "seed": seed, **options}
         made = _adopted(model, dataset, settings)
@@ -108,7 +108,7 @@ def _adopted(model: nn.Module, dataset: Any, settings: dict) -> Any:
     elif hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         first = _first(dataset)
         if isinstance(first, Mapping) and "pixel_values" in first and ("labels" in first or not settings["labeled"]):
-            return dataset  # items already
+            return match_classes(dataset, _labels(model)) if settings["labeled"] else dataset  # items already
         if first is None and isinstance(dataset, torch.utils.data.Dataset):
             return dataset
         return Listed(model, dataset, first, settings)
@@ -120,8 +120,13 @@ def _adopted(model: nn.Module, dataset: Any, settings: dict) -> Any:
             "prepared by ar.data.prepare(dataset, preprocessing)"
         )
     if isinstance(canonical, datasets.IterableDataset):
-        settings = {key: value for key, value in settings.items() if key != "labeled"}
-    return _of_model(prepare(canonical, preprocessing, **settings), model)
+        settings = {key: value for key, value in settings.items() if key not in ("labeled", "progress")}
+    made = prepare(canonical, preprocessing, **settings)
+    return match_classes(made, _labels(model)) if made.labeled else made
+
+
+def _labels(model: nn.Module) -> list[str]:
+    return list(getattr(model, "labels", None) or [])
 
 
 def _unlabelled(dataset: Any) -> Any:
@@ -133,51 +138,6 @@ def _is_image_folder(dataset: Any) -> bool:
     """Whether a dataset is torchvision's ImageFolder without transforms: a list of files and classes."""
     transforms = [getattr(dataset, name, "none") for name in ("transform", "target_transform")]
     return transforms == [None, None] and hasattr(dataset, "samples") and hasattr(dataset, "classes")
-
-
-# classes meet by name --------------------------------------------------------------------------------------------------
-
-
-def _of_model(prepared: Prepared | PreparedStream, model: nn.Module) -> Prepared | PreparedStream:
-    """The prepared dataset with the model's label indices."""
-    names = list(getattr(model, "labels", None) or [])
-    own = prepared.class_names
-    if not names or own == names or not prepared.labeled:
-        return prepared
-    if matched(own, names) is None:
-        return prepared
-    made = copy(prepared)
-    made.take_classes(names)
-    return made
-
-
-def matched(own: Sequence[str], names: Sequence[str]) -> list[int] | None:
-    """The model's index of each of a dataset's classes; None where the order counts, as one side has numbers alone.
-
-    Raises:
-        DataError: a class that the model does not have, or another number of classes where their order counts.
-    """
-    numbered = [str(i) for i in range(len(names))] == list(names)
-    if numbered or [str(i) for i in range(len(own))] == list(own):
-        if len(own) == len(names):
-            return None
-        if not numbered or not set(own) <= set(names):
-            raise DataError(
-                f"the model has {len(names)} classes ({_some(names)}) and the dataset {len(own)} ({_some(own)}), and "
-                f"{'the model' if numbered else 'the dataset'} numbers them: wrap the model with labels={_some(own, 3)}, "
-                "or name the same classes on both sides"
-            )
-    index = {name: i for i, name in enumerate(names)}
-    if not set(own) & set(names):
-        raise DataError(
-            f"no class of the dataset ({_some(own)}) is one of the model's {len(names)} ({_some(names)}): wrap the "
-            "model with the dataset's classes as labels="
-        )
-    return [index.get(name, -1) for name in own]
-
-
-def _some(names: Sequence[str], count: int = 5) -> str:
-    return ", ".join(map(str, names[:count])) + (", ..." if len(names) > count else "")
 
 
 # lists and torch datasets ----------------------------------------------------------------------------------------------
@@ -194,9 +154,9 @@ class Listed(torch.utils.data.Dataset):
             raise DataError("the dataset is empty: there are no images")
         self.source, self.labeled = source, settings["labeled"]
         first = _row(first if first is not None else source[0], 0, self.labeled)
-        self.class_names = list(getattr(model, "labels", None) or [])
+        self.class_names = _labels(model)
         own = getattr(source, "classes", None) or getattr(getattr(source, "dataset", None), "classes", None)
-        self._own = None if own is None else matched(list(own), self.class_names)
+        self._own = None if own is None else class_places(list(map(str, own)), self.class_names)
         self._index = ClassIndex(self.class_names) if self.class_names else None
         self.is_multi_label = _ndim(first.get("label")) > 0
         self._raw = _is_pixels(first["image"])
@@ -254,11 +214,11 @@ class Listed(torch.utils.data.Dataset):
         if not isinstance(label, int) or isinstance(label, bool):
             raise DataError(f"{where}: label {label!r} is neither an index of a class nor the name of one")
         if self._own is not None and 0 <= label < len(self._own):
-            label = self._own[label]
+            return self._own[label]
         if self.class_names and not 0 <= label < len(self.class_names):
             raise DataError(
                 f"{where}: label {label} is not one of the model's {len(self.class_names)} classes, 0 to "
-                f"{len(self.class_names) - 1} ({_some(self.class_names)})"
+                f"{len(self.class_names) - 1} ({listed(self.class_names)})"
             )
         return label
 

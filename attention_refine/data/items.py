@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import copy
 
 import datasets
 import numpy as np
@@ -49,12 +48,6 @@ class Reader:
     @property
     def epoch(self) -> int:
         return int(self._epoch)
-
-    def of_classes(self, names: Sequence[str]) -> Reader:
-        """The same reader, its labels indices of ``names``; the epoch is shared."""
-        made = copy(self)
-        made.names, made._classes = list(names), ClassIndex(names)
-        return made
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(int(epoch))
@@ -233,15 +226,6 @@ class Prepared(torch.utils.data.Dataset):
     def labeled(self) -> bool:
         return self._reader.labeled
 
-    def take_classes(self, names: Sequence[str]) -> None:
-        """Make labels indices of ``names``, matched by name.
-
-        Raises:
-            DataError: a row's label is not among them.
-        """
-        self._reader = self._reader.of_classes(names)
-        self._check_labels()
-
     @property
     def labels(self) -> list[int] | list[Tensor]:
         """The class of each item, or its multi-hot classes, as the items have them; no image is read."""
@@ -336,10 +320,6 @@ class PreparedStream(torch.utils.data.IterableDataset):
     group_names = Prepared.group_names
     is_multi_label = Prepared.is_multi_label
     labeled = Prepared.labeled
-
-    def take_classes(self, names: Sequence[str]) -> None:
-        """Make labels indices of ``names``; a label that is not among them is found when its row is read."""
-        self._reader = self._reader.of_classes(names)
 
     @property
     def skipped_count(self) -> int:

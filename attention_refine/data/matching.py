@@ -28,10 +28,22 @@ def match_classes(dataset: Any, names: Sequence[str], owner: str = "the model") 
             holds both lists.
     """
     own, names = list(getattr(dataset, "class_names", None) or []), [str(name) for name in names]
-    if not own or not names or own == names:
+    places = class_places(own, names, owner)
+    if places == list(range(len(names))) or not own or not names:
         return dataset
-    if (is_numbered(own) or is_numbered(names)) and len(own) == len(names):
-        return dataset
+    if not hasattr(dataset, "_reader"):
+        lists = f"the dataset has {listed(own)}; {owner}: {listed(names)}"
+        raise DataError(f"the dataset's classes stand in another order: {lists}. Number its labels alike")
+    matched = copy.copy(dataset)
+    matched._reader = copy.copy(dataset._reader)
+    matched._reader.names, matched._reader._classes = names, ClassIndex(names)
+    return matched
+
+
+def class_places(own: Sequence[str], names: Sequence[str], owner: str = "the model") -> list[int]:
+    """The place among ``names`` of each of a dataset's own classes, by :func:`match_classes`'s rules and errors."""
+    if not own or not names or (is_numbered(own) or is_numbered(names)) and len(own) == len(names):
+        return list(range(len(own)))
     missing = [name for name in own if name not in set(names)]
     lists = f"the dataset has {listed(own)}; {owner}: {listed(names)}"
     if missing:
@@ -39,12 +51,8 @@ def match_classes(dataset: Any, names: Sequence[str], owner: str = "the model") 
             f"{len(missing)} of the dataset's {len(own)} classes are not among those of {owner}: {lists}. Rename "
             "the dataset's classes, or take a model that knows them"
         )
-    if not hasattr(dataset, "_reader"):
-        raise DataError(f"the dataset's classes stand in another order: {lists}. Number its labels alike")
-    matched = copy.copy(dataset)
-    matched._reader = copy.copy(dataset._reader)
-    matched._reader.names, matched._reader._classes = names, ClassIndex(names)
-    return matched
+    place = {name: i for i, name in enumerate(names)}
+    return [place[name] for name in own]
 
 
 def is_numbered(names: Sequence[str]) -> bool:

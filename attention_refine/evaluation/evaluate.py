@@ -53,8 +53,8 @@ def evaluate(
 
     Args:
         model: a refined model, or any classifier.
-        dataset: a ``datasets`` dataset or stream with canonical columns, prepared here with the model's
-            preprocessing; or one already prepared (:class:`attention_refine.data.Prepared`, or any of items like its).
+        dataset: anything that :func:`attention_refine.data.as_prepared` takes: a folder, a ``datasets`` dataset, a list
+            of (image, label), ..., prepared here with the model's preprocessing; or one already prepared.
             Its classes are matched with the model's by name, in any order and fewer than they if need be; the model
             chooses among all of its own.
         measures: names of :data:`attention_refine.evaluation.measures.MEASURES`, or ``{name: options}`` with options of
