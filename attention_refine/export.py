@@ -2,85 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .backbones.attention import ClassRowGain
-from .backbones.outputs import first_tensor, logits_of, with_first_tensor
 from .backbones.saving import save_network
-from .backbones.scopes import output_hook, quiet
-from .backbones.trace import image_size_of
-from .layouts import from_grid, to_grid
+from .backbones.scopes import quiet
 from .model import RefinedModel
 
 
-class Straight(nn.Module):
-    """The model in evaluation mode as one pass that can be traced: ``(B, C, H, W)`` to logits, and the maps.
-
-    The network runs once and the map acts on its way, where :class:`RefinedModel` stops it and goes on. A head with a
-    map per class runs it once a class more.
-    """
+class _LogitsAndMaps(nn.Module):
+    """The model with a plain tuple for its output: ``(B, C, H, W)`` to logits and maps, logits alone without a head."""
 
     def __init__(self, model: RefinedModel):
         super().__init__()
-        self.net = model.backbone.net
-        self.head = model.head
-        self.site = model.backbone.site
-        self.share = 1.0
-        if self.head is not None and self.head.classifies:
-            with quiet(self.head):  # a number, not a tensor, and as it is in evaluation: no branch of a graph is on it
-                self.share = float(self.head.strength())
+        self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits ``(B, classes)`` and maps ``(B, K, h, w)``; the logits alone without a head."""
-        if self.head is None:
-            return logits_of(self.net(pixel_values))
-        with ExitStack() as stack:
-            found: dict[str, Any] = {}
-
-            def act(module: nn.Module, args: Any, output: Any) -> Any:
-                raw = first_tensor(output)
-                found["grid"] = grid = to_grid(raw, self.site.layout, image_size_of(pixel_values))
-                refined, found["maps"], _ = self.head(grid)
-                if self.head.classifies:
-                    found["logits"] = self.head.classify(refined)
-                elif self.head.per_class:
-                    found["gain"] = self.head.gain(found["maps"])
-                elif self.site.mechanism == "attention":
-                    gain = self.head.gain(found["maps"]).mean(1, keepdim=True)
-                    stack.enter_context(ClassRowGain(gain, self.site.layout))
-                else:
-                    return with_first_tensor(output, from_grid(refined.to(raw.dtype), raw, self.site.layout))
-                return output
-
-            stack.enter_context(output_hook(self.net.get_submodule(self.site.name), act))
-            logits = logits_of(self.net(pixel_values))
-        if self.head.classifies:
-            logits = found["logits"] if self.share == 1 else torch.lerp(logits, found["logits"], self.share)
-        elif self.head.per_class:
-            gains = found["gain"].split(1, dim=1)
-            passes = [self._with_gain(pixel_values, found["grid"], gain) for gain in gains]
-            logits = torch.stack([each[:, k] for k, each in enumerate(passes)], dim=1)
-        return logits, found["maps"]
-
-    def _with_gain(self, pixel_values: Tensor, grid: Tensor, gain: Tensor) -> Tensor:
-        """A pass for one class."""
-
-        def act(module: nn.Module, args: Any, output: Any) -> Any:
-            if self.site.mechanism == "attention":
-                stack.enter_context(ClassRowGain(gain, self.site.layout))
-                return output
-            raw = first_tensor(output)
-            scaled = grid * gain.to(grid.dtype)
-            return with_first_tensor(output, from_grid(scaled.to(raw.dtype), raw, self.site.layout))
-
-        with ExitStack() as stack:
-            stack.enter_context(output_hook(self.net.get_submodule(self.site.name), act))
-            return logits_of(self.net(pixel_values))
+        output = self.model(pixel_values, compute_losses=False)
+        return output.logits if output.maps is None else (output.logits, output.maps)
 
 
 def export_program(model: RefinedModel, batch: int | None = None) -> torch.export.ExportedProgram:
@@ -92,7 +33,7 @@ def export_program(model: RefinedModel, batch: int | None = None) -> torch.expor
     Returns:
         A program from ``(B, C, H, W)``, of the model's input size, to logits and maps (logits alone without a head).
     """
-    straight = Straight(model)
+    straight = _LogitsAndMaps(model)
     example = model.backbone.example()
     shapes = None if batch else ({0: torch.export.Dim.AUTO},)
     with quiet(straight), torch.no_grad():

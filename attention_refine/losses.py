@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,7 +24,8 @@ def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float =
 
 
 def _check_classes(labels: Tensor, classes: int) -> None:
-    if labels.device.type != "cpu":  # elsewhere looking would stall the device, which checks by itself
+    # elsewhere looking would stall the device, which checks by itself, as a compiled graph does
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
     for label in labels[(labels < 0) | (labels >= classes)].tolist():
         raise ValueError(f"label {label} is not one of the {classes} classes, 0 to {classes - 1}")

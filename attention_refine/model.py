@@ -24,7 +24,7 @@ from .backbones.last_linear import LastLinear
 from .backbones.loading import load_with_freshness
 from .backbones.sites import quiet
 from .backbones.spec import IMAGENET, NotRebuildable, describe
-from .heads.base import Head, heads
+from .heads.base import Action, Head, heads
 from .inputs import Watched, check_labels, check_maps, check_pixels, unknown_columns, warn_unread
 from .losses import classification_loss
 from .maps.names import by_name
@@ -47,7 +47,8 @@ class RefinedOutput(ModelOutput):
         logits: ``(B, classes)``, the prediction.
         maps: ``(B, K, h, w)`` in [0, 1], or ``None`` without a head.
         map_scores: ``(B, K)``, how much each map's part counts, largest first; ``None`` from heads that rank none.
-        aux_logits: further predictions by name (``"attention"`` for ABN's branch); an absent one is absent.
+        aux_logits: further predictions by name (``"attention"`` for ABN's branch), where there are losses or they were
+            asked for; an absent one is absent.
         losses: scalars by name, unweighted: ``"task"``, one per auxiliary prediction, the objectives' own.
         measures: scalars by name that objectives report beside their losses (how much of the feature mining hides …);
             nothing is minimised about them, and training logs them.
@@ -147,6 +148,7 @@ class RefinedModel(nn.Module):
         compute_losses: bool | None = None,
         smoothing: float = 0.0,
         objectives: Sequence[str] | None = None,
+        compute_aux: bool | None = None,
         **columns: Any,
     ) -> RefinedOutput:
         """Predict, and with labels or in training compute the losses.
@@ -158,6 +160,7 @@ class RefinedModel(nn.Module):
             compute_losses: force the losses on or off; by default on with labels or in training mode.
             smoothing: of the labels, for the classification losses.
             objectives: names of those to compute; by default all, or without labels all that need none.
+            compute_aux: force the auxiliary predictions on or off; by default they are made where losses are.
             columns: further columns of the batch, for objectives that want them; one that is none of this library's and
                 that nothing reads is named in a warning.
 
@@ -169,6 +172,8 @@ class RefinedModel(nn.Module):
         check_labels(labels, self.labels)
         if compute_losses is None:
             compute_losses = labels is not None or self.training
+        if compute_aux is None:
+            compute_aux = compute_losses
         if self.head is None and maps is not None:
             raise ValueError("this model has no head, so a map cannot act on it; wrap it with head='abn', for example")
         if maps is not None and not self.head.classifies:
@@ -190,9 +195,7 @@ class RefinedModel(nn.Module):
             elif self.head is None and not (wanted and self.backbone.site):
                 output = RefinedOutput(logits=self.backbone(pixel_values), aux_logits={}, losses={}, measures={})
             else:
-                feature = self.backbone.features(pixel_values)
-                with twice_differentiable(enabled=twice):
-                    output = self.resume(feature, maps)
+                output = self.run(pixel_values, maps, compute_aux, keep=bool(wanted), twice=twice)
         if embeds:
             output.embedding = self._embedding(output, last)
         if compute_losses:
@@ -202,25 +205,39 @@ class RefinedModel(nn.Module):
             warn_unread(unknown - read)
         return RefinedOutput(**{key: value for key, value in output.items() if key not in ("feature", "embedding")})
 
+    def run(
+        self,
+        pixel_values: Tensor,
+        maps: Tensor | None = None,
+        compute_aux: bool = True,
+        keep: bool = True,
+        twice: bool = False,
+    ) -> RefinedOutput:
+        """One pass of the network, the head acting on its way; the output has its ``feature``, and no losses.
+
+        Args:
+            maps, compute_aux: as in :meth:`forward`.
+            keep: whether :meth:`resume` and :meth:`perceive` may go on from the feature.
+            twice: what follows the site can be differentiated twice.
+        """
+        found: list[tuple[Feature, Action | None]] = []
+
+        def act(feature: Feature) -> tuple[Tensor, Tensor | None]:
+            action = self._act(feature, maps, compute_aux)
+            found.append((feature, action))
+            return (feature.grid, None) if action is None else (action.feature, action.gain)
+
+        keep = keep or self.head is not None and self.head.per_class
+        logits = self.backbone(pixel_values, act, keep, after=(twice_differentiable,) if twice else ())
+        return self._output(*found[0], logits)
+
     def resume(self, feature: Feature, maps: Tensor | None = None) -> RefinedOutput:
         """What follows from a feature at the site: the map, made or given, and the prediction; without the losses."""
-        if self.head is None:
-            logits = self.backbone.resume(feature)
-            return RefinedOutput(logits=logits, aux_logits={}, losses={}, measures={}, feature=feature)
-        if maps is not None:
-            maps = _fit(maps, feature, self.head.num_maps)
-        refined, made, aux_logits = self.head(feature.grid, maps)
-        logits = self._perceive(feature, refined, made, given=maps is not None)
-        return RefinedOutput(
-            logits=logits,
-            maps=made,
-            map_scores=refined.scores if self.head.classifies else None,
-            aux_logits=aux_logits,
-            losses={},
-            measures={},
-            feature=feature,
-            embedding=refined.vectors.flatten(1) if self.head.classifies else None,
-        )
+        action = self._act(feature, maps, compute_aux=True)
+        if action is None:
+            return self._output(feature, None, self.backbone.resume(feature))
+        rest = self.backbone.resume(feature.with_grid(action.feature), action.gain) if action.needs_backbone else None
+        return self._output(feature, action, rest)
 
     def perceive(self, feature: Feature, gain: Tensor | None = None) -> Tensor:
         """Logits of a feature as it stands, partly hidden for example: no map is put on it before.
@@ -229,34 +246,37 @@ class RefinedModel(nn.Module):
             gain: as in :meth:`Backbone.resume <attention_refine.backbones.adapter.Backbone.resume>`.
         """
         if self.head is not None and self.head.classifies:
-            refined, made, _ = self.head(feature.grid)
-            return self._perceive(feature, refined, made, given=False)
+            return self.resume(feature).logits
         return self.backbone.resume(feature, gain=gain)
 
-    def _perceive(self, feature: Feature, refined: Tensor, maps: Tensor, given: bool) -> Tensor:
-        """The perception branch: logits from the refined feature; with per-class maps, logit ``k`` from map ``k``."""
-        if self.head.classifies:
-            own = self.head.classify(refined)
-            share = 1.0 if given else self.head.strength()
-            if share == 1:
-                return own
-            plain = self.backbone.resume(feature)
-            return plain + share * (own - plain)
-        attends = self.backbone.site.mechanism == "attention"
-        if not attends and not self.head.per_class:
-            return self.backbone.resume(feature.with_grid(refined))
-        gain = self.head.gain(maps, given)
-        if not self.head.per_class:
-            return self.backbone.resume(feature, gain=gain.mean(1, keepdim=True))
-        passes = []
-        for one in gain.split(1, dim=1):
-            if attends:
-                passes.append(self.backbone.resume(feature, gain=one))
-            else:
-                passes.append(self.backbone.resume(feature.with_grid(feature.grid * one.to(feature.grid.dtype))))
-        if len(passes) == 1:  # one given map for all classes
-            return passes[0]
-        return torch.stack([logits[:, k] for k, logits in enumerate(passes)], dim=1)
+    def _act(self, feature: Feature, maps: Tensor | None, compute_aux: bool) -> Action | None:
+        if self.head is None:
+            return None
+        if maps is not None:
+            maps = _fit(maps, feature, self.head.num_maps)
+        return self.head.act(feature.grid, self.backbone.site.mechanism, maps, compute_aux)
+
+    def _output(self, feature: Feature, action: Action | None, backbone: Tensor | None) -> RefinedOutput:
+        """What a pass gave, from the backbone's logits; with per-class maps, logit ``k`` comes from a pass of map ``k``."""
+        if action is None:
+            return RefinedOutput(logits=backbone, aux_logits={}, losses={}, measures={}, feature=feature)
+        logits = action.predict(backbone)
+        if action.others:
+            passes = [logits]
+            for gain in action.others:
+                grid, gain = self.head.put(feature.grid, gain, self.backbone.site.mechanism)
+                passes.append(self.backbone.resume(feature.with_grid(grid), gain))
+            logits = torch.stack([each[:, k] for k, each in enumerate(passes)], dim=1)
+        return RefinedOutput(
+            logits=logits,
+            maps=action.maps,
+            map_scores=action.scores,
+            aux_logits=action.aux_logits,
+            losses={},
+            measures={},
+            feature=feature,
+            embedding=action.embedding,
+        )
 
     def _wanted(self, names: Sequence[str] | None, labels: Tensor | None) -> list[Objective]:
         for name in names or ():
@@ -283,7 +303,7 @@ class RefinedModel(nn.Module):
 
         labels = batch["labels"]
         if labels is not None:
-            share = math.prod(objective.task_weight for objective in wanted)
+            share = math.prod([objective.task_weight for objective in wanted])
             add({"task": classification_loss(output.logits, labels, smoothing)}, lambda name: share)
             for name, logits in output.aux_logits.items():
                 add({name: classification_loss(logits, labels, smoothing)}, lambda name: share * self.head.weight)
@@ -336,8 +356,7 @@ class RefinedModel(nn.Module):
             ValueError: the classifier is no linear layer on a vector an image, or there is one pass for each class.
         """
         if self.head is not None and self.head.classifies:
-            pooled, _, _ = self.head(self.backbone.features(pixel_values).grid)
-            return pooled.vectors.flatten(1)
+            return self.run(pixel_values, compute_aux=False, keep=False).embedding
         self._check_one_embedding()
         with LastLinear() as last:
             output = self(pixel_values, compute_losses=False)

@@ -273,7 +273,7 @@ def test_num_labels_replaces_the_classifier_and_nothing_else():
         before = case.make().state_dict()
         model = case.wrap(num_labels=7)
         assert model(case.images()).logits.shape == (3, 7)
-        assert model(case.images()).aux_logits["attention"].shape == (3, 7)
+        assert model(case.images(), compute_aux=True).aux_logits["attention"].shape == (3, 7)
         after = model.backbone.net.state_dict()
         assert before.keys() == after.keys()
         changed = {key for key in before if not torch.equal(before[key], after[key])}

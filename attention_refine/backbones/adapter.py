@@ -1,18 +1,19 @@
-"""A backbone cut in two at its site: ``features`` runs what comes before, ``resume`` what comes after.
+"""A backbone and its site: one pass in which a head acts on the feature there, and second passes from there on.
 
-Neither half is a copy. ``features`` stops the network's own forward when the site returns; ``resume`` runs the
-forward again with every module before the site answering at once, so a second pass (mining) costs only the part after
-the site. This is exact because the site is a cut: nothing but its output reaches the logits, so what the earlier
-modules answer only needs the right shape.
+``backbone(x, act)`` is the network's own forward, run once: a hook at the site hands the feature to ``act`` and puts
+what it returns in its place, or lets it weigh the attention that follows. Training, inference, export and
+``torch.compile`` take this way.
 
-Gradient checkpointing, as timm and transformers switch it on, acts on the first half, where most of the memory is: the
-second runs without it, since modules that run again in the backward pass would find neither the answers nor the gain.
+A second pass (mining, a map for each class) goes on from a feature: :meth:`Backbone.resume` runs the forward again with
+every module before the site answering at once, so that it costs only the part after the site. This is exact because
+the site is a cut: nothing but its output reaches the logits, so what the earlier modules answer only needs the right
+shape. Second passes run without gradient checkpointing; the first runs with it, as timm or transformers switch it on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
 from .compiling import not_compiled
-from .cutting import Reached, answering, before, last_called, recording, stopping
+from .cutting import Reached, answering, before, last_called, recording
 from .outputs import first_tensor, logits_of, with_first_tensor
-from .scopes import is_checkpointed, quiet, without_checkpointing
+from .passing import MakesContext, Passage
+from .scopes import quiet, without_checkpointing
 from .sites import Site, check_site, find_site
 from .spec import BackboneSpec
 from .trace import image_size_of
@@ -38,7 +40,7 @@ class Feature:
         grid: ``(B, C, h, w)``, or ``(B, C, t, h, w)`` for clips; prefix tokens are not in it.
         output: what the site's module returned, in its own layout.
         pixel_values: the input.
-        earlier: per module before the site, what it returned at each call, as shapes.
+        earlier: per module before the site, what it returned at each call, as shapes; empty where nobody will resume.
     """
 
     grid: Tensor
@@ -50,11 +52,15 @@ class Feature:
         return replace(self, grid=grid)
 
 
+# Of the feature at the site, the grid that goes on in its place, and the gain (B, 1, h, w) of the attention that follows.
+Act = Callable[[Feature], tuple[Tensor, Tensor | None]]
+
+
 class Backbone(nn.Module):
     """A network with a site. ``backbone(x)`` is the network, unchanged.
 
-    Under ``torch.compile`` ``backbone(x)`` is compiled as any network; :meth:`features` and :meth:`resume` break the
-    graph and run eagerly: a compiled model with a head gives the same results, at the eager backbone's speed.
+    Under ``torch.compile``, ``backbone(x)`` and ``backbone(x, act)`` are one graph; :meth:`features` and :meth:`resume`
+    run eagerly.
 
     Args:
         net: a classifier from timm or transformers, or any module whose output :func:`logits_of` understands.
@@ -76,8 +82,44 @@ class Backbone(nn.Module):
         self.site = site
         self.input_size = tuple(input_size)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return logits_of(self.net(pixel_values))
+    def forward(
+        self,
+        pixel_values: Tensor,
+        act: Act | None = None,
+        keep: bool = False,
+        after: tuple[MakesContext, ...] = (),
+    ) -> Tensor:
+        """``(B, classes)``, the logits, in one pass of the network.
+
+        Args:
+            act: called once, with the feature at the site; what it returns goes on.
+            keep: record what :meth:`resume` needs of the feature, and let nothing that follows write into it.
+            after: what makes contexts for what runs after the site.
+        """
+        if act is None:
+            return logits_of(self.net(pixel_values))
+        site, earlier = self._site(), {}
+
+        def at_site(output: Any) -> tuple[Any, tuple[MakesContext, ...]]:
+            raw = first_tensor(output)
+            grid = to_grid(raw, site.layout, image_size_of(pixel_values))
+            calls = {name: list(shapes) for name, shapes in earlier.items() if shapes}
+            goes, gain = act(Feature(grid, output, pixel_values, calls))
+            if goes is grid and keep:
+                goes = grid.clone()  # the next activation may be in place
+            if goes is not grid:
+                output = with_first_tensor(output, from_grid(goes.to(raw.dtype), raw, site.layout))
+            return output, after if gain is None else (*after, ClassRowGain(gain, site.layout).again)
+
+        with ExitStack() if keep else nullcontext() as stack:
+            for name in before(self.net, site.name) if keep else ():
+                part = last_called(self.net.get_submodule(name))
+                stack.enter_context(recording(part, earlier.setdefault(name, [])))
+            with Passage(self.net, self.net.get_submodule(site.name), at_site) as passage:
+                logits = logits_of(self.net(pixel_values))
+        if passage.sent is None:
+            raise RuntimeError(f"the forward pass never called {site.name!r}, where the map acts")
+        return logits
 
     def example(self) -> Tensor:
         """One black image of the size the network was made for, on its device, for probing."""
@@ -92,42 +134,24 @@ class Backbone(nn.Module):
 
     @not_compiled  # stopping and answering are no graph; see the class
     def features(self, pixel_values: Tensor) -> Feature:
-        """Run the network up to and including its site."""
-        site = self._site()
-        checkpointed = torch.is_grad_enabled() and is_checkpointed(self.net)
-        earlier: dict[str, list[Any]] = {}
-        with ExitStack() as stack:
-            if not checkpointed:
-                stack.enter_context(without_checkpointing(self.net))
+        """Run the network up to and including its site, and no further."""
 
-            def part(name: str) -> nn.Module:
-                module = self.net.get_submodule(name)
-                return last_called(module) if checkpointed else module
+        def stop(feature: Feature) -> tuple[Tensor, None]:
+            raise Reached(feature)
 
-            for name in before(self.net, site.name):
-                stack.enter_context(recording(part(name), earlier.setdefault(name, [])))
-            stack.enter_context(stopping(part(site.name)))
-            try:
-                self.net(pixel_values)
-            except Reached as reached:
-                output, in_graph = reached.output, reached.in_graph
-            else:
-                raise RuntimeError(f"the forward pass never called {site.name!r}, where the map acts")
-        if checkpointed and not in_graph:
-            raise RuntimeError(
-                "a backbone cut at a site cannot be trained with reentrant gradient checkpointing, which gives the "
-                "site no gradient; use the other kind (timm: timm.layers.set_reentrant_ckpt(False), transformers: "
-                "gradient_checkpointing_enable({'use_reentrant': False}))"
-            )
-        grid = to_grid(first_tensor(output), site.layout, image_size_of(pixel_values))
-        return Feature(grid, output, pixel_values, {name: calls for name, calls in earlier.items() if calls})
+        try:
+            self(pixel_values, stop, keep=True)
+        except Reached as reached:
+            return reached.output
+        raise AssertionError("a pass that was to stop at its site went on")
 
     @not_compiled
     def resume(self, feature: Feature, gain: Tensor | None = None) -> Tensor:
-        """Logits from a feature, its grid rewritten or not.
+        """Logits from a feature, its grid rewritten or not, for a second pass.
 
         Args:
-            feature: from :meth:`features`; a ``grid`` replaced by :meth:`Feature.with_grid` is what runs on.
+            feature: from :meth:`features`, or of a pass that kept it; a ``grid`` replaced by :meth:`Feature.with_grid`
+                is what runs on.
             gain: ``(B, 1, h, w)``, for a site whose mechanism is ``"attention"``: how much harder the class token looks
                 at each location.
         """

@@ -62,6 +62,10 @@ class ClassRowGain(TorchFunctionMode):
                 return func(logits, *args[1:], **kwargs)
         return func(*args, **kwargs)
 
+    def again(self) -> ClassRowGain:
+        """The mode itself, which can be entered any number of times."""
+        return self
+
     def _concerns(self, batch: int, rank: int, queries: int, keys: int) -> bool:
         before = keys - self.row.shape[1]
         if rank < 3 or batch != self.row.shape[0]:  # shape, not len: torch.export leaves the batch open

@@ -11,18 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from .scopes import output_hook
+
 
 class Reached(Exception):
-    """The forward pass came to the module it was to stop at.
-
-    Attributes:
-        output: what that returned.
-        in_graph: whether it ran with gradients on.
-    """
+    """The forward pass came to the module it was to stop at; ``output`` is what was wanted of it there."""
 
     def __init__(self, output: Any):
         self.output = output
-        self.in_graph = torch.is_grad_enabled()
 
 
 def before(net: nn.Module, site: str) -> list[str]:
@@ -57,23 +53,12 @@ def last_called(module: nn.Module) -> nn.Module:
 @contextmanager
 def recording(module: nn.Module, calls: list[Any]) -> Iterator[None]:
     """Note the shapes of every output."""
-    handle = module.register_forward_hook(lambda module, args, output: calls.append(shapes(output)))
-    try:
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        calls.append(shapes(output))
+
+    with output_hook(module, note):
         yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def stopping(module: nn.Module) -> Iterator[None]:
-    def stop(module, args, output):
-        raise Reached(output)
-
-    handle = module.register_forward_hook(stop)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

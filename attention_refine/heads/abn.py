@@ -19,6 +19,8 @@ Where this differs from the paper, and why:
 * The fresh batch norms of the branch (not those of the copied stage) start with the statistics of a few drawn images.
   Without any, an untrained map is 1 everywhere; with them it lies on objects before any training. Training counts on
   from there; ``calibrate=False`` starts them at mean 0 and variance 1.
+* The 1x1 convolution makes at most 128 channels, where the paper has one a class; ``hidden_channels="classes"`` is the
+  paper's. The scores are those of the mean response, which is the mean of the scores.
 * The map is made by a 3x3 convolution as in the authors' code (and their published numbers); the paper's text says 1x1:
   ``map_kernel=1``.
 * Where a norm or a class token after the site would cancel the scale, the site moves to the last grid before pooling or
@@ -33,6 +35,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.adapter import Backbone
@@ -41,6 +44,8 @@ from ..backbones.stages import StageTwin, twin_of_last_stage
 from ..maps.conditions import full_precision
 from ..registry import check_choice
 from .base import Head, heads
+
+MAX_HIDDEN = 128  # channels of the branch unless asked for more: with 1000 classes it would outweigh a small network
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class AttentionBranchConfig:
         map_kernel: 3, or 1.
         map_init: how the convolution to the map starts: ``"positive"``, bright where the classes respond, or
             ``"normal"`` (the paper's), where as many maps start bright on the background as on the object.
-        hidden_channels: channels the 1x1 convolution makes; ``None`` for the number of classes.
+        hidden_channels: channels the 1x1 convolution makes: ``None`` for the number of classes but at most
+            ``MAX_HIDDEN``, ``"classes"`` for the number of classes however many (the paper's), or a number.
         fade_in_steps: training forward passes over which the map comes in; 0 for at once.
         weight: weight of the attention branch's own classification loss.
         calibrate: ``wrap`` sets the statistics of the branch's own norms from a few images that it draws; ``False``
@@ -74,7 +80,7 @@ class AttentionBranchConfig:
     combine: str = "residual"
     map_kernel: int = 3
     map_init: str = "positive"
-    hidden_channels: int | None = None
+    hidden_channels: int | str | None = None
     fade_in_steps: int = 100
     weight: float = 1.0
     calibrate: bool = True
@@ -91,7 +97,9 @@ class AttentionBranchConfig:
             raise ValueError(f"AttentionBranch: fade_in_steps must be 0 or more, got {self.fade_in_steps}")
         if self.weight < 0:
             raise ValueError(f"AttentionBranch: weight must be 0 or more, got {self.weight}")
-        if self.hidden_channels is not None and self.hidden_channels < 1:
+        if isinstance(self.hidden_channels, str):
+            check_choice("AttentionBranch", "hidden_channels", self.hidden_channels, ("classes", "a number"))
+        elif self.hidden_channels is not None and self.hidden_channels < 1:
             raise ValueError(f"AttentionBranch: hidden_channels must be at least 1, got {self.hidden_channels}")
 
 
@@ -105,6 +113,7 @@ class AttentionBranch(Head):
     """The attention branch and the attention mechanism of ABN. Options: :class:`AttentionBranchConfig`."""
 
     config_class = AttentionBranchConfig
+    has_aux = True
 
     def attach(self, backbone: Backbone, num_classes: int, resolved: dict[str, Any] | None = None) -> None:
         stage = None
@@ -120,20 +129,23 @@ class AttentionBranch(Head):
                         "that runs at stride 1; use branch='light'"
                     )
             wide = feature.shape[1] if stage is None else _channels(stage, feature)
-            resolved = {"channels": wide, "stages": stage.names if stage else []}
+            hidden = {"classes": num_classes, None: min(num_classes, MAX_HIDDEN)}.get(
+                self.config.hidden_channels, self.config.hidden_channels
+            )
+            resolved = {"channels": wide, "hidden": hidden, "stages": stage.names if stage else []}
         elif resolved["stages"]:
             stage = StageTwin.of(backbone.net, backbone.site, resolved["stages"])
         self.resolved = resolved
         if stage is not None and self.config.stage_init == "scratch":
             stage.apply(_reset)
         self.config = replace(self.config, branch="twin" if stage else "light")
-        self._build(stage, resolved["channels"], num_classes, backbone.site.layout.grid_rank)
+        hidden = resolved.get("hidden", self.config.hidden_channels or num_classes)  # older checkpoints do not say it
+        self._build(stage, resolved["channels"], hidden, num_classes, backbone.site.layout.grid_rank)
         parameter = next(backbone.net.parameters())
         self.to(parameter.device, parameter.dtype)
 
-    def _build(self, stage: StageTwin | None, channels: int, num_classes: int, grid_rank: int) -> None:
+    def _build(self, stage: StageTwin | None, channels: int, hidden: int, num_classes: int, grid_rank: int) -> None:
         conv, norm = (nn.Conv2d, nn.BatchNorm2d) if grid_rank == 2 else (nn.Conv3d, nn.BatchNorm3d)
-        hidden = self.config.hidden_channels or num_classes
         kernel = self.config.map_kernel
         self.per_class = self.config.maps == "per_class"
         self.num_maps = num_classes if self.per_class else 1
@@ -165,25 +177,33 @@ class AttentionBranch(Head):
             for norm, momentum in zip(norms, momenta):
                 norm.momentum = momentum
 
-    def forward(self, feature: Tensor, maps: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def forward(
+        self, feature: Tensor, maps: Tensor | None = None, compute_aux: bool = True
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The refined feature, the map, and the branch's logits ``{"attention": (B, classes)}``.
 
         Args:
             feature: ``(B, C, h, w)``, or ``(B, C, t, h, w)`` of a clip.
             maps: ``(B, K, h, w)`` (clips ``(B, K, t, h, w)``) that replace the branch's own: the branch is not run
                 then, there are no auxiliary logits, and the map acts at full strength.
+            compute_aux: False leaves the branch's logits out.
+            compute_aux: False leaves the branch's logits out.
 
         Returns:
             With per-class maps the refined feature is the mean over classes; the model runs perception once for each.
         """
         if maps is not None:
             return self._refine(feature, self.gain(maps, given=True)), maps, {}
-        if self.training:
-            self.begun_steps += 1
+        self.count()
         response = self.response(self.stage(feature))
         maps = torch.sigmoid(full_precision(self.to_map(response)))  # a bf16 map has 8 bits
-        logits = self.to_logits(response).flatten(2).mean(2)
-        return self._refine(feature, self.gain(maps)), maps, {"attention": logits}
+        aux_logits = {"attention": self._classify(response)} if compute_aux else {}
+        return self._refine(feature, self.gain(maps)), maps, aux_logits
+
+    def _classify(self, response: Tensor) -> Tensor:
+        """The mean over the locations first: a 1x1 convolution without bias commutes with it, and costs h w times."""
+        pooled = response.flatten(2).mean(2)
+        return F.linear(pooled, self.to_logits.weight.flatten(1))
 
     def strength(self) -> Tensor | float:
         """How far the mechanism has come in: 0 for a fresh head, 1 after ``fade_in_steps`` training steps."""

@@ -32,6 +32,7 @@ does not matter, and a constant one, zero included, is plain average pooling.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -161,8 +162,9 @@ class BRNPA(PoolingHead):
 
     def _parts(self, flat: Tensor, order: Tensor | None) -> tuple[Tensor, ...]:
         """:func:`representative_parts` of a batch, whole or a few images at a time."""
-        count = self.config.chunk or max(1, BIG // flat[0].numel())
-        if count >= len(flat):
+        count = self.config.chunk or max(1, BIG // (flat.shape[1] * flat.shape[2]))
+        # a graph is for any number of images: it cannot be unrolled over them, and plans its memory itself
+        if torch.compiler.is_compiling() or count >= len(flat):
             return self._find(flat, order)
         orders = [None] * len(flat) if order is None else order.split(count)
         made = [
@@ -187,8 +189,8 @@ class BRNPA(PoolingHead):
         """What representatives are chosen by in the place of the norm: noise, in evaluation the same for all images."""
         if self.config.select == "norm":
             return None
-        count, cells = self.config.parts, feature[0, 0].numel()
+        count, cells = self.config.parts, math.prod(feature.shape[2:])
         if self.training:
-            return torch.rand(len(feature), count, cells, device=feature.device)
+            return torch.rand(feature.shape[0], count, cells, device=feature.device)
         fixed = torch.rand(count, cells, generator=torch.Generator().manual_seed(0)).to(feature.device)
-        return fixed.expand(len(feature), count, cells)
+        return fixed.expand(feature.shape[0], count, cells)

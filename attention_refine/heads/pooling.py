@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ class PoolingHead(Head):
     No classifier of K vectors is the backbone's classifier of one, so a fresh head cannot in general give the
     backbone's logits by itself. Instead the prediction goes over, ``(1 - s) backbone + s head``, with ``s`` rising
     from 0 to 1 over ``fade_in_steps`` training passes: a freshly wrapped network is still that network, and once ``s``
-    is 1 what follows the site is no longer run. A given map always acts through this head's classifier.
+    is 1 what follows the site has no part in it. A given map always acts through this head's classifier.
     """
 
     where = "last_grid"
@@ -108,7 +109,7 @@ class PoolingHead(Head):
 
     def check(self, feature: Tensor) -> None:
         """Refuse a feature that has fewer locations than there are parts."""
-        cells = feature[0, 0].numel()
+        cells = math.prod(feature.shape[2:])
         if self.config.parts > cells:
             raise ValueError(
                 f"{type(self).__name__}: parts={self.config.parts}, but the feature has {cells} locations "
@@ -119,17 +120,12 @@ class PoolingHead(Head):
     def weight(self) -> float:
         return 1.0
 
-    def count(self) -> None:
-        """One more training pass has begun."""
-        if self.training:
-            self.begun_steps += 1
-
-    def strength(self) -> float:
+    def strength(self) -> Tensor | float:
         """How far the prediction is this head's: 0 for a fresh head, 1 after ``fade_in_steps`` training passes."""
         if self.config.fade_in_steps == 0:
             return 1.0
-        finished = int(self.begun_steps) - int(self.training)  # the pass under way does not count yet
-        return min(1.0, max(0.0, finished / self.config.fade_in_steps))
+        finished = self.begun_steps - int(self.training)  # the pass under way does not count yet
+        return (finished / self.config.fade_in_steps).clamp(0.0, 1.0)
 
     def has_come_in(self) -> bool:
         """From the first training pass on: the maps are the feature's own, and the prediction begins to go over."""

@@ -14,7 +14,7 @@ from torch import nn
 
 import attention_refine as ar
 from attention_refine import shapes
-from attention_refine.heads.abn import attention_gain
+from attention_refine.heads.abn import MAX_HIDDEN, attention_gain
 
 CASE = BY_NAME["resnet18"]
 
@@ -171,7 +171,7 @@ def test_resnet50_has_the_published_size_and_map():
     with torch.no_grad():
         images = torch.randn(1, 3, 224, 224)
         assert model.backbone.features(images).grid.shape == (1, 1024, 14, 14)
-        output = model(images)
+        output = model(images, compute_aux=True)
     assert output.maps.shape == (1, 1, 14, 14)
     assert output.maps.min() > 0 and output.maps.max() < 1
     assert output.logits.shape == output.aux_logits["attention"].shape == (1, 1000)
@@ -243,7 +243,47 @@ def test_the_light_branch_is_light():
 def test_hidden_channels():
     model = wrap(hidden_channels=3)
     assert model.head.response[1].out_channels == 3
-    assert model(CASE.images()).aux_logits["attention"].shape == (3, CLASSES)
+    assert model(CASE.images(), compute_aux=True).aux_logits["attention"].shape == (3, CLASSES)
+
+
+@pytest.mark.parametrize("asked, wide", [(None, MAX_HIDDEN), ("classes", 200), (7, 7)])
+def test_many_classes_have_a_bounded_width_unless_asked_for_more(asked, wide, tmp_path):
+    model = CASE.wrap(ar.AttentionBranch(hidden_channels=asked), num_labels=200)
+    assert model.head.response[1].out_channels == model.head.resolved["hidden"] == wide
+    model.save_pretrained(tmp_path)
+    assert torch.equal(ar.load(tmp_path)(CASE.images()).maps, model(CASE.images()).maps)
+
+
+def test_a_checkpoint_of_before_the_bound_keeps_its_width(tmp_path):
+    """Its config has no width: that is one channel a class, however many."""
+    model = CASE.wrap(ar.AttentionBranch(hidden_channels="classes"), num_labels=200)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["head"]["options"]["hidden_channels"] = None
+    del config["head"]["resolved"]["hidden"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded, images = ar.load(tmp_path), CASE.images()
+    with torch.no_grad():
+        found, expected = (each(images, compute_aux=True) for each in (loaded, model))
+    assert torch.equal(found.logits, expected.logits) and torch.equal(found.maps, expected.maps)
+    assert torch.equal(found.aux_logits["attention"], expected.aux_logits["attention"])
+
+
+def test_the_branch_s_scores_are_the_mean_of_its_scores_at_the_locations():
+    model, images = wrap().double(), CASE.images().double()
+    with torch.no_grad():
+        head, feature = model.head, model.backbone.features(images).grid
+        expected = head.to_logits(head.response(head.stage(feature))).flatten(2).mean(2)
+        found = model(images, compute_aux=True).aux_logits["attention"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_branch_classifies_where_somebody_asks():
+    model, images = wrap(), CASE.images()
+    assert model(images).aux_logits == {} == model(images, labels=torch.tensor([0, 1, 2]), compute_aux=False).aux_logits
+    for asked in ({"compute_aux": True}, {"labels": torch.tensor([0, 1, 2])}, {"compute_losses": True}):
+        assert set(model(images, **asked).aux_logits) == {"attention"}
+    assert set(model.train()(images).aux_logits) == {"attention"}
 
 
 # the map comes in ----------------------------------------------------------------------------------------------------
