@@ -28,6 +28,7 @@ from .objectives import (
 
 if TYPE_CHECKING:
     from . import data
+    from .auditing import Audit, audit
     from .evaluation import Evaluation, compare, evaluate, few_shot, retrieval
     from .propagation import propagate
     from .training import TrainingConfig, finetune
@@ -37,6 +38,8 @@ __version__ = "0.1.0"
 # Imported at first use: datasets, accelerate and torchmetrics take seconds, and a loaded model needs none of them.
 _LATER = {
     "data": "data",
+    "Audit": "auditing",
+    "audit": "auditing",
     "Evaluation": "evaluation",
     "compare": "evaluation",
     "evaluate": "evaluation",
@@ -52,6 +55,7 @@ __all__ = [
     "AttentionBranch",
     "AttentionConsistency",
     "AttentionMining",
+    "Audit",
     "DARC",
     "Backbone",
     "BilinearPooling",
@@ -69,6 +73,7 @@ __all__ = [
     "Transplant",
     "Triplet",
     "UnsupportedBackbone",
+    "audit",
     "backbones",
     "compare",
     "data",

@@ -86,6 +86,20 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     )
     compare.add_argument("--output", default="comparison.html", help="page to write (default: %(default)s)")
 
+    audit = _command(commands, "audit", _audit, "find out what a saved model leans on: the object, a cue or the place")
+    audit.add_argument("model", metavar="MODEL", help="saved folder, run folder or Hub id")
+    audit.add_argument("data", metavar="DATA", help="folder, Hub dataset id, or 'shapes' for the embedded dataset")
+    audit.add_argument("--output", default="audit", help="folder for page and results (default: %(default)s)")
+    audit.add_argument("--split", default="test", help="split that is looked at (default: %(default)s)")
+    audit.add_argument("--places", help="split that other places are taken from, such as train; the same if not given")
+    audit.add_argument("--map", default="model", help="map that is looked at (default: %(default)s, its own)")
+    audit.add_argument("--groups", nargs="+", help="columns by whose values accuracy is told apart ('group' by itself)")
+    audit.add_argument("--limit", type=int, help="so many images, spread over the split; all if not given")
+    audit.add_argument("--batch-size", type=int, default=32, help="images at a time (default: %(default)s)")
+    audit.add_argument("--seed", type=int, default=0, help="of the images put together (default: %(default)s)")
+    _add_device(audit)
+    _add_sections(audit, words, only=("data",))
+
     explain = _command(commands, "explain", _explain, "write images with the model's map drawn over them")
     explain.add_argument("model", metavar="MODEL", help="saved folder or Hub id")
     explain.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
@@ -281,6 +295,33 @@ def _compare(arguments: argparse.Namespace) -> None:
     evaluations = {name: Evaluation.from_json(file) for name, file in files.items()}
     print(compare(evaluations))
     print(f"report: {write_report(Path(arguments.output), evaluations, title=' and '.join(evaluations))}")
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    from .auditing import audit
+    from .hub import load
+    from .recipe import DataOptions, load_split
+
+    model = load(_model_folder(arguments.model), device=_device(arguments.device))
+    options = DataOptions.from_dict(_overrides(arguments).get("data", {}) | {"source": arguments.data})
+    split = load_split(options, arguments.split, model.labels)
+    places = None
+    if arguments.places not in (None, arguments.split):
+        places = load_split(options, arguments.places, model.labels)
+    output = Path(arguments.output)
+    found = audit(
+        model, split, output, places=places, map=arguments.map, groups=arguments.groups, limit=arguments.limit,
+        batch_size=arguments.batch_size, seed=arguments.seed, title=f"Audit of {arguments.model}",
+    )  # fmt: skip
+    print(f"{found}\n\nreport: {output / 'audit.html'}")
+
+
+def _model_folder(given: str) -> str:
+    """A saved model, or the best one (else the last) of a run's folder."""
+    from .hub import CONFIG
+
+    places = [Path(given) / name for name in ("", "best", "last")]
+    return str(next((place for place in places if (place / CONFIG).is_file()), given))
 
 
 def _named(given: list[str]) -> dict[str, str]:

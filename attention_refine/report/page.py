@@ -66,43 +66,52 @@ def write_report(
         strips: DARC's iterations by the models' names: see :func:`attention_refine.report.strips.strips`.
         config: what the run was told, shown folded up.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("attention_refine", package_path="report"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters["picture"] = picture
     names = list(evaluations)
     comparison, why_not = _comparison(evaluations)
     every = list(dict.fromkeys([*names, *(histories or {})]))
-    text = environment.get_template("report.html.jinja").render(
-        title=title,
-        date=datetime.date.today().isoformat(),
-        names=names,
-        colours={name: colour_of(number) for number, name in enumerate(every)},
-        images=_images(evaluations),
-        tables=_headline(evaluations, comparison),
-        map_tables=[
-            (name, *_maps(evaluation)) for name, evaluation in evaluations.items() if len(_judged(evaluation)) > 1
-        ],
-        energies=any(name.startswith("energy_") for e in evaluations.values() for name in e.settings["measures"]),
-        why_not=why_not,
-        compared=comparison is not None,
-        training=training_charts(_all_of(every, histories)) if histories else [],
-        curves=perturbation_charts({name: evaluations[name] for name in names}) if names else [],
-        perturbed=_perturbed(evaluations),
-        galleries=galleries or {},
-        strips=strips or {},
-        legend=legend(),
-        config=json.dumps(config, indent=2, default=str) if config else "",
-        settings=json.dumps({n: _settings(e) for n, e in evaluations.items()}, indent=2) if evaluations else "",
-        corrected=CORRECTED,
+    text = (
+        templates("report")
+        .get_template("report.html.jinja")
+        .render(
+            title=title,
+            date=datetime.date.today().isoformat(),
+            names=names,
+            colours={name: colour_of(number) for number, name in enumerate(every)},
+            images=_images(evaluations),
+            tables=_headline(evaluations, comparison),
+            map_tables=[
+                (name, *_maps(evaluation)) for name, evaluation in evaluations.items() if len(_judged(evaluation)) > 1
+            ],
+            energies=any(name.startswith("energy_") for e in evaluations.values() for name in e.settings["measures"]),
+            why_not=why_not,
+            compared=comparison is not None,
+            training=training_charts(_all_of(every, histories)) if histories else [],
+            curves=perturbation_charts({name: evaluations[name] for name in names}) if names else [],
+            perturbed=_perturbed(evaluations),
+            galleries=galleries or {},
+            strips=strips or {},
+            legend=legend(),
+            config=json.dumps(config, indent=2, default=str) if config else "",
+            settings=json.dumps({n: _settings(e) for n, e in evaluations.items()}, indent=2) if evaluations else "",
+            corrected=CORRECTED,
+        )
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_text(path, text)
     return path
+
+
+def templates(*folders: str) -> Any:
+    """The pages in folders of the package, as a ``jinja2.Environment`` that escapes what it is given."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader("attention_refine", package_path=each) for each in folders]),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["picture"] = picture
+    return environment
 
 
 def picture(image: Image.Image) -> str:

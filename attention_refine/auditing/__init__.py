@@ -1,0 +1,6 @@
+"""What a model leans on: the object, a cue or the place; read from its maps, its groups and from images put together."""
+
+from .audit import Audit, audit
+from .scenes import SCENES
+
+__all__ = ["SCENES", "Audit", "audit"]

@@ -1,0 +1,362 @@
+"""``audit``: what does a model lean on? Its maps, its groups, and images put together to find out."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from attention_refine import metrics
+from attention_refine.auditing.looking import Entries, Known, look
+from attention_refine.auditing.scenes import SCENES
+from attention_refine.auditing.verdict import not_looked_at, verdict
+from attention_refine.data import match_classes
+from attention_refine.evaluation.evaluate import evaluate
+from attention_refine.evaluation.judging import Judge, map_sources
+from attention_refine.evaluation.preparing import prepared_for
+from attention_refine.evaluation.results import Evaluation, cell_of, number, text_table
+from attention_refine.training.checkpoints import atomic_text
+
+FORMAT = 1
+PARTS = ("object", "cue", "rest")
+Cell = dict[str, Any]
+
+
+@dataclass
+class Audit:
+    """What :func:`audit` found. Every cell is ``value``, ``low``, ``high`` (95 % bootstrap), ``count`` and ``excluded``.
+
+    Attributes:
+        verdict: what the model looks at, in a sentence.
+        not_looked_at: sentences on what the data did not allow, with the remedy.
+        energy: share of the map on ``object``, ``cue`` and ``rest`` of the image: a cell each, of those there are.
+        area: share of the image that they cover, where a map that is the same everywhere would have its energy.
+        scenes: by name of :data:`attention_refine.auditing.SCENES`: ``accuracy`` on those images, ``original``, that of
+            the same images as they are, ``difference`` (the first minus the second, paired, with ``p_value``) and
+            ``changed``, the share whose prediction is another one: cells.
+        gaps: ``place``, accuracy on a place of the object's class minus that on any class's (the Backgrounds
+            Challenge's BG-gap; paired), and ``believed``: on places of any class, accuracy where the model takes the
+            place alone for the object's class (``agrees``) minus that where it takes it for another (``lies``), within
+            each class and averaged over them.
+        evaluation: of the images as they are, accuracy by group among it.
+        samples: a dict an image: ``position``, ``index``, ``file``, ``label``, ``prediction``, ``correct``, and where
+            its object or cue is known ``energy``, ``area`` and ``scenes`` (``prediction``, ``correct``, ``partner``).
+        settings: what was asked, and ``classes``.
+    """
+
+    verdict: str
+    not_looked_at: list[str]
+    energy: dict[str, Cell]
+    area: dict[str, Cell]
+    scenes: dict[str, dict[str, Any]]
+    gaps: dict[str, Cell]
+    evaluation: Evaluation
+    samples: list[dict[str, Any]]
+    settings: dict[str, Any]
+
+    def flips(self, scene: str = "mixed_rand") -> list[dict[str, Any]]:
+        """The samples that were right and that a scene makes wrong, in order, with the scene's ``flipped_to``.
+
+        Raises:
+            ValueError: a scene that was not made.
+        """
+        if scene not in self.scenes:
+            raise ValueError(f"scene {scene!r} is not one of those made: {', '.join(self.scenes) or 'none'}")
+        return [
+            {**sample, "flipped_to": sample["scenes"][scene]["prediction"]}
+            for sample in self.samples
+            if sample["correct"] and scene in sample["scenes"] and not sample["scenes"][scene]["correct"]
+        ]
+
+    def worst(self, count: int = 6) -> list[dict[str, Any]]:
+        """The samples whose map goes furthest from the object (or most to the cue), those classified wrongly first.
+
+        Without masks or cues: the wrong ones the model is surest of.
+        """
+
+        def badness(sample: Mapping[str, Any]) -> tuple[bool, float]:
+            energy = sample["energy"]
+            away = (energy["cue"] or 0.0) - (energy["object"] or 0.0) if any(energy.values()) else sample["score"]
+            return not sample["correct"], away
+
+        return sorted(self.samples, key=badness, reverse=True)[:count]
+
+    def to_json(self, path: str | Path) -> None:
+        """Write everything, whole or not at all."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["evaluation"] = {f.name: getattr(self.evaluation, f.name) for f in fields(self.evaluation)}
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        atomic_text(Path(path), json.dumps({"format": FORMAT, **values}, indent=1, allow_nan=False))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Audit:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the file is not whole, or not of this format.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError(f"another format than {FORMAT}")
+            return cls(**{**content, "evaluation": Evaluation(**content["evaluation"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not an audit written by to_json ({error})") from error
+
+    def __str__(self) -> str:
+        lines = [self.verdict, ""]
+        rows = [
+            [f"map on the {part}", _shown(cell), f"{_percent(self.area[part]['value'])} of the image", cell["count"]]
+            for part, cell in self.energy.items()
+        ]
+        for name, found in self.scenes.items():
+            change = f"{_signed(found['difference'])} against the images as they are"
+            rows.append([SCENES[name].title, _shown(found["accuracy"]), change, found["accuracy"]["count"]])
+        for name, title in (
+            ("place", "own class's place minus any"),
+            ("believed", "place taken for its class minus for another"),
+        ):
+            if name in self.gaps:
+                rows.append([title, _shown(self.gaps[name]), "", self.gaps[name]["count"]])
+        for column, found in self.evaluation.summary.get("groups", {}).items():
+            for group, cell in found["accuracy"].items():
+                rows.append([f"accuracy, {column}: {group}", _shown(cell), "", cell["count"]])
+        accuracy = self.evaluation.summary["classification"].get("accuracy")
+        if accuracy:
+            rows.insert(0, ["accuracy", _shown(accuracy), "", accuracy["count"]])
+        lines += text_table(["", "value", "", "images"], [[str(cell) for cell in row] for row in rows])
+        return "\n".join([*lines, "", *self.not_looked_at]).rstrip()
+
+
+def audit(
+    model: nn.Module,
+    dataset: Any,
+    output: str | Path | None = None,
+    *,
+    places: Any = None,
+    map: str = "model",
+    groups: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+    title: str | None = None,
+) -> Audit:
+    """Find out what a model leans on: the object, a cue, or the place.
+
+    Where masks or boxes say what the object is, and cue boxes what should not be looked at, the share of the map on each
+    is measured and images are put together: the object on a place of its own class and on one of any class, alone on
+    black, gone; the cue removed, or another class's put in (:mod:`attention_refine.auditing.scenes`). A column
+    ``group`` tells accuracy apart. What the data does not have is not looked at, and said.
+
+    Accuracy on other places tells of a lean only where places go with classes in ``places``: on a test set whose places
+    are mixed already ``gaps["place"]`` is 0 for any model, and ``gaps["believed"]``, which asks the model itself what it
+    takes the place for, is what to read; or give the training images as ``places``.
+
+    Args:
+        model: a refined model (one without a head, ``ar.wrap(net)``, is audited by its Grad-CAM).
+        dataset: as :func:`attention_refine.evaluate` takes it, but no stream: images meet others.
+        output: a folder that gets ``audit.html``, ``audit.json`` and ``samples.csv``.
+        places: images, prepared or not, from which places are taken; by default ``dataset``.
+        map: the map that is looked at, as ``evaluate(maps=[...])`` names it: the model's own by default.
+        groups: as :func:`attention_refine.evaluate` takes them.
+        limit: so many images, spread evenly over the dataset; None for all. An image with a mask costs about nine
+            forwards, with a cue two more.
+        batch_size: images a forward. A sample's values do not depend on it.
+        num_workers: of the loaders.
+        seed: of the partners that images are put together with, and the bootstrap.
+        progress: show bars.
+        title: of the page.
+
+    Raises:
+        ValueError: a stream, a network that is not wrapped, a limit below 1, and what ``evaluate`` raises.
+        DataError: as ``evaluate``.
+    """
+    if isinstance(dataset, IterableDataset) or type(dataset).__name__ == "IterableDataset":
+        raise ValueError(
+            "an audit puts images together, so it needs them by number: load the dataset without streaming"
+        )
+    if getattr(model, "preprocessing", None) is None:
+        raise ValueError(f"{type(model).__name__} does not say its preprocessing: audit ar.wrap(network, labels=[...])")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, or None for all images, got {limit}")
+    items = _limited(prepared_for(model, dataset), limit)
+    evaluation = evaluate(
+        model, items, maps=[map], groups=groups, batch_size=batch_size, num_workers=num_workers, perturbation_images=0,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    known = Known(
+        [_first(sample["label"]) for sample in evaluation.samples],
+        [sample.get(f"{map}/energy_inside") is not None for sample in evaluation.samples],
+        [sample.get(f"{map}/energy_on_cue") is not None for sample in evaluation.samples],
+    )
+    lenders, known_lenders = items, known
+    if places is not None:
+        lenders = match_classes(prepared_for(model, places), getattr(items, "class_names", ()), "the audited images")
+        known_lenders = _known(lenders)
+    entries = Entries(items, lenders, known, known_lenders, seed)
+    judge = Judge(
+        model, {}, map_sources([map]), multi_label=evaluation.settings["multi_label"], perturbed=(), n_steps=1,
+        seed=seed, classes=0,
+    )  # fmt: skip
+    records = look(model, judge, map, entries, batch_size, num_workers, progress) if len(entries) else {}
+    samples = [_sample(position, sample, records.get(position)) for position, sample in enumerate(evaluation.samples)]
+    settings = {
+        "map": map, "seed": seed, "limit": limit, "images": len(samples), "classes": evaluation.settings["classes"],
+        "other_places": places is not None, "boxes": _only_boxes(items, known.objects),
+    }  # fmt: skip
+    scenes, gaps = _scene_figures(samples, seed), _gaps(samples, seed)
+    found = Audit(
+        "", [], _shares(samples, "energy", seed), _shares(samples, "area", seed), scenes, gaps, evaluation, samples,
+        settings,
+    )  # fmt: skip
+    found.verdict, found.not_looked_at = verdict(found), not_looked_at(found)
+    if output is not None:
+        from attention_refine.auditing.page import write_page
+
+        output = Path(output)
+        found.to_json(output / "audit.json")
+        evaluation.to_csv(output / "samples.csv")
+        write_page(output / "audit.html", found, judge, entries, title=title or "Audit: what the model looks at")
+    return found
+
+
+def _limited(items: Any, limit: int | None) -> Any:
+    if limit is None or limit >= len(items):
+        return items
+    chosen = [i * len(items) // limit for i in range(limit)]
+    if not hasattr(items, "rows"):
+        return [items[at] for at in chosen]
+    fewer = copy.copy(items)
+    fewer.rows = [items.rows[at] for at in chosen]
+    return fewer
+
+
+def _known(items: Any) -> Known:
+    """Read of the images themselves, where they are not judged."""
+    labels, objects = [], []
+    for at in range(len(items)):
+        item = items[at]
+        label = torch.as_tensor(item["labels"])
+        labels.append(_first(label.nonzero().flatten().tolist() if label.ndim else int(label)))
+        objects.append("mask" in item and bool(metrics.usable(item["mask"][None])[0]))
+    return Known(labels, objects, [False] * len(labels))
+
+
+def _only_boxes(items: Any, objects: Sequence[bool]) -> bool:
+    """Whether the objects are known as boxes, which bring a rim of their place along."""
+    first = next((at for at, is_known in enumerate(objects) if is_known), None)
+    if first is None:
+        return False
+    rows = getattr(items, "dataset", None)
+    return "boxes" in items[first] and "mask" not in (getattr(rows, "column_names", None) or ())
+
+
+def _first(label: Any) -> int | None:
+    return (label[0] if label else None) if isinstance(label, list) else label
+
+
+def _sample(position: int, sample: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
+    kept = {key: sample[key] for key in ("index", "file", "label", "prediction", "score", "correct")}
+    nothing = {"energy": dict.fromkeys(PARTS), "area": dict.fromkeys(PARTS), "scenes": {}}
+    return {"position": position, **kept, **(record or nothing)}
+
+
+def _shares(samples: Sequence[Mapping[str, Any]], what: str, seed: int) -> dict[str, Cell]:
+    cells = {}
+    for part in PARTS:
+        values = [s[what][part] for s in samples if s["energy"][part] is not None]
+        if values:
+            cells[part] = cell_of(metrics.bootstrap(torch.tensor(values, dtype=torch.float64), seed=seed))
+    return cells if set(cells) - {"rest"} else {}
+
+
+def _scene_figures(samples: Sequence[Mapping[str, Any]], seed: int) -> dict[str, dict[str, Any]]:
+    figures = {}
+    for scene in SCENES:
+        of = [sample for sample in samples if scene in sample["scenes"]]
+        if not of:
+            continue
+        before = torch.tensor([float(s["correct"]) for s in of])
+        after = torch.tensor([float(s["scenes"][scene]["correct"]) for s in of])
+        changed = torch.tensor([float(s["scenes"][scene]["prediction"] != s["prediction"]) for s in of])
+        figures[scene] = {
+            "accuracy": cell_of(metrics.bootstrap(after, seed=seed)),
+            "original": cell_of(metrics.bootstrap(before, seed=seed)),
+            "difference": _paired(after, before, seed),
+            "changed": cell_of(metrics.bootstrap(changed, seed=seed)),
+        }
+    return figures
+
+
+def _gaps(samples: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Cell]:
+    found = {}
+    both = [s["scenes"] for s in samples if "mixed_same" in s["scenes"] and "mixed_rand" in s["scenes"]]
+    if both:
+        same, rand = (
+            torch.tensor([float(scenes[name]["correct"]) for scenes in both]) for name in ("mixed_same", "mixed_rand")
+        )
+        found["place"] = _paired(same, rand, seed)
+    believed = _believed([s for s in samples if "mixed_rand" in s["scenes"]], seed)
+    return found | ({"believed": believed} if believed else {})
+
+
+def _believed(samples: Sequence[Mapping[str, Any]], seed: int) -> Cell | None:
+    """Whether predictions follow what the model takes the place for; None where no class has places of both kinds.
+
+    Which place an image got was drawn without looking, so that within a class nothing else sets the two kinds apart.
+    """
+    if not samples:
+        return None
+    scenes = [sample["scenes"]["mixed_rand"] for sample in samples]
+    agrees = torch.tensor([_share_a_class(scene["place"], s["label"]) for scene, s in zip(scenes, samples)])
+    labels = torch.tensor([_first(sample["label"]) for sample in samples])
+    right = torch.tensor([float(scene["correct"]) for scene in scenes], dtype=torch.float64)
+    kinds, count = 2 * labels + agrees, 2 * (int(labels.max()) + 1)
+
+    def sides(rows: torch.Tensor) -> torch.Tensor:
+        """Accuracy where the place agrees and where it lies; a class weighs n m / (n + m) of its n and m images."""
+        number = torch.bincount(kinds[rows], minlength=count).double().view(-1, 2)
+        hits = torch.bincount(kinds[rows], weights=right[rows], minlength=count).view(-1, 2)
+        both = (number > 0).all(1)
+        number, hits = number[both], hits[both]
+        weight = number.prod(1, keepdim=True) / number.sum(1, keepdim=True)
+        return (weight * hits / number).sum(0).flip(0) / weight.sum()
+
+    every = torch.arange(len(samples))
+    there, lying = sides(every).tolist()
+    if math.isnan(there):
+        return None
+    cell = cell_of(metrics.bootstrap_statistic(lambda rows: sides(rows)[0] - sides(rows)[1], every, seed=seed))
+    return cell | {"agrees": there, "lies": lying}
+
+
+def _share_a_class(prediction: Any, label: Any) -> bool:
+    return bool(set(prediction) & set(label)) if isinstance(label, list) else prediction == label
+
+
+def _paired(a: torch.Tensor, b: torch.Tensor, seed: int) -> Cell:
+    test = metrics.paired_test(a, b, "permutation", seed=seed)
+    names = ("low", "high", "p_value", "count", "excluded")
+    return {"value": number(test.difference), **{name: number(getattr(test, name)) for name in names}}
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _shown(cell: Mapping[str, Any]) -> str:
+    return "none" if cell["value"] is None else f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+
+
+def _signed(cell: Mapping[str, Any]) -> str:
+    return f"{cell['value']:+.3f} [{cell['low']:+.3f}, {cell['high']:+.3f}]"

@@ -1,0 +1,144 @@
+"""An audit as a page: the verdict and two pictures first, then the numbers, the flips and the worst images."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from attention_refine.auditing.looking import Entries, Entry, scenes
+from attention_refine.auditing.scenes import SCENES
+from attention_refine.evaluation.judging import Judge
+from attention_refine.overlay import denormalize, legend, outline, overlay
+from attention_refine.report.gallery import CUE_LINE
+from attention_refine.report.page import templates
+from attention_refine.training.checkpoints import atomic_text
+
+if TYPE_CHECKING:
+    from attention_refine.auditing.audit import Audit
+
+TELLING = ("cue_moved", "mixed_rand", "cue_removed", "mixed_same")  # scenes whose flips say what the model leans on
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture and what stands under it; ``correct`` colours the prediction, None where there is none."""
+
+    picture: Image.Image
+    caption: str
+    prediction: str = ""
+    correct: bool | None = None
+    note: str = ""
+
+
+def write_page(path: Path, audit: Audit, judge: Judge, entries: Entries, *, title: str) -> Path:
+    """Write one self-contained HTML file, whole or not at all."""
+    drawer = Drawer(audit, judge, entries)
+    flips = {name: audit.flips(name) for name in TELLING if name in audit.scenes}
+    text = templates("auditing", "report").get_template("audit.html.jinja").render(
+        title=title,
+        date=datetime.date.today().isoformat(),
+        audit=audit,
+        total=len(audit.samples),
+        accuracy=next(iter(audit.evaluation.summary["classification"].values()), None),
+        pair=drawer.pair(flips),
+        scene_titles=SCENES,
+        groups=audit.evaluation.summary.get("groups", {}),
+        strips=drawer.strips(),
+        flips={name: drawer.flipped(name, of[:SHOWN]) for name, of in flips.items() if of},
+        flip_lists={name: [drawer.line(sample) for sample in of] for name, of in flips.items()},
+        worst=[drawer.seen(sample, drawer.away(sample)) for sample in audit.worst(SHOWN)],
+        settings=json.dumps({**audit.settings, "classes": len(audit.settings["classes"])}, indent=2),
+        legend=legend(),
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_text(path, text)
+    return path
+
+
+class Drawer:
+    """Draws an audit's images, with the items and the partners that it had."""
+
+    def __init__(self, audit: Audit, judge: Judge, entries: Entries):
+        self.audit, self.judge, self.entries = audit, judge, entries
+        self.classes = audit.settings["classes"]
+        self.number = {position: number for number, position in enumerate(entries.positions)}
+        self.preprocessing = judge.model.preprocessing
+
+    def pair(self, flips: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Figure]:
+        """What the model looks at, on a typical image, and the scene that tells most about it."""
+        samples = self.audit.samples
+        known = [s for s in samples if s["energy"]["object"] is not None] or samples
+        known = sorted(known, key=lambda s: s["energy"]["object"] or 0.0)
+        typical = known[len(known) // 2]
+        first = self.seen(typical, "the map, on a typical image")
+        drops = {name: self.audit.scenes[name]["difference"]["value"] for name, of in flips.items() if of}
+        if drops:
+            name = min(drops, key=drops.get)
+            return [first, *self.flipped(name, flips[name][:1])[1:]]
+        scene = next((name for name in TELLING if name in typical["scenes"]), None)
+        if scene is not None:
+            return [first, self.scene(typical, scene)]
+        wrong = [sample for sample in self.audit.worst(1) if sample["position"] != typical["position"]]
+        return [first, *(self.seen(sample, "the worst image") for sample in wrong)]
+
+    def strips(self, count: int = 3) -> list[list[Figure]]:
+        """The scenes of a few images spread over those that have any."""
+        of = [sample for sample in self.audit.samples if sample["scenes"]]
+        chosen = [of[i * len(of) // count] for i in range(min(count, len(of)))]
+        return [
+            [self.seen(sample, "as it is"), *(self.scene(sample, name) for name in SCENES if name in sample["scenes"])]
+            for sample in chosen
+        ]
+
+    def flipped(self, scene: str, samples: Sequence[Mapping[str, Any]]) -> list[Figure]:
+        """Each image with its map, and the scene that is taken for something else."""
+        return [figure for sample in samples for figure in (self.seen(sample, "as it is"), self.scene(sample, scene))]
+
+    def seen(self, sample: Mapping[str, Any], caption: str) -> Figure:
+        """The image in grey under its map, the object's edge in white and the cue's in red."""
+        item = self.entries.items[sample["position"]]
+        pixels = item["pixel_values"][None].to(self.judge.device)
+        _, maps = self.judge.look(pixels, torch.tensor([sample["index"]]))
+        picture = overlay(
+            denormalize(pixels, self.preprocessing).convert("L"), maps[self.audit.settings["map"]][0], 0.55
+        )
+        drawn = outline(outline(picture, item.get("mask")), item.get("cue"), colour=CUE_LINE)
+        words, right = self.names(sample["prediction"]), sample["correct"]
+        return Figure(drawn, f"{self.names(sample['label'])}: {caption}", words, right, self.where(sample))
+
+    def scene(self, sample: Mapping[str, Any], name: str) -> Figure:
+        """The image that was put together, as the model saw it."""
+        entry: Entry = self.entries[self.number[sample["position"]]]
+        mean, std = (torch.tensor(self.preprocessing[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        _, images = scenes([entry], -mean / std)[name]
+        found = sample["scenes"][name]
+        caption = f"{self.names(sample['label'])}: {SCENES[name].title.lower()}"
+        return Figure(
+            denormalize(images, self.preprocessing), caption, self.names(found["prediction"]), found["correct"]
+        )
+
+    def away(self, sample: Mapping[str, Any]) -> str:
+        shares = [
+            f"{100 * value:.0f} % of the map on the {part}"
+            for part, value in sample["energy"].items()
+            if value is not None and part != "rest"
+        ]
+        return ", ".join(shares) or f"score {sample['score']:.2f}"
+
+    def names(self, classes: int | Sequence[int]) -> str:
+        several = classes if isinstance(classes, list) else [classes]
+        return ", ".join(self.classes[at] for at in several) or "nothing"
+
+    def where(self, sample: Mapping[str, Any]) -> str:
+        return f"row {sample['index']}" + (f", {PurePath(sample['file']).name}" if sample["file"] else "")
+
+    def line(self, sample: Mapping[str, Any]) -> str:
+        return f"{self.where(sample)}: {self.names(sample['prediction'])} → {self.names(sample['flipped_to'])}"
