@@ -18,11 +18,14 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 when it did, 2 for a usage error, 1 for a failure said in one sentence on stderr."""
+    """Run one command; 0 when it did, 2 for a usage error, 1 for a failure said in one sentence on stderr.
+
+    3 where ``compare --fail-if`` found what it was to fail at.
+    """
     words = sys.argv[1:] if argv is None else argv
     arguments = _parser(words).parse_args(words)
     try:
-        arguments.run(arguments)
+        code = arguments.run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -31,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"attention-refine: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
-    return 0
+    return code or 0
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
@@ -82,8 +85,14 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
 
     compare = _command(commands, "compare", _compare, "put finished evaluations side by side, with paired differences")
     compare.add_argument(
-        "evaluations", nargs="+", metavar="EVALUATION", help="folder or evaluation.json, optionally name=FILE"
-    )
+        "evaluations", nargs="+", metavar="EVALUATION",
+        help="run's folder, evaluation's folder or evaluation.json, optionally name=FILE; the first is the old one",
+    )  # fmt: skip
+    compare.add_argument(
+        "--fail-if", action="append", default=[], metavar="CONDITION",
+        help="exit with 3 if this is so of any other model against the first, such as 'worst_group_accuracy falls by "
+        "0.01' or 'energy_on_cue rises'; may be given several times",
+    )  # fmt: skip
     compare.add_argument("--output", default="comparison.html", help="page to write (default: %(default)s)")
 
     audit = _command(commands, "audit", _audit, "find out what a saved model leans on: the object, a cue or the place")
@@ -283,18 +292,29 @@ def _fewshot(arguments: argparse.Namespace) -> None:
             print(f"{name}: {retrieval(model, split, seed=arguments.seed)}")
 
 
-def _compare(arguments: argparse.Namespace) -> None:
-    from .evaluation import Evaluation, compare
+def _compare(arguments: argparse.Namespace) -> int:
+    from .evaluation import Evaluation, compare, gate
+    from .evaluation.finding import evaluation_files
     from .report import write_report
 
-    files = {}
-    for name, path in _named(arguments.evaluations).items():
-        files[name] = Path(path) / "evaluation.json" if Path(path).is_dir() else Path(path)
-    if len(files) < 2:
+    given = _named(arguments.evaluations)
+    if len(given) < 2:
         raise ValueError("compare needs at least two evaluations of the same images")
+    files, judged = {}, []
+    for name, path in given.items():
+        for which, file in evaluation_files(path).items():
+            called = f"{name} ({which})" if which else name
+            files[called] = file
+            if which != "last":
+                judged.append(called)
     evaluations = {name: Evaluation.from_json(file) for name, file in files.items()}
-    print(compare(evaluations))
-    print(f"report: {write_report(Path(arguments.output), evaluations, title=' and '.join(evaluations))}")
+    comparison = compare(evaluations)
+    failed = gate(comparison, arguments.fail_if, judged[1:])
+    print(comparison)
+    print(f"report: {write_report(Path(arguments.output), evaluations, title=' and '.join(given))}")
+    for sentence in failed:
+        print(f"attention-refine: {sentence}", file=sys.stderr)
+    return 3 if failed else 0
 
 
 def _audit(arguments: argparse.Namespace) -> None:

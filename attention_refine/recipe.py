@@ -31,6 +31,7 @@ from .data import (
     split_train_validation,
 )
 from .evaluation import Evaluation, evaluate
+from .evaluation.finding import LAST
 from .files import atomic_file
 from .heads.base import heads
 from .hub import load
@@ -39,7 +40,7 @@ from .objectives.base import objectives
 from .options import Options, option
 from .propagation import propagation
 from .report import galleries, strips, write_report
-from .training import TrainingConfig, finetune
+from .training import TrainingConfig, TrainingResult, finetune
 
 
 @dataclass
@@ -338,6 +339,7 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
     evaluation = None
     if "test" in splits:
         evaluation = judge(recipe, model, splits["test"], output)
+        _judge_last(recipe, result, splits["test"], output, next(model.parameters()).device)
     done = Run(
         model=model,
         history=result.history,
@@ -350,6 +352,14 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
         {output.name: done}, done.report_path, title=f"{output.name} on {recipe.data.source}", config=recipe.to_dict()
     )
     return done
+
+
+def _judge_last(recipe: Recipe, result: TrainingResult, split: Any, output: Path, device: torch.device) -> None:
+    """The last model's cheap measures, where it is another than the best one: ``compare`` shows both."""
+    if result.best_path is None or result.best_step == result.steps:
+        return
+    quick = replace(recipe, evaluation=replace(recipe.evaluation, perturbation_images=0))
+    judge(quick, load(result.last_path, device=device), split, output / LAST)
 
 
 def _taught(recipe: Recipe, splits: dict[str, Any]) -> ModelOptions:

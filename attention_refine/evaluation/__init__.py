@@ -3,6 +3,7 @@
 from .comparison import Comparison, Difference, compare
 from .evaluate import evaluate
 from .fewshot import FewShot, few_shot
+from .gate import gate
 from .judging import map_names
 from .results import Evaluation
 from .retrieval import Retrieval, retrieval
@@ -16,6 +17,7 @@ __all__ = [
     "compare",
     "evaluate",
     "few_shot",
+    "gate",
     "map_names",
     "retrieval",
 ]

@@ -138,7 +138,9 @@ def finetune(
     config = config or TrainingConfig()
     dataset = as_prepared(model, dataset, train=True, seed=config.seed)
     eval_dataset = None if eval_dataset is None else as_prepared(model, eval_dataset)
-    unlabeled = None if unlabeled is None else as_prepared(model, unlabeled, train=True, labeled=False, seed=config.seed)
+    unlabeled = (
+        None if unlabeled is None else as_prepared(model, unlabeled, train=True, labeled=False, seed=config.seed)
+    )
     accelerator = accelerator or make_accelerator(config)
     validated = evaluate is None and eval_dataset is not None
     check_setting(model, dataset, unlabeled, config, accelerator, validated, validated or evaluate is not None)
