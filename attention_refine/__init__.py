@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import backbones, hf_auto, maps, metrics
+from . import backbones, heads, hf_auto, maps, metrics, objectives
 from .backbones import UnsupportedBackbone, higher_resolution
 from .backbones.adapter import Backbone
 from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
@@ -80,12 +80,14 @@ __all__ = [
     "evaluate",
     "few_shot",
     "finetune",
+    "heads",
     "higher_resolution",
     "list_heads",
     "list_objectives",
     "load",
     "maps",
     "metrics",
+    "objectives",
     "propagate",
     "register_head",
     "register_objective",

@@ -24,6 +24,7 @@ from .backbones.last_linear import LastLinear
 from .backbones.loading import load_with_freshness
 from .backbones.sites import quiet
 from .backbones.spec import IMAGENET, NotRebuildable, describe
+from .backbones.unwrapping import refuse_scripted, unwrapped
 from .heads.base import Action, Head, heads
 from .inputs import Watched, check_labels, check_maps, check_pixels, unknown_columns, warn_unread
 from .losses import classification_loss
@@ -487,20 +488,36 @@ def wrap(
         resolution: by how much finer the last grid is to be on each side, from the same weights: 2, 4 …; see
             :func:`attention_refine.higher_resolution`, which has further options.
 
+    What ``torch.compile``, ``DataParallel`` or an average of weights put around a network is taken off: the network inside
+    is wrapped.
+
     Raises:
         UnsupportedBackbone: no site where a map would move the logits, or no such resolution.
         ValueError: an unknown name or option, or an ``input_size`` that the network cannot take.
-        TypeError: a head or objective that is neither a name nor an object of its kind.
+        TypeError: a head or objective that is neither a name nor an object of its kind; labels that are no list of names;
+            a network in TorchScript.
+        OSError: the weights of a name or an id cannot be fetched.
     """
     head = _made(head, heads, Head)
     if isinstance(objectives, (str, Objective)):
         raise TypeError(f"objectives must be a list, got {objectives!r}; write objectives=[{objectives!r}]")
     made = [_made(objective, objective_names, Objective) for objective in objectives]
+    if isinstance(source, nn.Module):
+        source = unwrapped(source)
+        refuse_scripted(source)
     if isinstance(source, RefinedModel):
         raise TypeError("the model is wrapped already; wrap its network, model.backbone.net, to give it another head")
     if labels is not None:
         if isinstance(labels, str):
             raise TypeError(f"labels must be a list of class names, got the string {labels!r}")
+        if not isinstance(labels, Iterable):
+            raise TypeError(f"labels must be a list of class names, got {labels!r}; a number of classes is num_labels")
+        labels = list(labels)
+        if all(isinstance(label, int) for label in labels) and len(set(labels)) < len(labels):
+            raise ValueError(
+                f"labels are the names of the classes, each once, got the numbers {labels[:6]} …; those of a dataset's "
+                "images go to the model with each batch: model(pixel_values, labels=...)"
+            )
         if num_labels is not None and num_labels != len(labels):
             raise ValueError(f"num_labels={num_labels} but {len(labels)} labels are given")
         num_labels = len(labels)

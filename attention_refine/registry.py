@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -57,6 +58,36 @@ def checked_options(cls: type, options: dict[str, Any], owner: str) -> Any:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{owner} has no option {unknown[0]!r}; its options are {', '.join(known)}{hint}")
     return cls(**options)
+
+
+def show_options(cls: type) -> None:
+    """Write the options of a class that takes its config's fields as keywords into its signature and its docstring.
+
+    ``help``, completion and notebooks then show them in place of ``**options``. A class whose ``__init__`` takes no
+    ``**options`` keeps its own signature.
+    """
+    own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    config = getattr(cls, "config_class", None)
+    if config is None or not own or own[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        cls.__signature__ = inspect.Signature(own)
+        return
+    try:
+        fields = inspect.signature(config, eval_str=True).parameters
+    except NameError:  # an annotation that is imported for type checkers alone
+        fields = inspect.signature(config).parameters
+    taken = {parameter.name for parameter in own}
+    added = [each.replace(kind=each.KEYWORD_ONLY) for name, each in fields.items() if name not in taken]
+    cls.__signature__ = inspect.Signature([*own[:-1], *added])
+    if "__doc__" in vars(cls) and cls.__doc__:
+        told = [_arguments(base) for base in reversed(config.__mro__)]
+        cls.__doc__ = "\n\n".join([inspect.cleandoc(cls.__doc__), *filter(None, told)])
+
+
+def _arguments(config: type) -> str:
+    """What the docstring of a config says of its fields."""
+    doc = inspect.cleandoc(vars(config).get("__doc__") or "")
+    before, heading, after = doc.partition("\nArgs:\n")
+    return f"Options of {config.__name__}:\n{after}" if heading else ""
 
 
 def check_choice(owner: str, field: str, value: Any, choices: tuple[Any, ...]) -> None:

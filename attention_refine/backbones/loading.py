@@ -43,7 +43,9 @@ def load_network(
             network takes one size is built for this one.
 
     Raises:
-        ValueError: nothing of that name; the message lists the closest timm names.
+        ValueError: nothing of that name (the message lists the closest timm names), weights of another network, or no
+            classifier and no ``num_labels``.
+        OSError: what a name or an id stands for cannot be fetched.
     """
     return load_with_freshness(source, num_labels, pretrained, pool, input_size)[0]
 
@@ -60,7 +62,7 @@ def load_with_freshness(
         raise ValueError(f"num_labels must be at least 1, got {num_labels}")
     if pool not in (None, "avg"):
         raise ValueError(f"pool={pool!r} is not one of None, 'avg'")
-    net = source if isinstance(source, nn.Module) else _load(str(source), num_labels, pretrained, input_size)
+    net = source if isinstance(source, nn.Module) else _fetch(str(source), num_labels, pretrained, input_size)
     drawn = pretrained is False and not isinstance(source, nn.Module)
     before = None if drawn else _classes_of_weights(source, net)
     replaced = num_labels not in (None, before) or pool == "avg" and not isinstance(net, PatchPooling)
@@ -72,6 +74,11 @@ def _with_classifier(
 ) -> nn.Module:
     if library_of(net) == "transformers" and type(net).__name__ in video_classifiers():
         net = FramesFirst(net)
+    if num_labels is None and num_classes(net) == 0:
+        raise ValueError(
+            f"{type(net).__name__} has no classifier (its number of classes is 0), and its features are no logits; pass "
+            "num_labels=... or labels=[...] for a fresh one"
+        )
     if isinstance(net, PatchPooling):
         return net if num_labels in (None, num_classes(net)) else _pooled(net.net, num_labels, input_size)
     if pool == "avg":
@@ -90,6 +97,22 @@ def _classes_of_weights(source: str | Path | nn.Module, net: nn.Module) -> int |
     import transformers  # from an id it was read with other classes already, where the weights did not fit
 
     return transformers.AutoConfig.from_pretrained(str(source), trust_remote_code=False).num_labels
+
+
+def _fetch(
+    name: str, num_labels: int | None, pretrained: bool | str | Path, input_size: Sequence[int] | None
+) -> nn.Module:
+    """:func:`_load`, with what the name stands for in the message where the Hub cannot be reached."""
+    try:
+        return _load(name, num_labels, pretrained, input_size)
+    except OSError as error:  # huggingface_hub's and transformers' are
+        reason = " ".join(str(error).split())[:200]
+        other = "the folder of a saved model"
+        if name.count("/") == 0:
+            other = "pretrained='weights.safetensors' for a file of them, or pretrained=False for fresh weights"
+        raise OSError(
+            f"{name!r} cannot be fetched ({reason}): is the name right and the Hub reachable? Without it, pass {other}"
+        ) from error
 
 
 def _load(
@@ -129,12 +152,36 @@ def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | 
         if path.suffix != ".safetensors" or not path.is_file():
             raise ValueError(f"pretrained={str(path)!r} is not a safetensors file; pass True, False or the path of one")
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
-    net = timm.create_model(name, **options)
+    try:
+        net = timm.create_model(name, **options)
+    except RuntimeError as error:
+        if isinstance(pretrained, bool):
+            raise
+        raise ValueError(_other_weights(name, Path(pretrained), error)) from error
     size, own = tuple((input_size or ())[-2:]), tuple(get_model_input_config(net)["input_size"][-2:])
     if size in ((), own) or not net.pretrained_cfg.get("fixed_input_size"):
         return net
     # It takes one size, which only the network itself tells: once more for the other, its positions interpolated.
     return timm.create_model(name, **options, img_size=size[0] if size[0] == size[1] else size)
+
+
+def _other_weights(name: str, path: Path, error: Exception) -> str:
+    """How the tensors in a file are not the network's, in a sentence, where torch writes them all down."""
+    import timm
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as stored:
+        found = set(stored.keys())
+    wanted = set(timm.create_model(name, pretrained=False).state_dict())
+    parts = [
+        f"{word} {len(keys)} ({min(keys)!r} first)"
+        for word, keys in (("lacks", wanted - found), ("has no place for", found - wanted))
+        if keys
+    ]
+    why = " and ".join(parts) or " ".join(str(error).split())[:300]
+    return (
+        f"{path} holds the weights of another network than {name!r}: of the tensors it {why}; name the one they are of"
+    )
 
 
 def _transformers(name: str, num_labels: int | None) -> nn.Module:

@@ -1,11 +1,21 @@
 """Heads: modules that stand in the forward pass and make the map. One file, one paper."""
 
-from .abn import AttentionBranch
+from .abn import AttentionBranch, AttentionBranchConfig
 from .base import Head, heads
-from .bilinear import BilinearPooling
-from .brnpa import BRNPA
+from .bilinear import BilinearPooling, BilinearPoolingConfig
+from .brnpa import BRNPA, BRNPAConfig
 
 register_head = heads.register
 list_heads = heads.names
 
-__all__ = ["AttentionBranch", "BRNPA", "BilinearPooling", "Head", "list_heads", "register_head"]
+__all__ = [
+    "AttentionBranch",
+    "AttentionBranchConfig",
+    "BRNPA",
+    "BRNPAConfig",
+    "BilinearPooling",
+    "BilinearPoolingConfig",
+    "Head",
+    "list_heads",
+    "register_head",
+]

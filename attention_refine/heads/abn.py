@@ -187,7 +187,6 @@ class AttentionBranch(Head):
             maps: ``(B, K, h, w)`` (clips ``(B, K, t, h, w)``) that replace the branch's own: the branch is not run
                 then, there are no auxiliary logits, and the map acts at full strength.
             compute_aux: False leaves the branch's logits out.
-            compute_aux: False leaves the branch's logits out.
 
         Returns:
             With per-class maps the refined feature is the mean over classes; the model runs perception once for each.

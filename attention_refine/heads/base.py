@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..backbones.adapter import Backbone
 from ..backbones.sites import Site
-from ..registry import Registry, checked_options
+from ..registry import Registry, checked_options, show_options
 
 heads = Registry("head")
 
@@ -81,6 +81,10 @@ class Head(nn.Module):
     per_class = False
     has_aux = False
     classifies = False
+
+    def __init_subclass__(cls, **keywords: Any):
+        super().__init_subclass__(**keywords)
+        show_options(cls)
 
     def __init__(self, **options: Any):
         super().__init__()

@@ -50,3 +50,7 @@ __all__ = [
     "threshold",
     "twice_differentiable",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

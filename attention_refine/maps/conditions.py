@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..backbones.unwrapping import unwrapped
 from .second_order import twice_differentiable
 
 
@@ -45,17 +46,6 @@ def map_conditions(
                 module.training = True
             for parameter in trainable:
                 parameter.requires_grad_(True)
-
-
-def unwrapped(net: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
-    while True:
-        if hasattr(net, "_orig_mod"):
-            net = net._orig_mod
-        elif isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            net = net.module
-        else:
-            return net
 
 
 def precision(net: nn.Module, pixels: Tensor) -> torch.dtype:

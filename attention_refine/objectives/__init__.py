@@ -6,31 +6,41 @@ For objectives of your own there are :func:`class_map`, :func:`site_for`, :func:
 
 from .annotations import map_targets, on_grid
 from .base import Objective, objectives
-from .consistency import AttentionConsistency
-from .contrastive import ContrastivePretraining
+from .consistency import AttentionConsistency, AttentionConsistencyConfig
+from .contrastive import ContrastivePretraining, ContrastivePretrainingConfig
 from .darc import DARC
-from .distillation import Distillation
-from .guided_inference import GuidedInference
+from .darc_config import DARCConfig
+from .distillation import Distillation, DistillationConfig
+from .guided_inference import GuidedInference, GuidedInferenceConfig
 from .hiding import class_map, multi_hot, second_pass, site_for
-from .mining import AttentionMining
-from .supervision import MapSupervision
-from .transplant import Transplant
-from .triplet import Triplet
+from .mining import AttentionMining, AttentionMiningConfig
+from .supervision import MapSupervision, MapSupervisionConfig
+from .transplant import Transplant, TransplantConfig
+from .triplet import Triplet, TripletConfig
 
 register_objective = objectives.register
 list_objectives = objectives.names
 
 __all__ = [
     "AttentionConsistency",
+    "AttentionConsistencyConfig",
     "AttentionMining",
+    "AttentionMiningConfig",
     "ContrastivePretraining",
+    "ContrastivePretrainingConfig",
     "DARC",
+    "DARCConfig",
     "Distillation",
+    "DistillationConfig",
     "GuidedInference",
+    "GuidedInferenceConfig",
     "MapSupervision",
+    "MapSupervisionConfig",
     "Objective",
     "Transplant",
+    "TransplantConfig",
     "Triplet",
+    "TripletConfig",
     "class_map",
     "list_objectives",
     "map_targets",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..registry import Registry, checked_options
+from ..registry import Registry, checked_options, show_options
 
 if TYPE_CHECKING:
     from ..model import RefinedModel, RefinedOutput
@@ -35,6 +35,10 @@ class Objective(nn.Module):
     own_passes = False
     annotations: tuple[str, ...] = ()
     needs_embedding = False
+
+    def __init_subclass__(cls, **keywords: Any):
+        super().__init_subclass__(**keywords)
+        show_options(cls)
 
     def __init__(self, **options: Any):
         super().__init__()

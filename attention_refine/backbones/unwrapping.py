@@ -1,0 +1,38 @@
+"""The network inside what other libraries put around one: compiled, parallel, averaged."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and averages of weights.
+
+    The averages are torch's ``AveragedModel`` and timm's ``ModelEmaV2`` and ``ModelEmaV3``.
+    """
+    while True:
+        if hasattr(net, "_orig_mod"):
+            net = net._orig_mod
+        elif isinstance(net, _AROUND) or type(net).__name__ in _TIMM_AVERAGES:
+            net = net.module
+        else:
+            return net
+
+
+def refuse_scripted(net: nn.Module) -> None:
+    """TorchScript runs no hook, so no map can act in it.
+
+    Raises:
+        TypeError: a scripted or traced network.
+    """
+    if isinstance(net, torch.jit.ScriptModule):
+        raise TypeError(
+            f"{type(net).__name__} is TorchScript, in which no map can act; wrap the network it was made from, and "
+            "export the refined model afterwards (attention_refine.export)"
+        )
+
+
+_AROUND = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+_TIMM_AVERAGES = ("ModelEmaV2", "ModelEmaV3")
