@@ -1,4 +1,4 @@
-"""The command line: ``attention-refine demo | finetune | evaluate | compare | explain | push | pull | inspect |
+"""The command line: ``attention-refine demo | check | finetune | evaluate | compare | explain | push | pull | inspect |
 backbones``."""
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import yaml
 
 if TYPE_CHECKING:
     import torch
-
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +50,18 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     demo.add_argument("--output", default="attention-refine-demo", help="folder to write to (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="seed (default: %(default)s)")
     demo.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
+
+    check = _command(
+        commands, "check", _check, "say what would be read of a folder of images, and what is wrong with it"
+    )
+    check.add_argument("source", metavar="FOLDER", help="folder of images, or another dataset")
+    check.add_argument("--label-column", help="column of the labels, if not label or labels")
+    check.add_argument("--image-column", help="column of the images, if not image (in metadata: file_name)")
+    check.add_argument("--group-column", help="column of the groups, if not group")
+    check.add_argument("--box-format", default="xywh", help="xywh, or xyxy for corners (default: %(default)s)")
+    check.add_argument("--mask-values", type=int, nargs="+", help="pixel values of masks that are object")
+    check.add_argument("--void", type=int, nargs="+", help="pixel values of masks that are void (default: 128)")
+    check.add_argument("--revision", help="revision of a Hub dataset")
 
     finetune = _command(commands, "finetune", _finetune, "wrap, train and evaluate what a YAML file describes")
     finetune.add_argument("config", nargs="?", help="YAML file, or the name of one that is shipped (see --list)")
@@ -232,6 +242,16 @@ def _demo(arguments: argparse.Namespace) -> None:
     print(f"report: {demo(arguments.output, seed=arguments.seed, quick=arguments.quick)}")
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    from .data.checking import check
+
+    names = ("label_column", "image_column", "group_column", "box_format", "mask_values", "void", "revision")
+    found = check(arguments.source, **{name: getattr(arguments, name) for name in names})
+    print(found)
+    if found.problems:
+        raise ValueError(f"{arguments.source} is not ready to train on: see the problems above")
+
+
 def _finetune(arguments: argparse.Namespace) -> None:
     from .recipe import Recipe, run, shipped, shipped_names
 
@@ -362,33 +382,58 @@ def _named(given: list[str]) -> dict[str, str]:
 def _explain(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
+    from .data import DataError
     from .explanation import explain_image
     from .hub import load
 
     model = load(arguments.model, device=_device(arguments.device))
-    files = [file for given in arguments.images for file in _image_files(Path(given))]
     output = Path(arguments.output)
+    files = [file for given in arguments.images for file in _image_files(Path(given), output)]
     output.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
+    broken: list[Path] = []
     for file in tqdm(files, desc="explaining", disable=len(files) < 2):
-        found = explain_image(model, file, arguments.method, whole=arguments.whole)
+        try:
+            found = explain_image(model, file, arguments.method, whole=arguments.whole)
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            broken.append(file)
+            tqdm.write(f"attention-refine: {error}", file=sys.stderr)
+            continue
         name = file.stem
         while name in taken:  # a/cat.jpg and b/cat.jpg
             name += "_"
         taken.add(name)
         found.save(output / f"{name}.png")
         tqdm.write(f"{file}: {found.caption} -> {output / name}.png")
+    if broken:
+        raise ValueError(f"{len(broken)} of {len(files)} images could not be explained: {', '.join(map(str, broken))}")
 
 
-def _image_files(path: Path) -> list[Path]:
+def _image_files(path: Path, output: Path) -> list[Path]:
+    """An image, or those of a folder, without hidden ones and those that an earlier run wrote to ``output``."""
+    from .data.listing import CLOSED, readable
+
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path} does not exist")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES)
+    inside = [file for file in sorted(path.rglob("*")) if not _hidden(file.relative_to(path))]
+    if output.resolve() != path.resolve():
+        inside = [file for file in inside if not file.resolve().is_relative_to(output.resolve())]
+    closed = [str(file) for file in inside if file.suffix.lower() in CLOSED]
+    if closed:
+        print(f"attention-refine: {len(closed)} images are of kinds that Pillow cannot open here: {', '.join(closed[:3])}",
+              file=sys.stderr)  # fmt: skip
+    files = [file for file in inside if file.suffix.lower() in readable() and file.is_file()]
     if not files:
-        raise ValueError(f"{path} holds no images ({', '.join(IMAGES)})")
+        raise ValueError(f"{path} holds no images that can be opened, such as .jpg, .png, .gif, .webp or .tif")
     return files
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith((".", "__", "@")) for part in path.parts)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .evaluation import Evaluation
 from .hub import CONFIG, Card, load, push_to_hub
+from .hub.places import without_places
 from .recipe import Recipe, load_split, prepare_evaluation, run, shipped
 
 PICTURES = 8
@@ -51,8 +52,8 @@ def publish(
     if recipe is not None:
         found = replace(
             found,
-            config=_without_paths(recipe.to_dict()),
-            dataset=_name(recipe.data.source),
+            config=without_places(recipe.to_dict()),
+            dataset=without_places(recipe.data.source),
             split=recipe.data.test_split,
             images=_pictures(recipe, model),
         )
@@ -90,24 +91,9 @@ def _pictures(recipe: Recipe, model: Any) -> list[Any]:
     return [items[position * len(items) // count]["pixel_values"] for position in range(count)]
 
 
-def _name(source: str) -> str:
-    """A dataset's name, without the place of a folder on this machine."""
-    path = Path(source)
-    return path.resolve().name if path.is_absolute() or path.exists() else source
-
-
-def _without_paths(value: Any) -> Any:
-    """A recipe for others to read: what is an absolute path here is only named."""
-    if isinstance(value, dict):
-        return {key: _without_paths(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
 def _written(overrides: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
-        f"--{section}.{key} {shlex.quote(str(_without_paths(value)))}"
+        f"--{section}.{key} {shlex.quote(str(without_places(value)))}"
         for section, values in overrides.items()
         for key, value in values.items()
     ]

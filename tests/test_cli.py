@@ -165,6 +165,22 @@ def test_help_of_every_command(capsys):
         assert stop.value.code == 0 and "usage: attention-refine" in capsys.readouterr().out
 
 
+def test_explain_goes_on_after_a_broken_file_and_leaves_its_own_pictures_alone(runs, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("1.png", "2.png", "4.gif", "5.webp"):
+        Image.new("RGB", (40, 40), (90, 20, 30)).save(photos / name)
+    (photos / "3.png").write_bytes(b"not an image")
+    (photos / "6.heic").write_bytes(b"of a phone")
+    command = ["explain", str(runs / "plain" / "best"), str(photos), "--output", str(photos / "explained")]
+    for _ in range(2):
+        assert main(command) == 1
+        err = capsys.readouterr().err
+        assert "3.png cannot be read as an image" in err and "1 of 5 images could not be explained" in err
+        assert "1 images are of kinds that Pillow cannot open here" in err
+        assert sorted(path.name for path in (photos / "explained").iterdir()) == ["1.png", "2.png", "4.png", "5.png"]
+
+
 def _refused(capsys, *command) -> str:
     assert main([*map(str, command)]) == 1
     said = capsys.readouterr().err.strip()

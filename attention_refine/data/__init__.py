@@ -6,8 +6,10 @@ yields items of tensors, image and mask and boxes transformed together, and :fun
 
 Conventions, in image files as people see them (upright, whatever their EXIF orientation says):
 
-* a **mask** is an image of the same size: 0 background, 128 void (unknown, not counted), any other value object. Store
-  it losslessly (PNG). In an item it is ``(1, H, W)`` uint8: 0 background, 1 object, 255 void.
+* a **mask** is an image of the same size: 0 background, 128 void (unknown, not counted), any other value object; what
+  else masks hold, and ``mask_values`` and ``void``, see :mod:`attention_refine.data.masks`. In an item it is
+  ``(1, H, W)`` uint8: 0 background, 1 object, 255 void; so it is in tensors for ``attention_refine.metrics``, which refuse
+  masks of 0 and 255 alone.
 * a **bbox** is ``[x, y, width, height]`` in pixels, or a list of them. In an item ``boxes`` is ``(n, 4)`` float32:
   left, top, right, bottom in pixels of the transformed image.
 * a **map** that a person edited covers the whole image at any resolution, in [0, 1]: see
@@ -17,6 +19,7 @@ Conventions, in image files as people see them (upright, whatever their EXIF ori
 from __future__ import annotations
 
 from attention_refine.data.adopting import as_prepared
+from attention_refine.data.checking import Check, check
 from attention_refine.data.columns import (
     DataError,
     as_canonical,
@@ -36,6 +39,7 @@ from attention_refine.data.transforms import Transform
 from attention_refine.data.unlabeled import load_unlabeled
 
 __all__ = [
+    "Check",
     "DataError",
     "Prepared",
     "PreparedStream",
@@ -43,6 +47,7 @@ __all__ = [
     "Transform",
     "as_canonical",
     "as_prepared",
+    "check",
     "class_names",
     "collate",
     "describe",

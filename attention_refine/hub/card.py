@@ -16,6 +16,7 @@ from torch import Tensor
 from ..model import RefinedModel
 from .checkpoint import CARD
 from .config import for_others
+from .places import without_places
 from .talking import redacted
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Card:
             evaluation results, into its metadata.
         images: PIL images, paths, or ``(3, H, W)`` tensors as the model takes them; the model's maps are drawn over
             them, in one picture (at most 12).
-        dataset: Hub id or name of the data it was trained and judged on.
+        dataset: Hub id or name of the data it was trained and judged on. Of a path, as of paths in ``config``, only the
+            last name is told.
         split: of ``dataset``, that ``evaluation`` is of.
         licence: of the weights, an identifier of the Hub's such as ``"apache-2.0"``; by default that of the base
             weights, where it can be found out.
@@ -59,6 +61,9 @@ class Card:
     description: str = ""
     intended_use: str = ""
     limits: str = ""
+
+    def __post_init__(self) -> None:
+        self.dataset, self.config = without_places(self.dataset), without_places(dict(self.config))
 
     def write(
         self,
