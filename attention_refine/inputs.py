@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -89,6 +90,25 @@ def check_maps(maps: Tensor) -> None:
     if low < 0 or high > 1:
         remedy = "divide by 255" if low >= 0 and high > 2 else "scale them with ar.maps.normalize"
         raise ValueError(f"maps lie in [0, 1], these reach from {low:g} to {high:g}; {remedy}")
+
+
+@contextmanager
+def one_image() -> Iterator[None]:
+    """A training pass of a single image: what batch norm cannot do with it is said with the remedy.
+
+    Raises:
+        ValueError: a norm over one value a channel.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "a batch of one image leaves a batch norm one value a channel, of which it has no statistics in training: "
+            "take two images or more (TrainingConfig(batch_size=2), a DataLoader with drop_last=True) or larger images, or "
+            "keep the backbone's norms as they are (TrainingConfig(freeze_batch_norm=True))"
+        ) from error
 
 
 class Watched(dict):

@@ -26,7 +26,7 @@ from .backbones.sites import quiet
 from .backbones.spec import IMAGENET, NotRebuildable, describe
 from .backbones.unwrapping import refuse_scripted, unwrapped
 from .heads.base import Action, Head, heads
-from .inputs import Watched, check_labels, check_maps, check_pixels, unknown_columns, warn_unread
+from .inputs import Watched, check_labels, check_maps, check_pixels, one_image, unknown_columns, warn_unread
 from .losses import classification_loss
 from .maps.names import by_name
 from .maps.scale import resize
@@ -190,7 +190,8 @@ class RefinedModel(nn.Module):
         embeds = any(objective.needs_embedding for objective in wanted)
         if embeds:
             self._check_one_embedding()
-        with LastLinear() if embeds else nullcontext() as last:
+        single = self.training and pixel_values.shape[0] == 1
+        with one_image() if single else nullcontext(), LastLinear() if embeds else nullcontext() as last:
             if self.head is None and alone:
                 output = RefinedOutput(aux_logits={}, losses={}, measures={})
             elif self.head is None and not (wanted and self.backbone.site):

@@ -114,3 +114,12 @@ def test_a_column_of_ones_own_that_an_objective_reads_is_no_mistake():
     assert said(lambda: model(CASE.images(), labels=LABELS, weather=torch.ones(3))) == []
     (one,) = said(lambda: model(CASE.images(), labels=LABELS, weather=torch.ones(3), wether=torch.ones(3)))
     assert "wether" in one
+
+
+def test_one_image_under_batch_norm_in_training():
+    model = CASE.wrap().train()
+    with pytest.raises(ValueError, match="a batch of one image .* no statistics in training: take two images or more"):
+        model(torch.randn(1, 3, 32, 32), labels=LABELS[:1])  # one location at the end
+    assert model(torch.randn(2, 3, 32, 32), labels=LABELS[:2]).loss.isfinite()
+    assert model(CASE.images(1), labels=LABELS[:1]).loss.isfinite()
+    assert model.eval()(torch.randn(1, 3, 32, 32), labels=LABELS[:1]).loss.isfinite()
