@@ -469,3 +469,15 @@ def test_files_are_named(tmp_path):
     right = found.values("correct")
     assert found.summary["classification"]["accuracy"]["value"] == pytest.approx(float(right.mean()))
     assert found.settings["maps"] == [] and found.summary["maps"] == {}
+
+
+def test_the_centre_is_one_control_whatever_the_models_grid(data, items):
+    """A model with another grid is compared with the same control, at the image's own size; noise keeps the grid."""
+    fine = {"fine": lambda net, pixels, target: pixels.mean(1, keepdim=True)}
+    coarse = {"coarse": lambda net, pixels, target: pixels.mean(1, keepdim=True)[..., ::32, ::32]}
+    options = {"measures": ["mask_correlation"], "progress": False}
+    a, b = (evaluate(made_model(), items, maps={**one, "centre": None}, **options) for one in (fine, coarse))
+    assert a.summary["maps"]["centre"] == b.summary["maps"]["centre"]
+    masks = torch.stack([item["mask"] for item in items])
+    expected = metrics.mask_correlation(metrics.centre_maps(len(items), (64, 64)), masks)
+    assert a.values("centre/mask_correlation").tolist() == pytest.approx(expected.tolist(), abs=1e-6)

@@ -255,3 +255,45 @@ def test_strips_show_the_iterations_of_darc_and_of_nothing_else(models, data, tm
     image, filled = (np.array(each.picture) for each in (frames[0], frames[3]))
     assert (image == filled)[~hidden].all() and not (image == filled)[hidden].all()
     assert frames[0].picture.tobytes() == denormalize(pixels, refined.preprocessing).tobytes()
+
+
+def test_verdict_and_pictures_come_first(text, evaluations):
+    page = Page(text[: text.index("<h2>")] + "</main></body></html>")
+    names = list(evaluations)
+    assert "Results" not in page.text
+    assert f"{names[1]} against {names[0]}: " in page.text.replace("&lt;", "<") and "accuracy" in page.text
+    assert sum(tag == "img" for tag, _ in page.tags) == 1 + 2 * 3, "two images, two maps of each, the scale"
+    assert text.index("<h2>Results</h2>") > text.index("<img")
+
+
+def test_what_a_verdict_says(evaluations):
+    from attention_refine.evaluation import Comparison, Difference
+    from attention_refine.report.verdict import verdict
+
+    def difference(measure, value, p, map=None):
+        return Difference("new", map, measure, value, value - 0.02, value + 0.02, p, p, 100, 0)
+
+    made = [
+        difference("accuracy", 0.01, 0.4), difference("worst_group_accuracy", -0.05, None),
+        difference("mask_correlation", 0.2, 0.001, "model"), difference("energy_on_cue", 0.1, 0.01, "model"),
+    ]  # fmt: skip
+    (said,) = verdict(dict.fromkeys(("old", "new")), Comparison("old", made))
+    assert said == (
+        "new against old: no sure difference in accuracy (+0.010, −0.010 to +0.030); accuracy of the worst group worse "
+        "(−0.050, −0.070 to −0.030); mask correlation better (+0.200, +0.180 to +0.220); energy on the cue worse "
+        "(+0.100, +0.080 to +0.120)."
+    )
+    name, evaluation = next(iter(evaluations.items()))
+    (alone,) = verdict({name: evaluation}, None)
+    cell = evaluation.summary["classification"]["accuracy"]
+    assert alone.startswith(f"{name}: accuracy {cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f}); ")
+
+
+def test_tables_become_cards_on_a_phone(text, evaluations):
+    """Below 40 rem every cell says which model it is of: nothing has to stand beside anything."""
+    page = Page(text)
+    cells = [attributes for tag, attributes in page.tags if tag == "td" and "data-of" in attributes]
+    assert {cell["data-of"] for cell in cells} >= {*evaluations, "images"}
+    tables = [attributes.get("class") for tag, attributes in page.tags if tag == "table"]
+    assert set(tables) == {"cards", "pictures"}
+    assert "a star, *, means that the difference is unlikely to be chance" in page.text

@@ -160,13 +160,14 @@ class Judge:
             elif name == "model":
                 maps = getattr(output, "maps", None)
                 made[name] = grad_cam if maps is None else self._first(maps, target)
+        # Noise at the size of the first map: coarse and fine noise score differently. The centre at the image's: it is
+        # one control for all models, whatever their grid.
         size = tuple(next(iter(made.values())).shape[-2:]) if made else (7, 7)
         for name in self.sources:
-            if name not in made:  # the controls, at the size of the first map: coarse and fine noise score differently
-                noise = name == "random"
-                made[name] = (
-                    metrics.random_maps(index, size, self.seed) if noise else metrics.centre_maps(len(index), size)
-                )
+            if name not in made and name == "random":
+                made[name] = metrics.random_maps(index, size, self.seed)
+            elif name not in made:
+                made[name] = metrics.centre_maps(len(index), image_size(pixels)[-2:])
         made = {name: made[name].detach().float().to(self.device) for name in self.sources}
         for name, maps in made.items():
             broken = (~maps.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()

@@ -148,7 +148,10 @@ def random_maps(index: Tensor, size: tuple[int, int] = (7, 7), seed: int = 0) ->
 
 
 def centre_maps(batch: int, size: tuple[int, int] = (7, 7), spread: float = 0.25) -> Tensor:
-    """Control: ``(batch, 1, h, w)`` Gaussians on the middle of the image, deviation ``spread`` of each side."""
+    """Control: ``(batch, 1, h, w)`` Gaussians on the middle of the image, deviation ``spread`` of each side.
+
+    Give the image's own size: on a model's coarse grid it is another control for every model.
+    """
     if spread <= 0:
         raise ValueError(f"spread must be positive, got {spread}")
     down, across = (torch.exp(-0.5 * (((torch.arange(n) + 0.5) / n - 0.5) / spread) ** 2) for n in size)

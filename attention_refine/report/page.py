@@ -20,8 +20,10 @@ from attention_refine.overlay import legend
 from attention_refine.report.figures import colour_of, perturbation_charts, training_charts
 from attention_refine.report.gallery import GalleryRow
 from attention_refine.report.strips import Frame
+from attention_refine.report.verdict import verdict
 from attention_refine.training.checkpoints import atomic_text
 
+FIRST = 2  # rows of pictures that stand before the tables
 CORRECTED = 0.05  # differences with a corrected p-value below it are marked
 
 
@@ -69,6 +71,11 @@ def write_report(
     names = list(evaluations)
     comparison, why_not = _comparison(evaluations)
     every = list(dict.fromkeys([*names, *(histories or {})]))
+    later = {heading: list(rows) for heading, rows in (galleries or {}).items()}
+    heading = next((heading for heading, rows in later.items() if rows), None)
+    first_rows = [] if heading is None else later[heading][:FIRST]
+    if heading is not None:
+        later[heading] = later[heading][FIRST:]
     text = (
         templates("report")
         .get_template("report.html.jinja")
@@ -77,6 +84,8 @@ def write_report(
             date=datetime.date.today().isoformat(),
             names=names,
             colours={name: colour_of(number) for number, name in enumerate(every)},
+            verdict=verdict(evaluations, comparison),
+            first_rows=first_rows,
             images=_images(evaluations),
             tables=_headline(evaluations, comparison),
             map_tables=[
@@ -88,7 +97,7 @@ def write_report(
             training=training_charts(_all_of(every, histories)) if histories else [],
             curves=perturbation_charts({name: evaluations[name] for name in names}) if names else [],
             perturbed=_perturbed(evaluations),
-            galleries=galleries or {},
+            galleries={heading: rows for heading, rows in later.items() if rows},
             strips=strips or {},
             legend=legend(),
             config=json.dumps(config, indent=2, default=str) if config else "",
