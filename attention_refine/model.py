@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -560,12 +560,17 @@ DRAWN = 8
 PIXELS = DRAWN * 224 * 224
 
 
+@cache
+def _pictures(count: int) -> Tensor:
+    """``(n, H, W, 3)`` uint8; drawn once, since a drawing takes longer than a small network."""
+    return torch.stack([torch.from_numpy(row["image"]) for row in shapes.rows("train", count)])
+
+
 def _drawn(preprocessing: dict[str, Any], example: Tensor) -> Tensor:
     """Images of the package's own, normalised, in the form of ``example``; clips stand still, other channels are grey."""
     channels, *size = example.shape[1:]
     count = max(2, min(DRAWN, PIXELS // math.prod(size)))
-    pictures = torch.stack([torch.from_numpy(row["image"]) for row in shapes.rows("train", count)])
-    pixels = pictures.permute(0, 3, 1, 2) / 255
+    pixels = _pictures(count).permute(0, 3, 1, 2) / 255
     pixels = F.interpolate(pixels, tuple(size[-2:]), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(preprocessing[key]) for key in ("mean", "std"))
     if channels == 3:
