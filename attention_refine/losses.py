@@ -18,6 +18,12 @@ def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float =
             f"got {labels.dtype} {tuple(labels.shape)}"
         )
     labels = labels.float()
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling() and labels.numel():
+        for label in labels[~((labels >= 0) & (labels <= 1))].tolist()[:1]:
+            raise ValueError(
+                f"label {label:g} of a class is not between 0 and 1: multi-hot labels say which classes an image has. "
+                "A quantity to predict is no class, and regression is not supported"
+            )
     if label_smoothing:
         labels = labels * (1 - label_smoothing) + label_smoothing / 2
     return F.binary_cross_entropy_with_logits(logits.float(), labels)

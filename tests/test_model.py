@@ -41,6 +41,14 @@ def test_label_smoothing_against_hand_numbers():
     assert classification_loss(logits, multi, label_smoothing=0.2).item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("label", [9.0, -1.0, float("nan")])
+def test_a_quantity_is_no_label(label):
+    with pytest.raises(
+        ValueError, match=f"label {label:g} of a class is not between 0 and 1.*regression is not supported"
+    ):
+        classification_loss(torch.zeros(2, 1), torch.tensor([[0.5], [label]]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8, torch.bool])
 def test_multi_hot_labels_of_any_type(dtype):
     logits = torch.tensor([[math.log(3), 0.0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -82,6 +83,8 @@ def _of_kind(batch: dict[str, Any], kind: str) -> tuple[Tensor, Tensor, Tensor]:
     if kind == "cue":
         cue = (found == 1).float()
         return 1 - cue, torch.ones_like(cue), cue.flatten(1).amax(1)
+    if kind == "mask":
+        _check_mask(found)
     known = (found != 255).float() if kind == "mask" else torch.ones_like(found, dtype=torch.float32)
     given = known.flatten(1).amax(1)
     if kind == "boxes":
@@ -89,6 +92,27 @@ def _of_kind(batch: dict[str, Any], kind: str) -> tuple[Tensor, Tensor, Tensor]:
     if kind == "edited" and batch.get("edited") is not None:
         given = batch["edited"].to(given)
     return found.float() * known, known, given
+
+
+def _check_mask(mask: Tensor) -> None:
+    """Refuse values that mean nothing, and say what 255 means where it may be the object.
+
+    Raises:
+        ValueError: a value above 1 that is not 255.
+    """
+    if torch.compiler.is_compiling():
+        return
+    strange = mask[(mask > 1) & (mask != 255)]
+    if len(strange):
+        raise ValueError(f"masks hold 1 (object), 0 (background) and 255 (void), got {float(strange[0]):g}")
+    if mask.dtype != torch.bool and not (mask > 0).logical_and(mask <= 1).any():
+        void = mask.flatten(1) == 255
+        if bool((void.any(1) & ~void.all(1)).any()):
+            warnings.warn(
+                "the masks of a batch hold 0 and 255 alone: 255 is void, so no object is known. If it is the object, as in "
+                "image files, give mask == 255",
+                stacklevel=2,
+            )
 
 
 def _nothing(pixels: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

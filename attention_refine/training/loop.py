@@ -143,7 +143,7 @@ def finetune(
     )
     accelerator = accelerator or make_accelerator(config)
     validated = evaluate is None and eval_dataset is not None
-    check_setting(model, dataset, unlabeled, config, accelerator, validated, validated or evaluate is not None)
+    check_setting(model, dataset, config, accelerator, validated, validated or evaluate is not None)
     collate = collate or _default_collate()
     process, processes = accelerator.process_index, accelerator.num_processes
     loading = {"num_workers": config.num_workers, "pin_memory": accelerator.device.type == "cuda", "collate": collate}

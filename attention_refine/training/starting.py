@@ -51,19 +51,13 @@ def _leave() -> None:
 
 
 def check_setting(
-    model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config: TrainingConfig, accelerator: Accelerator,
+    model: nn.Module, dataset: Dataset, config: TrainingConfig, accelerator: Accelerator,
     validated: bool, evaluated: bool,
 ) -> None:  # fmt: skip
     if isinstance(dataset, IterableDataset) and (config.max_steps is None or config.milestones):
         raise TrainingError(
             "the length of an epoch of a stream is not known: give max_steps in place of epochs, and no milestones"
         )
-    for data in (dataset, unlabeled):
-        if data is None or isinstance(data, IterableDataset):
-            continue
-        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-            kind = type(data).__name__
-            raise TrainingError(f"{kind} is no dataset of torch: attention_refine.data.prepare makes one")
     if accelerator.distributed_type.name in SHARDED:
         raise TrainingError(
             f"{accelerator.distributed_type.name} is not supported, because objectives differentiate twice: use "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 
 import pytest
 import torch
@@ -536,3 +537,16 @@ def test_a_recipe_goes_on_from_a_saved_model_with_its_own_objectives(tmp_path):
         build_model(options, ["cat", "dog"])
     with pytest.raises(ValueError, match="objective 'minning' is not one of"):
         built.add_objective("minning")
+
+
+def test_masks_of_0_and_255_are_asked_about_and_other_values_refused():
+    pixels, mask = torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    mask[:, :, 2:5, 2:5] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (mask, mask.float(), mask == 1, torch.full_like(mask, 255), torch.zeros_like(mask)):
+            map_targets({"pixel_values": pixels, "mask": fine}, "mask")
+    with pytest.warns(UserWarning, match="0 and 255 alone: 255 is void.*give mask == 255"):
+        map_targets({"pixel_values": pixels, "mask": mask * 255}, "mask")
+    with pytest.raises(ValueError, match=r"masks hold 1 \(object\), 0 \(background\) and 255 \(void\), got 128"):
+        map_targets({"pixel_values": pixels, "mask": mask * 128}, "mask")
