@@ -17,6 +17,7 @@ from .objectives import (
     AttentionMining,
     ContrastivePretraining,
     Distillation,
+    GroupDRO,
     GuidedInference,
     MapSupervision,
     Objective,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .auditing import Audit, audit
     from .evaluation import Evaluation, compare, evaluate, few_shot, retrieval
     from .propagation import propagate
+    from .retraining import retrain_classifier
     from .training import TrainingConfig, finetune
 
 __version__ = "0.1.0"
@@ -45,6 +47,7 @@ _LATER = {
     "evaluate": "evaluation",
     "few_shot": "evaluation",
     "propagate": "propagation",
+    "retrain_classifier": "retraining",
     "retrieval": "evaluation",
     "TrainingConfig": "training",
     "finetune": "training",
@@ -63,6 +66,7 @@ __all__ = [
     "ContrastivePretraining",
     "Distillation",
     "Evaluation",
+    "GroupDRO",
     "GuidedInference",
     "Head",
     "MapSupervision",
@@ -91,6 +95,7 @@ __all__ = [
     "propagate",
     "register_head",
     "register_objective",
+    "retrain_classifier",
     "retrieval",
     "wrap",
 ]

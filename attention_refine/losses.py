@@ -29,6 +29,15 @@ def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float =
     return F.binary_cross_entropy_with_logits(logits.float(), labels)
 
 
+def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """``(B,)``: the loss of each image, whose mean is :func:`classification_loss`; float32."""
+    classification_loss(logits[:1].detach(), labels[:1])  # refuses what does not fit
+    if labels.ndim == 1:
+        return F.cross_entropy(logits.float(), labels.long(), label_smoothing=label_smoothing, reduction="none")
+    labels = labels.float() * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").mean(1)
+
+
 def _check_classes(labels: Tensor, classes: int) -> None:
     # elsewhere looking would stall the device, which checks by itself, as a compiled graph does
     if labels.device.type != "cpu" or torch.compiler.is_compiling():

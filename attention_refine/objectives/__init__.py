@@ -11,6 +11,7 @@ from .contrastive import ContrastivePretraining, ContrastivePretrainingConfig
 from .darc import DARC
 from .darc_config import DARCConfig
 from .distillation import Distillation, DistillationConfig
+from .group_dro import GroupDRO, GroupDROConfig
 from .guided_inference import GuidedInference, GuidedInferenceConfig
 from .hiding import class_map, multi_hot, second_pass, site_for
 from .mining import AttentionMining, AttentionMiningConfig
@@ -32,6 +33,8 @@ __all__ = [
     "DARCConfig",
     "Distillation",
     "DistillationConfig",
+    "GroupDRO",
+    "GroupDROConfig",
     "GuidedInference",
     "GuidedInferenceConfig",
     "MapSupervision",
