@@ -33,7 +33,6 @@ from ..compositing import FILLS, extent, fill_in, grown, moved, softened
 from ..losses import classification_loss
 from ..maps import resize
 from ..maps.conditions import full_precision
-from ..maps.second_order import twice_differentiable
 from ..registry import check_choice
 from .annotations import TARGETS, columns_of, map_targets
 from .base import Objective, objectives
@@ -274,11 +273,9 @@ class Transplant(Objective):
         also = self._also(model)
         twice = self.second_order or any(objective.second_order for objective in also)
         with second_pass(model, statistics, "all"):
-            if model.backbone.site is None or not (also or model.head or self.config.map_agreement):
+            if model.backbone.site is None:
                 return model(made["pixel_values"], compute_losses=False)
-            feature = model.backbone.features(made["pixel_values"])
-            with twice_differentiable(enabled=twice):
-                return model.resume(feature)
+            return model.run(made["pixel_values"], keep=bool(also or self.config.map_agreement), twice=twice)
 
     def _also(self, model: RefinedModel) -> list[Objective]:
         for name in self.config.objectives:
