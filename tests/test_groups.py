@@ -107,6 +107,16 @@ def test_class_columns_go_by_their_names(data):
     assert list(cells["wetness"]["accuracy"]) == ["dry", "wet"] and cells["wetness"]["unknown"] == 4
 
 
+def test_streams_carry_their_groups_by_name(data):
+    feature = datasets.ClassLabel(names=["g0", "g1", "g2"])
+    rows = data.remove_columns("group").add_column("group", [i % 3 for i in range(12)], feature=feature)
+    options = {"measures": ["accuracy", "worst_group_accuracy"], "progress": False}
+    one, other = (evaluate(made_model(), given, **options) for given in (rows, rows.to_iterable_dataset()))
+    assert one.summary["groups"] == other.summary["groups"] and list(one.summary["groups"]["group"]["accuracy"]) == [
+        "g0", "g1", "g2"
+    ]  # fmt: skip
+
+
 def test_what_is_no_group_is_refused_in_a_sentence(data):
     model = made_model()
     options = {"measures": ["accuracy"], "progress": False}
