@@ -33,6 +33,7 @@ from attention_refine.training.batches import BatchOrder, SeededItems, step_batc
 from attention_refine.training.checkpoints import atomic_folder, damage, list_checkpoints
 from attention_refine.training.parameter_groups import make_optimizer
 from attention_refine.training.schedules import learning_rate_factor
+from attention_refine.training.stepping import TrainStep
 
 HERE = Path(__file__).parent
 collate = torch.utils.data.default_collate
@@ -115,6 +116,25 @@ def test_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path, unint
     assert_same(last_weights(tmp_path / "again"), uninterrupted[0])
     train(tmp_path / "other", **RUN, seed=1)
     assert largest_difference(last_weights(tmp_path / "other"), uninterrupted[0]) > 1e-3
+
+
+def test_a_compiled_run_is_the_eager_one(tmp_path, monkeypatch):
+    compiler = torch.compile
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function: asked.append(1) or compiler(function, backend="eager"))
+    options = {"epochs": 1, "evaluated": False, "batch_size": 11}
+    train(tmp_path / "eager", **options)
+    assert not asked
+    train(tmp_path / "compiled", compile=True, **options)
+    assert asked == [1]
+    assert largest_difference(last_weights(tmp_path / "compiled"), last_weights(tmp_path / "eager")) < 1e-6
+
+
+def test_compile_says_what_runs_eagerly(caplog):
+    net = timm.create_model("test_resnet", num_classes=3)
+    model = attention_refine.wrap(net, "abn", objectives=["mining"], preprocessing={"input_size": [3, 64, 64]})
+    assert TrainStep(model, compiled=True).compiled is None
+    assert "compile=True: the passes run eagerly" in caplog.text and "mining" in caplog.text
 
 
 def test_workers_do_not_change_the_run(tmp_path, uninterrupted):

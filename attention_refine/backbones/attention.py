@@ -107,5 +107,7 @@ def class_row_attention(query, key, value, attn_mask=None, *, class_row, changed
     options = {**options, "is_causal": False}
     row = F.scaled_dot_product_attention(query[..., :1, :], key, value, attn_mask=bias, **options)
     changed = changed.view(-1, *[1] * (row.ndim - 1))
-    same = output[..., :1, :].detach() + (row - row.detach())  # the network's own value, the gain's gradient
+    same = output[..., :1, :]
+    if row.requires_grad:
+        same = same.detach() + (row - row.detach())  # the network's own value, the gain's gradient
     return torch.cat([torch.where(changed, row, same), output[..., 1:, :]], dim=-2)

@@ -43,7 +43,7 @@ from ..backbones.scopes import own_randomness, quiet
 from ..backbones.stages import StageTwin, twin_of_last_stage
 from ..maps.conditions import full_precision
 from ..registry import check_choice
-from .base import Head, heads
+from .base import Head, heads, mean_gain
 
 MAX_HIDDEN = 128  # channels of the branch unless asked for more: with 1000 classes it would outweigh a small network
 
@@ -105,7 +105,8 @@ class AttentionBranchConfig:
 
 def attention_gain(maps: Tensor, strength: Tensor | float = 1.0, combine: str = "residual") -> Tensor:
     """What the feature is multiplied by: ``1 + s M``, or ``1 + s (M - 1)``, which is ``M`` at full strength."""
-    return 1 + strength * (maps if combine == "residual" else maps - 1)
+    change = maps if combine == "residual" else maps - 1
+    return 1 + change if isinstance(strength, float) and strength == 1 else 1 + strength * change
 
 
 @heads.register("abn")
@@ -208,7 +209,8 @@ class AttentionBranch(Head):
         """How far the mechanism has come in: 0 for a fresh head, 1 after ``fade_in_steps`` training steps."""
         if self.config.fade_in_steps == 0:
             return 1.0
-        finished = self.begun_steps - int(self.training)  # the step under way does not count yet
+        # the step under way does not count yet
+        finished = self.begun_steps - 1 if self.training else self.begun_steps
         return (finished / self.config.fade_in_steps).clamp(0.0, 1.0)
 
     def has_come_in(self) -> bool:
@@ -221,7 +223,7 @@ class AttentionBranch(Head):
 
     @staticmethod
     def _refine(feature: Tensor, gain: Tensor) -> Tensor:
-        return feature * gain.mean(1, keepdim=True).to(feature.dtype)
+        return feature * mean_gain(gain).to(feature.dtype)
 
 
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)

@@ -56,6 +56,11 @@ class Action:
         return torch.where(share == 1, self.logits, backbone + share * (self.logits - backbone))
 
 
+def mean_gain(gain: Tensor) -> Tensor:
+    """``(B, 1, h, w)``, the mean over the maps' gains ``(B, K, h, w)``."""
+    return gain if gain.shape[1] == 1 else gain.mean(1, keepdim=True)
+
+
 class Head(nn.Module):
     """Makes the map from the feature at the site and rewrites the feature with it.
 
@@ -149,7 +154,7 @@ class Head(nn.Module):
             return Action(made, aux_logits, refined)
         gain = self.gain(made, maps is not None)
         if not self.per_class:
-            gain = gain.mean(1, keepdim=True)
+            return Action(made, aux_logits, feature, mean_gain(gain))
         first, *others = gain.split(1, dim=1)
         return Action(made, aux_logits, *self.put(feature, first, mechanism), others=tuple(others))
 

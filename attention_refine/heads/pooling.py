@@ -124,7 +124,8 @@ class PoolingHead(Head):
         """How far the prediction is this head's: 0 for a fresh head, 1 after ``fade_in_steps`` training passes."""
         if self.config.fade_in_steps == 0:
             return 1.0
-        finished = self.begun_steps - int(self.training)  # the pass under way does not count yet
+        # the pass under way does not count yet
+        finished = self.begun_steps - 1 if self.training else self.begun_steps
         return (finished / self.config.fade_in_steps).clamp(0.0, 1.0)
 
     def has_come_in(self) -> bool:

@@ -21,7 +21,6 @@ from ..layouts import to_grid
 from ..maps import normalize, resize
 from ..maps.attention_weights import AttentionWeights, probe
 from ..maps.conditions import full_precision
-from ..maps.second_order import twice_differentiable
 from .hiding import grad_cam_at_site, multi_hot
 
 if TYPE_CHECKING:
@@ -68,10 +67,8 @@ class GradCam:
         self.second_order = second_order
 
     def __call__(self, model: RefinedModel, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
-        feature = model.backbone.features(pixels)
-        with twice_differentiable(enabled=self.second_order and torch.is_grad_enabled()):
-            output = model.resume(feature)
-        return feature, self.from_output(model, output, labels)
+        output = model.run(pixels, compute_aux=False, twice=self.second_order and torch.is_grad_enabled())
+        return output.feature, self.from_output(model, output, labels)
 
     def from_output(self, model: RefinedModel, output: RefinedOutput, labels: Tensor | None) -> Tensor:
         if labels is None:

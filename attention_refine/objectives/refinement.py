@@ -97,7 +97,7 @@ def _look(model: RefinedModel, images: Tensor) -> tuple[Rounds, Tensor, Tensor]:
     """The iterations, inside the graph, and the map and logits of the whole image, outside."""
     objective = _objective(model)
     with torch.no_grad():
-        output = model.resume(model.backbone.features(images))
+        output = model.run(images, compute_aux=False)
         batch = {"pixel_values": images, "labels": None}
         maps = objective.map_of(model, batch, output)
     return objective.rounds(model, batch, output), maps.detach(), output.logits

@@ -81,6 +81,10 @@ class TrainingConfig(Options):
         0, "processes that load images; 0 loads in the training process", at_least=0, may_change=True
     )
     channels_last: bool = option(False, "channels-last memory format; faster convolutions on most devices")
+    compile: bool = option(
+        False, "torch.compile the pass of each step; a model whose objectives run a part of the network again, or "
+        "differentiate twice, runs eagerly, and the log says so", may_change=True,
+    )  # fmt: skip
     mixed_precision: str = option("no", "precision of the forward pass; fp16 needs a GPU", choices=PRECISIONS)
     find_unused_parameters: bool = option(
         True, "several processes: allow parameters that a step's loss does not reach", may_change=True

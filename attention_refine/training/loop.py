@@ -179,7 +179,7 @@ def finetune(
         model.to(memory_format=torch.channels_last)
     with frozen(model, config):
         optimizer = make_optimizer(model, config)
-        train_step, optimizer = accelerator.prepare(TrainStep(model), optimizer)
+        train_step, optimizer = accelerator.prepare(TrainStep(model, config.compile), optimizer)
         accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
         usual = config.monitor == "accuracy" and config.second_monitor in (None, "auto")
         if validated and not usual and not progress.finished:

@@ -9,6 +9,7 @@ next says that the rate is too high for the batch: it is halved for the updates 
 from __future__ import annotations
 
 import inspect
+import logging
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,20 +23,27 @@ from attention_refine.training.progress import Progress, check_finite, count_ski
 from attention_refine.training.strategies import Part
 from attention_refine.training.validation import check_labels
 
+logger = logging.getLogger(__name__)
+
 
 class TrainStep(nn.Module):
     """The model as a function to its losses.
 
     What Accelerate prepares is this, so that the model itself is never patched, and DistributedDataParallel sees one
     output, the loss, from which it finds the parameters that a step leaves unused.
+
+    Args:
+        compiled: run the model under ``torch.compile``, where :func:`not_compiled` finds nothing against it.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, compiled: bool = False):
         super().__init__()
         self.model = model
+        # of the function: a module would be in the state twice
+        self.compiled = torch.compile(model.__call__) if compiled and not not_compiled(model) else None
 
     def forward(self, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        output = self.model(**inputs)
+        output = (self.compiled or self.model)(**inputs)
         if output.loss is None:
             raise TrainingError(
                 "the model returned no loss for a batch with "
@@ -44,6 +52,21 @@ class TrainStep(nn.Module):
         logged = {**output.losses, **(getattr(output, "measures", None) or {})}
         carried = getattr(output, "carried", None) or {}
         return output.loss, {name: value.detach() for name, value in logged.items()}, carried
+
+
+def not_compiled(model: nn.Module) -> list[str]:
+    """Names of the objectives on whose account the whole pass runs eagerly; the log names them.
+
+    A graph hides the feature at the site, from which objectives run the network again or take a gradient, and it cannot
+    be differentiated twice.
+    """
+    names = list(getattr(model, "objectives", None) or ())
+    if names:
+        logger.warning(
+            "compile=True: the passes run eagerly, because these objectives run parts of the network again or "
+            "differentiate in it: %s", ", ".join(names),
+        )  # fmt: skip
+    return names
 
 
 def take_step(

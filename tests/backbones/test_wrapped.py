@@ -298,20 +298,27 @@ def test_reentrant_gradient_checkpointing_is_refused():
         set_reentrant_ckpt(before)
 
 
-@pytest.mark.parametrize("name, args", [("test_resnet", {}), ("deit_tiny_patch16_224", TINY_VIT)])
-def test_a_compiled_model_gives_the_same(name, args):
-    pixels, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
-    model = wrapped(name, pixels, **args)
-    compiled = torch.compile(model, backend="aot_eager")  # what is compiled is checked, not how fast it runs
+@pytest.mark.parametrize("head", ["abn", "brnpa"])
+@pytest.mark.parametrize("kind", ["test_resnet", "swin", "vit_token"])
+def test_a_compiled_model_is_one_graph_and_gives_the_same(kind, head):
+    net, pixels = build(kind)
+    made = {"abn": ar.AttentionBranch, "brnpa": ar.BRNPA}[head](fade_in_steps=4)
+    model = ar.wrap(net, head=made, preprocessing={"input_size": list(pixels.shape[1:])}).eval()
+    model.head.begun_steps.fill_(2)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)  # what is compiled is checked, not its speed
     with torch.no_grad():
         expected, found = model(pixels), compiled(pixels)
-    torch.testing.assert_close(found.logits, expected.logits)
-    torch.testing.assert_close(found.maps, expected.maps)
-    gradients = []
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.maps, expected.maps, rtol=1e-5, atol=1e-5)
+    state, labels, gradients = copy.deepcopy(model.train().state_dict()), torch.tensor([0, 1]), []
     for run in (model, compiled):
+        model.load_state_dict(state)
         model.zero_grad()
+        torch.manual_seed(0)
         run(pixels, labels=labels).loss.backward()
+        assert int(model.head.begun_steps) == 3
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
     for key in gradients[0]:
-        torch.testing.assert_close(gradients[1][key], gradients[0][key], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradients[1][key], gradients[0][key], rtol=1e-3, atol=1e-5)
