@@ -81,8 +81,11 @@ class Drawer:
         first = self.seen(typical, "the map, on a typical image")
         drops = {name: self.audit.scenes[name]["difference"]["value"] for name, of in flips.items() if of}
         if drops:
-            name = min(drops, key=drops.get)
-            return [first, *self.flipped(name, flips[name][:1])[1:]]
+            against = {name: drop for name, drop in drops.items() if name != "mixed_same"} or drops
+            name = min(against, key=against.get)
+            # First of all one that is taken for what its new place is taken for.
+            told = [s for s in flips[name] if s["scenes"][name].get("place") == s["flipped_to"]] or flips[name]
+            return [first, self.scene(told[0], name)]
         scene = next((name for name in TELLING if name in typical["scenes"]), None)
         if scene is not None:
             return [first, self.scene(typical, scene)]
