@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import typing
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,10 @@ def main(argv: list[str] | None = None) -> int:
     3 where ``compare --fail-if`` found what it was to fail at.
     """
     words = sys.argv[1:] if argv is None else argv
-    arguments = _parser(words).parse_args(words)
+    parser = _parser(words)
+    arguments, left = parser.parse_known_args(words)
+    if left:
+        parser.error(_unknown(left))
     try:
         code = arguments.run(arguments)
     except KeyboardInterrupt:
@@ -65,13 +70,14 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
 
     finetune = _command(commands, "finetune", _finetune, "wrap, train and evaluate what a YAML file describes")
     finetune.add_argument("config", nargs="?", help="YAML file, or the name of one that is shipped (see --list)")
-    finetune.add_argument("--list", action="store_true", help="list the shipped configs and stop")
+    finetune.add_argument("--list", action="store_true", help="list the shipped configs, a line on each, and stop")
     _add_sections(finetune, words)
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure one or several saved models on the same images")
     evaluate.add_argument("models", nargs="+", metavar="MODEL", help="saved folder or Hub id, optionally name=MODEL")
     evaluate.add_argument("--output", default="evaluation", help="folder for results and report (default: %(default)s)")
     evaluate.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
+    evaluate.add_argument("--limit", type=_positive, help="judge so many images only, drawn evenly from the split")
     evaluate.add_argument("--config", help="YAML file whose data and evaluation sections are used")
     _add_device(evaluate)
     _add_sections(evaluate, words, only=("data", "evaluation"))
@@ -161,7 +167,8 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, run: Any, help: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    # Without abbreviations: --training.epoch would be taken for --training.epochs, and start.
+    command = commands.add_parser(name, allow_abbrev=False, help=help, description=help[0].upper() + help[1:] + ".")
     command.set_defaults(run=run)
     return command
 
@@ -205,6 +212,7 @@ def _add_sections(parser: argparse.ArgumentParser, words: list[str], only: tuple
         if only and section not in only:
             continue
         group = parser.add_argument_group(section)
+        hints = typing.get_type_hints(kind)
         for each in fields(kind):
             default = each.default if each.default is not MISSING else each.default_factory()
             group.add_argument(
@@ -212,19 +220,35 @@ def _add_sections(parser: argparse.ArgumentParser, words: list[str], only: tuple
                 dest=f"{section}.{each.name}",
                 metavar="VALUE",
                 default=argparse.SUPPRESS,
-                type=_value,
+                type=partial(_value, hints[each.name]),
                 help=f"{each.metadata['help']} (default: {default})".replace("%", "%%"),
             )
 
 
-def _value(text: str) -> Any:
-    """A value as YAML reads it, and 1e-4 as the number it is."""
+def _value(hint: Any, text: str) -> Any:
+    """The value of an option's field from the words that were typed."""
+    from .words import value_of
+
     try:
-        return float(text) if "e" in text.lower() and not text.startswith(("[", "{")) else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
+        return value_of(text, hint)
     except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a value") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a list [a, b] nor keys and values {{a: 1}}") from error
+
+
+def _unknown(left: list[str]) -> str:
+    """What to say of words that are no options."""
+    from .options import suggestion
+    from .recipe import Recipe
+
+    word = next((each for each in left if each.startswith("-")), left[0]).partition("=")[0]
+    section, dot, name = word.lstrip("-").partition(".")
+    kind = Recipe.sections().get(section)
+    if dot and kind is not None:
+        return f"unknown option {word}: {suggestion(name, kind)}"
+    found = [f"--{at}.{f.name}" for at, each in Recipe.sections().items() for f in fields(each) if f.name == section]
+    found += [f"--{at}.{each.KNOWN_AS[section]}" for at, each in Recipe.sections().items() if section in each.KNOWN_AS]
+    hint = f": did you mean {found[0]}?" if found and word.startswith("-") else ""
+    return f"unrecognized arguments: {' '.join(left)}{hint}"
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -253,10 +277,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
-    from .recipe import Recipe, run, shipped, shipped_names
+    from .recipe import Recipe, run, shipped, shipped_lines
 
     if arguments.list or arguments.config is None:
-        print("\n".join(shipped_names()))
+        print("\n".join(shipped_lines()))
         if not arguments.list:
             raise ValueError("name a YAML file or one of the shipped configs above")
         return
@@ -279,7 +303,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     models, evaluations = {}, {}
     for name, path in _named(arguments.models).items():
         models[name] = load(path, device=device)
-        split = load_split(recipe.data, arguments.split, models[name].labels)
+        split = _limited(load_split(recipe.data, arguments.split, models[name].labels), arguments.limit)
         evaluations[name] = judge(recipe, models[name], split, output / name)
         print(f"{name}\n{evaluations[name]}\n")
     report = write_report(
@@ -290,6 +314,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         title=f"{' and '.join(models)} on {recipe.data.source}, {arguments.split}",
     )
     print(f"report: {report}")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _limited(split: Any, limit: int | None) -> Any:
+    """At most ``limit`` rows, evenly spread, the same at every call: a folder lists class after class."""
+    if limit is None or limit >= len(split):
+        return split
+    return split.select([row * len(split) // limit for row in range(limit)])
 
 
 def _fewshot(arguments: argparse.Namespace) -> None:

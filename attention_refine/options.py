@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 
 def option(default: Any, help: str, **rules: Any) -> Any:
@@ -29,9 +29,21 @@ def option(default: Any, help: str, **rules: Any) -> Any:
 class Options:
     """Base of a section of options.
 
+    Attributes:
+        KNOWN_AS: what people type elsewhere for a field, for a suggestion.
+
     Raises:
         ValueError: a value of the wrong type or out of range; the message names field, value and what is accepted.
+        TypeError: a keyword that is no field; the closest one is suggested.
     """
+
+    KNOWN_AS: ClassVar[dict[str, str]] = {}
+
+    def __new__(cls, *values: Any, **named: Any):
+        for key in named:
+            if key not in (each.name for each in fields(cls)):
+                raise TypeError(f"{cls.__name__}: unknown option {key!r}: {suggestion(key, cls)}")
+        return super().__new__(cls)
 
     def __post_init__(self):
         hints = typing.get_type_hints(type(self))
@@ -54,10 +66,18 @@ class Options:
         names = [each.name for each in fields(cls)]
         for key in values:
             if key not in names:
-                close = difflib.get_close_matches(str(key), names, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
-                raise ValueError(f"unknown option {key!r}: {hint}")
+                raise ValueError(f"unknown option {key!r}: {suggestion(str(key), cls)}")
         return cls(**values)
+
+
+def suggestion(key: str, kind: type[Options]) -> str:
+    """``did you mean 'epochs'?`` for a name that is no field of ``kind``; all fields where none is close."""
+    names = [each.name for each in fields(kind)]
+    close = [kind.KNOWN_AS.get(key)] if key in kind.KNOWN_AS else difflib.get_close_matches(key, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+
+
+_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:
@@ -71,6 +91,8 @@ def typed(name: str, value: Any, hint: Any) -> Any:
         elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             if math.isfinite(value):
                 return float(value)
+        elif kind is bool and str not in accepted and isinstance(value, str) and value.lower() in _TRUTHS:
+            return _TRUTHS[value.lower()]
         elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
     words = {type(None): "None", int: "a whole number", float: "a finite number", str: "text", bool: "true or false",

@@ -7,7 +7,9 @@ disagree.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 import yaml
 
+from . import words
 from .backbones.sites import UnsupportedBackbone
 from .data import (
     Prepared,
@@ -181,7 +184,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"config {path} does not exist")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = words.read(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if values is None:
@@ -477,6 +480,18 @@ def shipped_names() -> list[str]:
     """The configs that come with the package."""
     folder = files("attention_refine.hub_configs")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def shipped_lines() -> list[str]:
+    """Each shipped config with what it says of itself: the first sentence of its comment."""
+    width = max(map(len, shipped_names()))
+    return [f"{name:{width}}  {_first_sentence(shipped(name).read_text(encoding='utf-8'))}" for name in shipped_names()]
+
+
+def _first_sentence(text: str) -> str:
+    lines = itertools.takewhile(lambda line: line.startswith("# ") and not line.startswith("#   "), text.splitlines())
+    comment = " ".join(line[2:].strip() for line in lines)
+    return re.split(r"(?<!al)[.:](?:\s|$)", comment, maxsplit=1)[0]
 
 
 def shipped(name: str) -> Path:

@@ -153,7 +153,7 @@ def test_list_names_the_shipped_configs_and_all_of_them_are_valid(capsys):
     from attention_refine.recipe import Recipe, shipped, shipped_names
 
     assert main(["finetune", "--list"]) == 0
-    assert capsys.readouterr().out.split() == shipped_names() != []
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == shipped_names() != []
     for name in shipped_names():
         Recipe.load(shipped(name))
 

@@ -748,7 +748,7 @@ def test_settings_that_cannot_work(tmp_path):
         ({"batch_size": 0}, "batch_size=0 is not accepted: it must be at least 1"),
         ({"optimizer": "adamx"}, "optimizer='adamx' is not accepted: it must be one of adamw, adam, sgd"),
         ({"schedule": "cosin"}, "one of constant, linear, cosine, step"),
-        ({"mixed_precision": "fp8"}, "one of no, bf16, fp16"),
+        ({"mixed_precision": "fp8"}, "one of no, bf16, fp16, auto"),
         ({"label_smoothing": 1.0}, "at least 0 and below 1"),
         ({"schedule": "step"}, "needs milestones"),
         ({"milestones": [3]}, "have no effect with schedule 'cosine'"),
@@ -775,3 +775,16 @@ def test_config_from_dict():
     assert all(each.metadata["help"] for each in dataclasses.fields(TrainingConfig))
     assert TrainingConfig(monitor="eval_loss").larger_is_better is False
     assert TrainingConfig(monitor="mask_correlation").larger_is_better is True
+
+
+def test_auto_precision_is_bf16_only_where_the_device_is_fast_at_it(tmp_path, monkeypatch):
+    from attention_refine.training.starting import resolved_precision
+
+    for fast, expected in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert resolved_precision("auto") == expected and resolved_precision("fp16") == "fp16"
+    train(tmp_path, mixed_precision="auto", epochs=1)
+    state = json.loads((list_checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text())
+    assert state["identity"]["mixed_precision"] == "no", "a run on a machine that is fast at bf16 is another run"
+    train(tmp_path, mixed_precision="no", epochs=1, resume=True)

@@ -9,7 +9,7 @@ from attention_refine.options import Options, option
 from attention_refine.training.schedules import SCHEDULES
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
-PRECISIONS = ("no", "bf16", "fp16")
+PRECISIONS = ("no", "bf16", "fp16", "auto")
 MODES = ("max", "min")
 DRIFTS = ("prediction_drift", "prediction_kl")  # how far predictions have moved, see drift.py
 BALANCES = ("class", "group")
@@ -34,6 +34,14 @@ class TrainingConfig(Options):
     Raises:
         ValueError: a value of the wrong type or out of range; the message names field, value and what is accepted.
     """
+
+    KNOWN_AS = {
+        "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "num_epochs": "epochs",
+        "num_train_epochs": "epochs", "max_epochs": "epochs", "per_device_train_batch_size": "batch_size",
+        "precision": "mixed_precision", "fp16": "mixed_precision", "bf16": "mixed_precision", "optim": "optimizer",
+        "max_grad_norm": "clip_grad_norm", "gradient_clip_val": "clip_grad_norm", "patience": "early_stopping_patience",
+        "workers": "num_workers", "metric_for_best_model": "monitor", "label_smoothing_factor": "label_smoothing",
+    }  # fmt: skip
 
     output_dir: str = option("runs/finetune", "folder for checkpoints/, best/ and last/", may_change=True)
     resume: bool = option(False, "continue the run in output_dir from its newest intact checkpoint", may_change=True)
@@ -85,7 +93,11 @@ class TrainingConfig(Options):
         False, "torch.compile the pass of each step; a model whose objectives run a part of the network again, or "
         "differentiate twice, runs eagerly, and the log says so", may_change=True,
     )  # fmt: skip
-    mixed_precision: str = option("no", "precision of the forward pass; fp16 needs a GPU", choices=PRECISIONS)
+    mixed_precision: str = option(
+        "no",
+        "precision of the forward pass; fp16 needs a GPU; auto is bf16 where the device is fast at it, else no",
+        choices=PRECISIONS,
+    )
     find_unused_parameters: bool = option(
         True, "several processes: allow parameters that a step's loss does not reach", may_change=True
     )
