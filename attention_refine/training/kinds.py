@@ -10,6 +10,8 @@ from torch.utils.data import Dataset, IterableDataset
 
 from attention_refine.training.config import TrainingConfig, TrainingError
 
+_TARGETS = {"mask": "mask", "boxes": "boxes", "edited_map": "edited", "cue": "cue"}
+
 
 def objectives_of(model: nn.Module) -> dict[str, Any]:
     """The model's objectives by name."""
@@ -39,6 +41,30 @@ def read_by_objectives(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """For each objective that acts on annotated images only, the columns of which an image needs one."""
     found = {name: tuple(getattr(each, "annotations", ())) for name, each in objectives_of(model).items()}
     return {name: columns for name, columns in found.items() if columns}
+
+
+def check_annotations(model: nn.Module, dataset: Dataset) -> None:
+    """Refuse an objective that would do nothing, where the dataset says which annotations it has.
+
+    Raises:
+        TrainingError: naming the objective, what it reads and what there is.
+    """
+    there = None if isinstance(dataset, IterableDataset) else getattr(dataset, "annotations", None)
+    if not isinstance(there, dict):
+        return
+    counts = {column: sum(flags) for column, flags in there.items() if any(flags)}
+    for name, columns in read_by_objectives(model).items():
+        if not set(columns) & set(counts):
+            has = ", ".join(f"{number} {column}" for column, number in counts.items()) or "none"
+            fits = (
+                f" (or target={_TARGETS[next(column for column in counts if column in _TARGETS)]!r})"
+                if set(counts) & set(_TARGETS)
+                else ""
+            )
+            raise TrainingError(
+                f"{name} would do nothing: it reads {' or '.join(columns)}, and of the annotations the training data has "
+                f"{has}. Give the images what it reads{fits}, see docs/data.md, or leave the objective out"
+            )
 
 
 def annotated(model: nn.Module, dataset: Dataset) -> list[bool]:

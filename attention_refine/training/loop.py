@@ -33,11 +33,12 @@ from attention_refine.training.checkpoints import (
     save_checkpoint,
     weights_damage,
 )
-from attention_refine.training.choosing import MEASURED_LATER, check_measured, choose, sentence, since_best
+from attention_refine.training.choosing import MEASURED_LATER, Choice, check_measured, choose, sentence, since_best
 from attention_refine.training.config import TrainingConfig, TrainingError
+from attention_refine.training.console import data_line, epoch_line
 from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.keeping import BestModels
-from attention_refine.training.kinds import read_by_objectives
+from attention_refine.training.kinds import check_annotations, read_by_objectives
 from attention_refine.training.parameter_groups import frozen, keep_batch_norm, make_optimizer
 from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
@@ -147,6 +148,7 @@ def finetune(
     collate = collate or _default_collate()
     process, processes = accelerator.process_index, accelerator.num_processes
     loading = {"num_workers": config.num_workers, "pin_memory": accelerator.device.type == "cuda", "collate": collate}
+    check_annotations(model, dataset)
     strategy = Strategy(model, dataset, unlabeled, config, process, processes, loading)
     total_steps = config.max_steps or config.epochs * strategy.steps
     rate = schedule(config, total_steps, strategy.steps)
@@ -204,7 +206,7 @@ def finetune(
                 )  # fmt: skip
             accelerator.wait_for_everyone()
 
-        def remember(metrics: dict[str, float]) -> None:
+        def remember(metrics: dict[str, float]) -> Choice:
             """After an evaluation: which model is the best now, and its weights."""
             check_measured(metrics, config)
             before = progress.best_step
@@ -215,8 +217,16 @@ def finetune(
             if accelerator.is_main_process:
                 models.keep(model, progress.step, before, choice)
             accelerator.wait_for_everyone()
+            return choice
 
         hidden = not (config.progress and accelerator.is_main_process)
+        if not hidden and not progress.finished:
+            for name, data in (("training", dataset), ("unlabeled", unlabeled), ("validation", eval_dataset)):
+                if data is not None:
+                    print(data_line(name, data))
+            if config.mixed_precision == "auto":
+                print(f"mixed_precision: auto is {accelerator.mixed_precision} on this {accelerator.device.type}")
+        epochs = None if strategy.steps is None else -(-total_steps // strategy.steps)
         with (
             trackers(accelerator, config),
             tqdm(total=total_steps, initial=progress.step, disable=hidden, desc="finetune", unit="step") as bar,
@@ -254,8 +264,9 @@ def finetune(
                 due = evaluate is not None and (last or (progress.epoch + 1) % config.eval_every == 0)
                 metrics = _evaluate(evaluate, model, accelerator) if due else {}
                 close_epoch(progress, metrics, config.learning_rate * rate(progress.step - 1))
-                if due:
-                    remember(metrics)
+                choice = remember(metrics) if due else None
+                if not hidden:
+                    bar.write(epoch_line(progress.history[-1], epochs, config, choice))
                 accelerator.log({f"eval/{name}": value for name, value in metrics.items()}, step=progress.step)
                 patience = config.early_stopping_patience
                 progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
@@ -268,9 +279,11 @@ def finetune(
 
     _share_buffers(model, accelerator)
     _save_model(model, output / "last", accelerator)
-    choice = choose(progress.history, config, progress.kept, supervised)
+    verdict = sentence(choose(progress.history, config, progress.kept, supervised), progress.epoch)
     if accelerator.is_main_process:
         models.finish()
+    if not hidden:
+        print(verdict)
     has_best = progress.best_step is not None
     if has_best:
         model.load_state_dict(load_file(str(output / "best" / "model.safetensors")))
@@ -285,7 +298,7 @@ def finetune(
         skipped_steps=progress.skipped_steps,
         skipped_images=getattr(dataset, "skipped_count", 0),
         stopped_early=progress.stopped_early,
-        verdict=sentence(choice, progress.epoch),
+        verdict=verdict,
     )
 
 
