@@ -1,5 +1,8 @@
 """The map becomes the mask: what a model supervised by a few masks shows of all other images, cut into masks for them.
 
+The map may also be that of a :mod:`~attention_refine.segmenter` fitted to the annotated images on the network's frozen
+features (``method="segmenter"``): no training, seconds, and the surest masks that we measured (docs/propagate.md).
+
 The cut is the one that fits the annotated images best. Rows that have an annotation keep it; the masks of the others say
 of themselves that a model made them (``mask_source``) and how sure it was (``mask_confidence``). A second training learns
 from them as from any masks: :class:`~attention_refine.objectives.Transplant` puts the objects so found on other places.
@@ -10,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .backbones.scopes import quiet
+from .compositing import extent
 from .data import DataError, Prepared, collate
 from .data.columns import undecoded
 from .data.images import open_image
@@ -31,6 +36,7 @@ from .maps import by_name, normalize, resize
 from .maps.names import CLASSLESS
 from .model import RefinedModel
 from .objectives import class_map, map_targets, multi_hot
+from .segmenter import Segmenter, SegmenterConfig, fit_segmenter
 
 CUTS = np.linspace(0.02, 0.98, 49)
 CHUNK = 256  # rows whose maps are one file of the cache
@@ -79,6 +85,9 @@ def propagation(
     cut: float | str = "auto",
     flip: bool = True,
     min_confidence: float = 0.0,
+    image_size: int | None = None,
+    segmenter: SegmenterConfig | dict[str, Any] | None = None,
+    seed: int = 0,
     batch_size: int = 32,
     cache: str | Path | None = None,
     progress: bool = True,
@@ -90,14 +99,21 @@ def propagation(
     ``sum of the map inside the mask / (pixels of the mask + sum of the map outside)``.
 
     Args:
-        model: trained on the dataset's annotated rows, so that its map is one of the object.
+        model: trained on the dataset's annotated rows, so that its map is one of the object; for ``"segmenter"`` any
+            model with pretrained weights, its head and classifier are not used.
         dataset: canonical columns, as from :func:`attention_refine.data.load_dataset`. A row is annotated where it has a
             ``mask``, boxes (``bbox``), or an edited map.
-        method: ``"model"``, the head's map (Grad-CAM without a head), or the name of a map in ``ar.maps``.
+        method: ``"model"``, the head's map (Grad-CAM without a head), the name of a map in ``ar.maps``, or
+            ``"segmenter"``: fitted here to the annotated rows, on the network's frozen features.
         cut: from which value of the map a pixel is object, or ``"auto"``: where the mean IoU with the annotated rows is
-            largest, of the map as it is and stretched to [0, 1].
+            largest, of the map as it is and stretched to [0, 1]. A segmenter's is chosen on maps of rows that it was not
+            fitted to (two halves, each mapped from the other); from boxes, by the box round the mask.
         flip: the mean over the image and its mirror image.
         min_confidence: rows whose mask is less sure stay without one.
+        image_size: side in pixels at which the network sees the images; the model's own if not given. Convolutional
+            networks take larger ones than they are trained with, for finer maps.
+        segmenter: options of the segmenter.
+        seed: of the segmenter's fit.
         batch_size: images at a time.
         cache: a folder for the maps, so that a call that broke off goes on where it was and another ``cut`` costs
             nothing. Maps of other weights, rows or options in it are made anew.
@@ -119,21 +135,33 @@ def propagation(
         raise ValueError(f"cut must be between 0 and 1, both excluded, or 'auto', got {cut!r}")
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"min_confidence must be between 0 and 1, got {min_confidence}")
-    if method != "model":
+    if method not in ("model", "segmenter"):
         by_name(method)
     whole = {**model.preprocessing, "crop_pct": 1.0, "crop_mode": "squash"}  # the map is of the whole image
+    if image_size is not None:
+        whole["input_size"] = [3, image_size, image_size]
     items = Prepared(_only_made_by_people(dataset), whole, class_names=model.labels, progress=progress)
     # A head's map is one in [0, 1]; another has no scale of its own.
     scales = ("none", "minmax") if method == "model" and model.head is not None else ("minmax",)
+    scales = ("none",) if method == "segmenter" else scales
     annotated = [any(flags) for flags in zip(*_annotations(items))] or [False] * len(items)
     if cut == "auto" and not any(annotated):
         raise DataError(
             "no row has a mask, boxes or an edited map to choose the cut by: give cut=0.5, for example, or annotate a few"
         )
     facts = {"preprocessing": whole, "method": method, "flip": flip}
+    unseen = {}
+    if method == "segmenter":
+        config = segmenter if isinstance(segmenter, SegmenterConfig) else SegmenterConfig(**(segmenter or {}))
+        facts |= {"segmenter": asdict(config), "seed": seed, "annotations": _digest_of_annotations(items)}
+        fitted, unseen = _fitted(model, items, annotated, config, seed, flip, batch_size)
     folder = None if cache is None else _opened(Path(cache).expanduser(), model, items, facts)
-    maps = torch.cat(list(_maps(model, items, method, flip, batch_size, folder, progress)))
-    scale, level, iou, left_out = _best_cut(items, maps, annotated, scales, cut)
+    read = partial(_segmented, model, fitted) if method == "segmenter" else partial(_one_way, model, method=method)
+    maps = torch.cat(list(_maps(model, items, read, flip, batch_size, folder, progress)))
+    judged = maps.clone()
+    for row, map in unseen.items():
+        judged[row] = map
+    scale, level, iou, left_out = _best_cut(items, judged, annotated, scales, cut, boxed=method == "segmenter")
     maps = normalize(maps, "minmax") if scale == "minmax" else maps
     return _with_masks(items.dataset, dataset, maps, annotated, float(level), scale, iou, left_out, min_confidence)
 
@@ -156,8 +184,9 @@ def _annotations(items: Prepared) -> list[list[bool]]:
 
 
 def _maps(
-    model: RefinedModel, items: Prepared, method: str, flip: bool, batch_size: int, folder: Path | None, progress: bool
-) -> Iterator[Tensor]:
+    model: RefinedModel, items: Prepared, read: Callable[[Tensor, Tensor], Tensor], flip: bool, batch_size: int,
+    folder: Path | None, progress: bool,
+) -> Iterator[Tensor]:  # fmt: skip
     """The maps ``(n, 1, h, w)`` float32 of the rows, on the CPU, a chunk at a time; from the folder where it has them."""
     with quiet(model), tqdm(total=len(items), desc="propagate", unit="image", disable=not progress, leave=False) as bar:
         for start in range(0, len(items), CHUNK):
@@ -170,7 +199,7 @@ def _maps(
                 pieces = []
                 for first in range(0, len(rows), batch_size):
                     batch = collate([items[row] for row in rows[first : first + batch_size]])
-                    pieces.append(_map_of(model, batch, method, flip).float().cpu())
+                    pieces.append(_map_of(model, batch, read, flip).float().cpu())
                     bar.update(len(pieces[-1]))
                 found = torch.cat(pieces)
                 if file is not None:
@@ -179,13 +208,13 @@ def _maps(
             yield found
 
 
-def _map_of(model: RefinedModel, batch: dict[str, Any], method: str, flip: bool) -> Tensor:
+def _map_of(model: RefinedModel, batch: dict[str, Any], read: Callable[[Tensor, Tensor], Tensor], flip: bool) -> Tensor:
     """``(B, 1, h, w)``, 0 or more: one map an image, of its labels."""
     device = next(model.parameters()).device
     pixels, labels = batch["pixel_values"].to(device), batch["labels"].to(device)
     if not flip:
-        return _one_way(model, pixels, labels, method)
-    return (_one_way(model, pixels, labels, method) + _one_way(model, pixels.flip(-1), labels, method).flip(-1)) / 2
+        return read(pixels, labels)
+    return (read(pixels, labels) + read(pixels.flip(-1), labels).flip(-1)) / 2
 
 
 def _one_way(model: RefinedModel, pixels: Tensor, labels: Tensor, method: str) -> Tensor:
@@ -200,6 +229,55 @@ def _one_way(model: RefinedModel, pixels: Tensor, labels: Tensor, method: str) -
 
     target = {} if method in CLASSLESS else {"target": score}
     return by_name(method)(model, pixels, **target).mean(1, keepdim=True).relu()
+
+
+# A segmenter's ---------------------------------------------------------------------------------------------------------
+
+ENOUGH_TO_HALVE = 4  # annotated rows from which each half teaches a segmenter for the other
+
+
+def _segmented(model: RefinedModel, segmenter: Segmenter, pixels: Tensor, labels: Tensor) -> Tensor:
+    return segmenter.predict(model.backbone.net, pixels)
+
+
+def _fitted(
+    model: RefinedModel, items: Prepared, annotated: list[bool], config: SegmenterConfig, seed: int, flip: bool,
+    batch_size: int,
+) -> tuple[Segmenter, dict[int, Tensor]]:  # fmt: skip
+    """A segmenter of all annotated rows, and the maps ``(1, h, w)`` of these rows from segmenters that lack them."""
+    rows = [row for row, flag in enumerate(annotated) if flag]
+    if not rows:
+        raise DataError("no row has a mask, boxes or an edited map to fit a segmenter to: annotate a few")
+    if len(rows) > config.max_images:  # from all over the dataset: its rows may be sorted by class
+        rows = [rows[i] for i in np.linspace(0, len(rows) - 1, config.max_images).round().astype(int)]
+    device, net = next(model.parameters()).device, model.backbone.net
+
+    def annotations(of: list[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for first in range(0, len(of), batch_size):
+            batch = collate([items[row] for row in of[first : first + batch_size]])
+            batch["pixel_values"] = batch["pixel_values"].to(device)
+            target, known, _ = map_targets(batch, "auto")
+            yield batch["pixel_values"], target, known
+
+    unseen: dict[int, Tensor] = {}
+    if len(rows) >= ENOUGH_TO_HALVE:
+        for half, other in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
+            read = partial(_segmented, model, fit_segmenter(net, annotations(half), config, seed=seed))
+            for first in range(0, len(other), batch_size):
+                some = other[first : first + batch_size]
+                found = _map_of(model, collate([items[row] for row in some]), read, flip).float().cpu()
+                unseen.update(zip(some, found))
+    return fit_segmenter(net, annotations(rows), config, seed=seed), unseen
+
+
+def _digest_of_annotations(items: Prepared) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("mask", "bbox", "maps", "edited"):
+        if name in items.dataset.column_names:
+            for cell in items.dataset.select_columns([name])[name]:
+                is_image = isinstance(cell, dict) and (cell.get("bytes") is not None or cell.get("path"))
+                digest.update((_identity(cell) if is_image else repr(cell)).encode())
+    return digest.hexdigest()
 
 
 def _opened(folder: Path, model: RefinedModel, items: Prepared, facts: dict[str, Any]) -> Path:
@@ -234,9 +312,16 @@ def _identity(cell: dict[str, Any]) -> str:
 
 
 def _best_cut(
-    items: Prepared, maps: Tensor, annotated: list[bool], scales: tuple[str, ...], cut: float | str
+    items: Prepared, maps: Tensor, annotated: list[bool], scales: tuple[str, ...], cut: float | str, boxed: bool = False
 ) -> tuple[str, float, float | None, float | None]:
-    """Scale and cut, their mean IoU with the annotated rows, and that of each row at what the others would choose."""
+    """Scale and cut, their mean IoU with the annotated rows, and that of each row at what the others would choose.
+
+    Where rows have boxes alone and the map follows the object's outline (``boxed``), the boxes round the cut maps count.
+    """
+    kinds = items.annotations
+    drawn = [flags for name, flags in kinds.items() if name == "edited_map"]
+    drawn += [[cell is not None for cell in items.dataset["mask"]]] if "mask" in items.dataset.column_names else []
+    outlined = [any(flags) for flags in zip(*drawn)] if drawn else [False] * len(maps)
     rows = [row for row, flag in enumerate(annotated) if flag]
     levels = CUTS if cut == "auto" else np.array([float(cut)])
     tables = {scale: [] for scale in scales}
@@ -246,8 +331,9 @@ def _best_cut(
         region, known = region[0, 0] >= 0.5, known[0, 0] > 0
         if not given.any() or not (region & known).any():
             continue
+        overlaps = _box_overlaps if boxed and not outlined[row] else _overlaps
         for scale, table in tables.items():
-            table.append(_overlaps(_at_size(maps[row], region.shape, scale), region, known, levels))
+            table.append(overlaps(_at_size(maps[row], region.shape, scale), region, known, levels))
     found = {scale: np.array(table) for scale, table in tables.items() if table}
     if not found:
         if cut == "auto":
@@ -272,6 +358,18 @@ def _overlaps(values: Tensor, region: Tensor, known: Tensor, levels: np.ndarray)
     values, region = values[known], region[known]
     found = values[None] >= torch.from_numpy(levels).to(values)[:, None]
     both, either = (found & region).sum(1), (found | region).sum(1)
+    return (both / either.clamp_min(1)).double().numpy()
+
+
+def _box_overlaps(values: Tensor, region: Tensor, known: Tensor, levels: np.ndarray) -> np.ndarray:
+    """IoU of the region with the box round what is at or above each level; all ``(H, W)``."""
+    found = values[None] >= torch.from_numpy(levels).to(values)[:, None, None]
+    top, bottom, left, right = extent(found[:, None]).unbind(1)
+    y, x = (torch.arange(side) for side in region.shape)
+    rows = (y >= top[:, None]) & (y < bottom[:, None])
+    columns = (x >= left[:, None]) & (x < right[:, None])
+    box = rows[:, :, None] & columns[:, None]
+    both, either = (box & region).flatten(1).sum(1), (box | region).flatten(1).sum(1)
     return (both / either.clamp_min(1)).double().numpy()
 
 

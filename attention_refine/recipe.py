@@ -105,8 +105,8 @@ class DataOptions(Options):
     )
     propagate: dict | None = option(
         None, "a model to train first, on the training images that have masks or boxes, whose maps become the masks of "
-        "the others: {model: ..., training: ...} with the keys that differ for it, rounds, and cut, flip, method or "
-        "min_confidence of attention_refine.propagate",
+        "the others: {model: ..., training: ...} with the keys that differ for it, rounds, and options of "
+        "attention_refine.propagate (cut, flip, method ...); with method: segmenter nothing is trained for it",
     )  # fmt: skip
 
 
@@ -381,7 +381,9 @@ def _taught(recipe: Recipe, splits: dict[str, Any]) -> ModelOptions:
     return ModelOptions.from_dict(values | {"objectives": made})
 
 
-PROPAGATION = ("model", "training", "rounds", "cut", "flip", "method", "min_confidence")
+PROPAGATION = (
+    "model", "training", "rounds", "cut", "flip", "method", "min_confidence", "image_size", "segmenter", "seed", "batch_size"
+)  # fmt: skip
 
 
 def _propagated(recipe: Recipe, splits: dict[str, Any]) -> Any:
@@ -393,6 +395,8 @@ def _propagated(recipe: Recipe, splits: dict[str, Any]) -> Any:
     unknown = sorted(given.keys() - set(PROPAGATION))
     if unknown:
         raise ValueError(f"data.propagate: key {unknown[0]!r} is not one of {', '.join(PROPAGATION)}")
+    if given.get("method") == "segmenter":
+        return _segmented(recipe, given, splits["train"])
     rounds = given.pop("rounds", 1)
     if not isinstance(rounds, int) or rounds < 1:
         raise ValueError(f"data.propagate: rounds must be a whole number of 1 or more, got {rounds!r}")
@@ -415,6 +419,23 @@ def _propagated(recipe: Recipe, splits: dict[str, Any]) -> Any:
             path.write_text(json.dumps(found.to_dict(), indent=1))
         train = found.dataset
     return train
+
+
+def _segmented(recipe: Recipe, given: dict[str, Any], train: Any) -> Any:
+    """The training images with masks from a segmenter on the features of a network that nobody trained for them."""
+    unused = sorted(given.keys() & {"training", "rounds"})
+    if unused:
+        raise ValueError(f"data.propagate: method 'segmenter' trains no model: leave {unused[0]!r} out")
+    plain = {"teacher": None, "head": None, "objectives": [], "resolution": 1}
+    options = ModelOptions.from_dict(recipe.model.to_dict() | plain | (given.pop("model", None) or {}))
+    folder = Path(recipe.training.output_dir) / "propagate"
+    found = propagation(
+        build_model(options, class_names(train)), train, cache=folder / "maps", progress=recipe.training.progress,
+        **{"seed": recipe.training.seed} | given,
+    )  # fmt: skip
+    with atomic_file(folder / "propagation.json") as path:
+        path.write_text(json.dumps(found.to_dict(), indent=1))
+    return found.dataset
 
 
 def report(runs: dict[str, Run], path: Path, title: str, config: dict[str, Any] | None = None) -> Path:

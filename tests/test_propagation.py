@@ -283,3 +283,108 @@ def test_keys_of_the_first_stage_are_checked(rows, tmp_path):
         with pytest.raises(ValueError, match=said):
             run(recipe(tmp_path, **keys), splits)
     assert not (tmp_path / "propagate").exists()
+
+
+# A segmenter's masks -----------------------------------------------------------------------------------------------------
+
+
+def plain() -> ar.RefinedModel:
+    torch.manual_seed(2)
+    size = {"input_size": [3, SIDE, SIDE], "crop_pct": 0.9}
+    return ar.wrap(BY_NAME["resnet18"].make(), labels=list(shapes.CLASSES), preprocessing=size).eval()
+
+
+FEW = {"segmenter": {"steps": 20, "batch_size": 6}, "method": "segmenter", **QUIET}
+
+
+@pytest.fixture(scope="module")
+def six() -> datasets.Dataset:
+    """Twelve images, every other one with its mask and its box."""
+    made = shapes.make("train", 12, size=SIDE)
+    keep = made.select_columns(["image", "label"])
+    masks = made.cast_column("mask", datasets.Image(decode=False))["mask"]
+    masks = [cell if row % 2 else None for row, cell in enumerate(masks)]
+    boxes = [box if row % 2 else None for row, box in enumerate(made["bbox"])]
+    return keep.add_column("mask", masks, feature=datasets.Image()).add_column(
+        "bbox", boxes, feature=made.features["bbox"]
+    )
+
+
+def test_a_segmenter_makes_masks_and_chooses_its_cut_on_rows_it_did_not_see(six):
+    model, masked = plain(), six.remove_columns("bbox")
+    found = propagation(model, masked, **FEW)
+    assert (found.annotated, found.made + found.empty) == (6, 6) and found.scale == "none"
+    rows = [row for row in range(12) if row % 2]
+    items = ar.data.prepare(masked, {**model.preprocessing, "crop_pct": 1.0, "crop_mode": "squash"})
+    config = module.SegmenterConfig(steps=20, batch_size=6)
+    tables = []
+    for half, other in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
+        batch = ar.data.collate([items[row] for row in half])
+        target, known, _ = ar.objectives.map_targets(batch, "mask")
+        fitted = module.fit_segmenter(model.backbone.net, [(batch["pixel_values"], target, known)], config, seed=0)
+        for row in other:
+            pixels = items[row]["pixel_values"][None]
+            one, mirrored = (fitted.predict(model.backbone.net, each) for each in (pixels, pixels.flip(-1)))
+            values = ar.maps.resize((one + mirrored.flip(-1)) / 2, (SIDE, SIDE))[0, 0].numpy()
+            tables.append([overlap(values, read_mask(cells(masked)[row]), cut) for cut in CUTS])
+    means = np.array(tables).mean(0)
+    assert found.iou == pytest.approx(means.max(), abs=1e-4) and found.cut == pytest.approx(CUTS[means.argmax()])
+
+
+def test_the_same_call_gives_the_same_masks_and_the_cache_none_anew(six, tmp_path, monkeypatch):
+    model, masked = plain(), six.remove_columns("bbox")
+    first = propagation(model, masked, cache=tmp_path, **FEW)
+    stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("maps-*")}
+    again = propagation(model, masked, cache=tmp_path, **FEW)
+    assert stamps and {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("maps-*")} == stamps
+    assert [cell and cell["bytes"] for cell in cells(first.dataset)] == [
+        cell and cell["bytes"] for cell in cells(again.dataset)
+    ]
+    propagation(model, masked, cache=tmp_path, **{**FEW, "seed": 1})
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("maps-*")} != stamps
+
+
+def test_from_boxes_the_box_round_the_mask_chooses_the_cut(six):
+    found = propagation(plain(), six.remove_columns("mask"), **FEW)
+    assert found.annotated == 6 and found.iou is not None and 0 < found.iou <= 1
+    values = torch.zeros(8, 8)
+    values[2:4, 1:6] = 0.5
+    values[3, 3] = 0.9
+    region = torch.zeros(8, 8, dtype=torch.bool)
+    region[2:4, 1:6] = True
+    by_cut = module._box_overlaps(values, region, torch.ones_like(region), np.array([0.4, 0.8, 0.95]))
+    assert by_cut.tolist() == pytest.approx([1.0, 1 / 10, 0.0])
+
+
+def test_the_network_may_see_larger_images_than_it_is_used_with(six):
+    small = propagation(plain(), six.remove_columns("bbox"), **FEW)
+    large = propagation(plain(), six.remove_columns("bbox"), image_size=128, **FEW)
+    made = [cell for cell in cells(large.dataset) if cell]
+    assert read_mask(made[0]).shape == (SIDE, SIDE) and large.to_dict() != small.to_dict()
+
+
+def test_a_segmenter_needs_annotated_rows(six):
+    with pytest.raises(ar.data.DataError, match="no row has a mask, boxes or an edited map to fit"):
+        propagation(plain(), six.select_columns(["image", "label"]), cut=0.5, **FEW)
+
+
+def test_a_recipe_with_a_segmenter_trains_once(tmp_path):
+    from attention_refine.recipe import Recipe, run
+
+    folder = shapes.write(tmp_path / "data", ("train", "test"), n=18, size=SIDE)
+    values = {
+        "model": {
+            "backbone": "test_resnet", "pretrained": False, "image_size": SIDE,
+            "objectives": [{"name": "transplant", "replace": True, "copies": 0.75}],
+        },
+        "data": {"source": str(folder), "validation": 0.34, "propagate": {"method": "segmenter", "segmenter": {"steps": 3}}},
+        "training": {"output_dir": str(tmp_path / "run"), "max_steps": 2, "batch_size": 6, "progress": False},
+        "evaluation": {"perturbation_images": 0},
+    }  # fmt: skip
+    done = run(Recipe.from_dict(values))
+    found = json.loads((tmp_path / "run" / "propagate" / "propagation.json").read_text())
+    assert found["annotated"] > 0 and done.evaluation is not None
+    assert not (tmp_path / "run" / "propagate" / "round-1").exists()
+    values["data"]["propagate"]["rounds"] = 2
+    with pytest.raises(ValueError, match="method 'segmenter' trains no model: leave 'rounds' out"):
+        run(Recipe.from_dict(values))

@@ -51,6 +51,9 @@ class TransplantConfig:
 
     Args:
         copies: of each image whose object (or cue) is known; a fraction is a chance, so 0.5 copies half of them.
+        replace: put the copies in their images' places before the model sees the batch, in training mode only: no
+            further pass, as many images and updates as without. There is no loss of the objective's own then; the
+            losses of the batch are those of the copies, and ``copies`` is at most 1.
         target: what the object is taken from: ``"edited"``, ``"mask"`` or ``"boxes"``; ``"auto"`` takes of each image
             the first of these that it has.
         threshold: from which value of an edited map a location is object.
@@ -81,6 +84,7 @@ class TransplantConfig:
     """
 
     copies: float = 1.0
+    replace: bool = False
     target: str = "auto"
     threshold: float = 0.5
     min_confidence: float = 0.0
@@ -111,6 +115,13 @@ class TransplantConfig:
             check_choice("Transplant", name, getattr(self, name), choices)
         if self.copies <= 0:
             raise ValueError(f"Transplant: copies must be above 0, got {self.copies}; leave the objective out for none")
+        if self.replace and self.copies > 1:
+            raise ValueError(f"Transplant: with replace=True copies must be at most 1, got {self.copies}")
+        if self.replace and (self.map_agreement or self.prediction_agreement or self.objectives):
+            raise ValueError(
+                "Transplant: with replace=True an image and its copy are never seen together: leave map_agreement, "
+                "prediction_agreement and objectives out (other objectives see the copies as they see any image)"
+            )
         for name in ("threshold", "min_confidence", "move"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Transplant: {name} must be between 0 and 1, got {getattr(self, name)}")
@@ -144,7 +155,7 @@ class Transplant(Objective):
     """The class loss on copies whose object stands on other surroundings. Options: :class:`TransplantConfig`.
 
     Losses: ``transplant`` (with a head its own predictions' losses included), and where asked for ``transplant_maps``
-    and ``transplant_predictions``. Measure: ``transplant_copies``, copies as a share of the batch.
+    and ``transplant_predictions``; none with ``replace``. Measure: ``transplant_copies``, copies as a share of the batch.
 
     With several labels an image, a copy has the donor's classes, and the receiver's as well where its objects are not
     covered. A copy is put together in float32, from torch's CPU generator, without a gradient.
@@ -170,7 +181,38 @@ class Transplant(Objective):
         }
         return own.get(loss, self.weight)
 
+    def prepare(self, model: RefinedModel, batch: dict[str, Any]) -> dict[str, Any]:
+        """With ``replace`` the batch with copies in it, and the column ``transplanted`` (B,) that says where."""
+        if not (self.config.replace and model.training):
+            return batch
+        region = regions(batch, self.config.target, self.config.threshold, self.config.cues != "left")
+        donors, receivers = self._pairs(batch, region)
+        flags = torch.zeros(len(batch["pixel_values"]), dtype=torch.bool, device=batch["pixel_values"].device)
+        if len(donors) == 0:
+            return {**batch, "transplanted": flags}
+        made, _ = self._copies(batch, region, donors, receivers)
+        replaced = dict(batch)
+        for name, value in made.items():
+            there = batch.get(name)
+            if name == "boxes":
+                boxes = dict(zip(donors.tolist(), value))
+                replaced[name] = [boxes.get(row, old) for row, old in enumerate(there)]
+            elif isinstance(there, Tensor) and there.shape[1:] == value.shape[1:]:
+                replaced[name] = there.clone().index_copy_(0, donors.to(there.device), value.to(there))
+            elif isinstance(there, Tensor):
+                raise ValueError(
+                    f"Transplant: column {name!r} is {tuple(there.shape)} and its images are of "
+                    f"{tuple(batch['pixel_values'].shape[2:])} pixels: with replace=True they must agree"
+                )
+        return {**replaced, "transplanted": flags.index_fill_(0, donors, True)}
+
     def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+        if self.config.replace:
+            flags = batch.get("transplanted")
+            output.measures["transplant_copies"] = (
+                output.logits.new_zeros((), dtype=torch.float32) if flags is None else flags.float().mean()
+            )
+            return {}
         wanted = {
             "transplant": True,
             "transplant_maps": self.config.map_agreement > 0,

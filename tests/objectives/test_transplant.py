@@ -397,3 +397,61 @@ def test_bad_options_are_refused_in_one_sentence(options, said):
 def test_clips_are_refused():
     with pytest.raises(ValueError, match=r"pixel_values must be images \(B, C, H, W\)"):
         regions({"pixel_values": torch.zeros(2, 3, 4, 8, 8)}, "auto", 0.5, True)
+
+
+# copies in their images' places --------------------------------------------------------------------------------------
+
+
+def test_replaced_images_are_the_copies_and_no_further_pass_is_made():
+    model = wrap(replace=True, copies=1.0, feather=0).train()
+    batch = {"pixel_values": images(), "labels": LABELS, "mask": MASK}
+    torch.manual_seed(5)
+    seen = model.objectives["transplant"].prepare(model, batch)
+    assert seen["transplanted"].tolist() == [True, False, True, True]
+    assert torch.equal(seen["pixel_values"][1], images()[1]) and torch.equal(seen["labels"], LABELS)
+    for row in (0, 2, 3):
+        own = (MASK[row] == 1).expand(3, -1, -1)
+        assert torch.equal(seen["pixel_values"][row][own], images()[row][own])
+        assert not torch.equal(seen["pixel_values"][row], images()[row])
+    assert torch.equal(batch["pixel_values"], images())  # the batch given is as it was
+    torch.manual_seed(5)
+    passes = []
+    with model.backbone.net.register_forward_hook(lambda *_: passes.append(1)):
+        output = model(images(), labels=LABELS, mask=MASK)
+    assert len(passes) == 1 and set(output.losses) == {"task"}
+    assert float(output.measures["transplant_copies"]) == pytest.approx(0.75)
+    wanted = F.cross_entropy(copy.deepcopy(model)(seen["pixel_values"], compute_losses=False).logits, LABELS)
+    torch.testing.assert_close(output.losses["task"], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_in_evaluation_nothing_is_replaced():
+    model, bare = wrap(replace=True).eval(), copy.deepcopy(base("resnet18", None)).eval()
+    output = model(images(), labels=LABELS, mask=MASK)
+    assert torch.equal(output.logits, bare(images()).logits) and float(output.measures["transplant_copies"]) == 0
+
+
+def test_a_share_of_the_images_is_replaced_and_boxes_move_along():
+    model = wrap(replace=True, copies=0.5, target="boxes").train()
+    boxes = [torch.tensor([[10.0, 8.0, 30.0, 40.0]]), torch.zeros(0, 4)] * 2
+    counts = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        seen = model.objectives["transplant"].prepare(
+            model, {"pixel_values": images(), "labels": LABELS, "boxes": boxes}
+        )
+        counts.append(seen["transplanted"].sum().item())
+        assert [len(each) for each in seen["boxes"]] == [1, 0, 1, 0]
+    assert set(counts) == {0, 1, 2} and 0.7 < sum(counts) / 40 < 1.3
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"copies": 1.5}, "copies must be at most 1, got 1.5"),
+        ({"map_agreement": 1.0}, "never seen together"),
+        ({"objectives": ("map_supervision",)}, "never seen together"),
+    ],
+)
+def test_what_replacing_refuses(options, said):
+    with pytest.raises(ValueError, match=said):
+        Transplant(replace=True, **options)
