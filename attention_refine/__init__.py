@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .auditing import Audit, audit
     from .evaluation import Evaluation, compare, evaluate, few_shot, retrieval
     from .propagation import propagate
+    from .recommendation import Recommendation, recommend
     from .retraining import retrain_classifier
     from .training import TrainingConfig, finetune
 
@@ -47,6 +48,8 @@ _LATER = {
     "evaluate": "evaluation",
     "few_shot": "evaluation",
     "propagate": "propagation",
+    "Recommendation": "recommendation",
+    "recommend": "recommendation",
     "retrain_classifier": "retraining",
     "retrieval": "evaluation",
     "TrainingConfig": "training",
@@ -71,6 +74,7 @@ __all__ = [
     "Head",
     "MapSupervision",
     "Objective",
+    "Recommendation",
     "RefinedModel",
     "RefinedOutput",
     "TrainingConfig",
@@ -93,6 +97,7 @@ __all__ = [
     "metrics",
     "objectives",
     "propagate",
+    "recommend",
     "register_head",
     "register_objective",
     "retrain_classifier",
