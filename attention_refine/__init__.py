@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation, compare, evaluate, few_shot, retrieval
     from .propagation import propagate
     from .recommendation import Recommendation, recommend
+    from .repairing import Repair, repair
     from .retraining import retrain_classifier
     from .training import TrainingConfig, finetune
 
@@ -50,6 +51,8 @@ _LATER = {
     "propagate": "propagation",
     "Recommendation": "recommendation",
     "recommend": "recommendation",
+    "Repair": "repairing",
+    "repair": "repairing",
     "retrain_classifier": "retraining",
     "retrieval": "evaluation",
     "TrainingConfig": "training",
@@ -77,6 +80,7 @@ __all__ = [
     "Recommendation",
     "RefinedModel",
     "RefinedOutput",
+    "Repair",
     "TrainingConfig",
     "Transplant",
     "Triplet",
@@ -100,6 +104,7 @@ __all__ = [
     "recommend",
     "register_head",
     "register_objective",
+    "repair",
     "retrain_classifier",
     "retrieval",
     "wrap",

@@ -1,5 +1,5 @@
-"""The command line: ``attention-refine demo | check | finetune | evaluate | compare | explain | push | pull | inspect |
-backbones``."""
+"""The command line: ``attention-refine demo | check | finetune | evaluate | compare | audit | repair | explain | push | pull |
+inspect | backbones``."""
 
 from __future__ import annotations
 
@@ -124,6 +124,20 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     audit.add_argument("--seed", type=int, default=0, help="of the images put together (default: %(default)s)")
     _add_device(audit)
     _add_sections(audit, words, only=("data",))
+
+    repair = _command(
+        commands, "repair", _repair,
+        "find what a model leans on, mend it with the recipe that measured best for the data, and prove it on one page",
+    )  # fmt: skip
+    repair.add_argument("model", metavar="MODEL", help="saved folder or run folder; or a backbone: timm name or Hub id")
+    repair.add_argument("--output", default="repair", help="folder for page, models and audits (default: %(default)s)")
+    repair.add_argument(
+        "--goal", default="accuracy", choices=("accuracy", "map", "parts"),
+        help="accuracy, where a shortcut lies too; map, on the object; parts, for fine-grained classes (default: accuracy)",
+    )  # fmt: skip
+    repair.add_argument("--recipe", help="YAML file or shipped config to train, in place of what is recommended")
+    repair.add_argument("--limit", type=_positive, help="audit so many test images only, spread over the split")
+    _add_sections(repair, words)
 
     explain = _command(commands, "explain", _explain, "write images with the model's map drawn over them")
     explain.add_argument("model", metavar="MODEL", help="saved folder or Hub id")
@@ -391,6 +405,24 @@ def _audit(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size, seed=arguments.seed, title=f"Audit of {arguments.model}",
     )  # fmt: skip
     print(f"{found}\n\nreport: {output / 'audit.html'}")
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    from .repairing import repair
+
+    overrides = _overrides(arguments)
+    source = overrides.get("data", {}).get("source")
+    if source is None:
+        raise ValueError("name the images to repair with: --data.source FOLDER ('shapes' for the embedded dataset)")
+    if "output_dir" in overrides.get("training", {}):
+        raise ValueError("repair writes to before/ and after/ of --output: give that in place of --training.output_dir")
+    if {"backbone", "checkpoint"} & set(overrides.get("model", {})):
+        raise ValueError("the model to repair is the first argument: leave --model.backbone and --model.checkpoint out")
+    done = repair(
+        arguments.model, source, arguments.output, goal=arguments.goal, recipe=arguments.recipe, overrides=overrides,
+        limit=arguments.limit,
+    )  # fmt: skip
+    print(f"\n{done}")
 
 
 def _model_folder(given: str) -> str:

@@ -181,6 +181,38 @@ def audit(
         ValueError: a stream, a network that is not wrapped, a limit below 1, and what ``evaluate`` raises.
         DataError: as ``evaluate``.
     """
+    found, judge, entries = examined(
+        model, dataset, places=places, map=map, groups=groups, limit=limit, batch_size=batch_size,
+        num_workers=num_workers, seed=seed, progress=progress,
+    )  # fmt: skip
+    if output is not None:
+        write(found, judge, entries, Path(output), title or "Audit: what the model looks at")
+    return found
+
+
+def write(found: Audit, judge: Judge, entries: Entries, output: Path, title: str) -> None:
+    """``audit.html``, ``audit.json`` and ``samples.csv`` of what :func:`examined` gave, into a folder."""
+    from attention_refine.auditing.page import write_page
+
+    found.to_json(output / "audit.json")
+    found.evaluation.to_csv(output / "samples.csv")
+    write_page(output / "audit.html", found, judge, entries, title=title)
+
+
+def examined(
+    model: nn.Module,
+    dataset: Any,
+    *,
+    places: Any = None,
+    map: str = "model",
+    groups: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Audit, Judge, Entries]:
+    """:func:`audit`, and what its pictures are drawn with. Arguments and errors as there."""
     if isinstance(dataset, IterableDataset) or type(dataset).__name__ == "IterableDataset":
         raise ValueError(
             "an audit puts images together, so it needs them by number: load the dataset without streaming"
@@ -220,14 +252,7 @@ def audit(
         settings,
     )  # fmt: skip
     found.verdict, found.not_looked_at = verdict(found), not_looked_at(found)
-    if output is not None:
-        from attention_refine.auditing.page import write_page
-
-        output = Path(output)
-        found.to_json(output / "audit.json")
-        evaluation.to_csv(output / "samples.csv")
-        write_page(output / "audit.html", found, judge, entries, title=title or "Audit: what the model looks at")
-    return found
+    return found, judge, entries
 
 
 def _limited(items: Any, limit: int | None) -> Any:

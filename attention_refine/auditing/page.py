@@ -74,23 +74,31 @@ class Drawer:
 
     def pair(self, flips: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Figure]:
         """What the model looks at, on a typical image, and the scene that tells most about it."""
+        return [self.drawn(*each) for each in self.telling(flips)]
+
+    def telling(self, flips: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[Mapping[str, Any], str]]:
+        """The samples of :meth:`pair`, each with the name of its scene, or with a caption where it is as it is."""
         samples = self.audit.samples
         known = [s for s in samples if s["energy"]["object"] is not None] or samples
         known = sorted(known, key=lambda s: s["energy"]["object"] or 0.0)
         typical = known[len(known) // 2]
-        first = self.seen(typical, "the map, on a typical image")
+        first = (typical, "the map, on a typical image")
         drops = {name: self.audit.scenes[name]["difference"]["value"] for name, of in flips.items() if of}
         if drops:
             against = {name: drop for name, drop in drops.items() if name != "mixed_same"} or drops
             name = min(against, key=against.get)
             # First of all one that is taken for what its new place is taken for.
             told = [s for s in flips[name] if s["scenes"][name].get("place") == s["flipped_to"]] or flips[name]
-            return [first, self.scene(told[0], name)]
+            return [first, (told[0], name)]
         scene = next((name for name in TELLING if name in typical["scenes"]), None)
         if scene is not None:
-            return [first, self.scene(typical, scene)]
+            return [first, (typical, scene)]
         wrong = [sample for sample in self.audit.worst(1) if sample["position"] != typical["position"]]
-        return [first, *(self.seen(sample, "the worst image") for sample in wrong)]
+        return [first, *((sample, "the worst image") for sample in wrong)]
+
+    def drawn(self, sample: Mapping[str, Any], what: str) -> Figure:
+        """A sample in a scene of that name, or as it is under that caption."""
+        return self.scene(sample, what) if what in SCENES else self.seen(sample, what)
 
     def strips(self, count: int = 3) -> list[list[Figure]]:
         """The scenes of a few images spread over those that have any."""

@@ -1,0 +1,155 @@
+"""What a repair changed: every figure of two audits of the same images, before and after, with its paired difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from attention_refine import metrics
+from attention_refine.auditing import SCENES, Audit
+from attention_refine.evaluation.comparison import compare
+from attention_refine.evaluation.results import cell_of, number
+
+LIES = ("mixed_rand", "cue_moved", "cue_removed")  # scenes in which a shortcut lies or is gone
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure, all shares in [0, 1].
+
+    Attributes:
+        name: ``accuracy``, a scene's name, ``worst_group_accuracy``, ``group_gap``, ``<column>: <group>``,
+            ``energy_object`` or ``energy_cue``.
+        title: how a table calls it.
+        before, after: cells of value, low, high (95 %) and count.
+        difference: after minus before, paired: a cell too.
+        higher_is_better: None where neither is: accuracy on the place alone.
+    """
+
+    name: str
+    title: str
+    before: Cell
+    after: Cell
+    difference: Cell
+    higher_is_better: bool | None = True
+
+    @property
+    def better(self) -> bool | None:
+        """True or False where the 95 % interval of the difference leaves out 0, else None."""
+        low, high = self.difference["low"], self.difference["high"]
+        if self.higher_is_better is None or low is None or low <= 0 <= high:
+            return None
+        return (low > 0) == self.higher_is_better
+
+
+def changes(before: Audit, after: Audit, seed: int = 0) -> list[Change]:
+    """Every figure that both audits have. They must be of the same images, seed and places.
+
+    Raises:
+        ValueError: other images or classes.
+    """
+    if [s["index"] for s in before.samples] != [s["index"] for s in after.samples]:
+        raise ValueError("the two audits are not of the same images: audit both with the same dataset, limit and seed")
+    both = list(zip(before.samples, after.samples))
+
+    def paired(name: str, title: str, of: Callable[[Mapping[str, Any]], float | None], better: bool | None = True):
+        pairs = [(of(one), of(other)) for one, other in both]
+        pairs = [pair for pair in pairs if None not in pair]
+        if not pairs:
+            return []
+        old, new = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+        test = metrics.paired_test(new, old, "permutation", seed=seed)
+        cells = (cell_of(metrics.bootstrap(values, seed=seed)) for values in (old, new))
+        difference = {"value": number(test.difference)} | {
+            key: number(getattr(test, key)) for key in ("low", "high", "p_value", "count")
+        }
+        return [Change(name, title, *cells, difference, better)]
+
+    found = paired("accuracy", "Accuracy, images as they are", lambda s: float(s["correct"]))
+    for scene, words in SCENES.items():
+        better = None if scene == "place_alone" else True
+        found += paired(scene, words.title, lambda s, scene=scene: _in_scene(s, scene), better)
+    found += _of_groups(before, after, seed)
+    found += paired("energy_object", "Map on the object", lambda s: s["energy"]["object"])
+    found += paired("energy_cue", "Map on the cue", lambda s: s["energy"]["cue"], False)
+    return found
+
+
+def _in_scene(sample: Mapping[str, Any], scene: str) -> float | None:
+    return float(sample["scenes"][scene]["correct"]) if scene in sample["scenes"] else None
+
+
+def _of_groups(before: Audit, after: Audit, seed: int) -> list[Change]:
+    old, new = before.evaluation, after.evaluation
+    if "groups" not in old.summary or "groups" not in new.summary:
+        return []
+    compared = compare({"before": old, "after": new}, seed=seed)
+    found = []
+    for name, title, better in (
+        ("worst_group_accuracy", "Accuracy of the worst group", True), ("group_gap", "Gap between groups", False),
+    ):  # fmt: skip
+        difference = compared.of("after", name)
+        if difference is not None and difference.difference is not None:
+            cells = (each.summary["classification"][name] for each in (old, new))
+            found.append(Change(name, title, *cells, _cell(difference), better))
+    for column, groups in old.summary["groups"].items():
+        for group in groups["accuracy"]:
+            difference = compared.of("after", "accuracy", group=f"{column}: {group}")
+            if difference is None or difference.difference is None:
+                continue
+            cells = (each.summary["groups"][column]["accuracy"][group] for each in (old, new))
+            found.append(Change(f"{column}: {group}", f"Accuracy, {column} {group}", *cells, _cell(difference)))
+    return found
+
+
+def _cell(difference: Any) -> dict[str, Any]:
+    return {"value": difference.difference} | {
+        key: getattr(difference, key) for key in ("low", "high", "p_value", "count")
+    }
+
+
+def headline(found: Sequence[Change]) -> list[Change]:
+    """At most three: accuracy, accuracy where a shortcut lies or is gone, and the map on the cue or else the object."""
+    by_name = {change.name: change for change in found}
+    wanted = (("accuracy",), (*LIES, "worst_group_accuracy"), ("energy_cue", "energy_object"))
+    first = (next((name for name in names if name in by_name), None) for names in wanted)
+    return [by_name[name] for name in first if name is not None]
+
+
+def sentence(found: Sequence[Change]) -> str:
+    """What got better beyond chance and what got worse, of the three headline figures."""
+    told = headline(found)
+    better = [_said(change) for change in told if change.better is True]
+    worse = [_said(change) for change in told if change.better is False]
+    same = [_said(change) for change in told if change.better is None]
+    if better:
+        said = f"Mended: {'; '.join(better)}"
+        said += f". Worse: {'; '.join(worse)}" if worse else ""
+        return f"{said}. No sure difference: {'; '.join(same)}." if same else f"{said}."
+    if worse:
+        return f"Not mended, and worse: {'; '.join(worse)}."
+    return f"Not mended: no difference beyond chance ({'; '.join(same)})."
+
+
+def _said(change: Change) -> str:
+    title = change.title[0].lower() + change.title[1:]
+    points = "points, " if change.difference["low"] is not None else "points"
+    interval = f"{points}{signed(change.difference['low'])} to {signed(change.difference['high'])}"
+    return (
+        f"{title} from {percent(change.before['value'])} to {percent(change.after['value'])} "
+        f"({signed(change.difference['value'])} {interval})"
+    )
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def signed(value: float) -> str:
+    """Points, with a sign: ``+4``, ``−2``, ``0``."""
+    rounded = round(100 * value)
+    return "0" if rounded == 0 else f"{rounded:+d}".replace("-", "−")
