@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TELLING = ("cue_moved", "mixed_rand", "cue_removed", "mixed_same")  # scenes whose flips say what the model leans on
 SHOWN = 6
+DRAWN = 256  # pixels: smaller images are enlarged about so far, for lines that are thin beside them
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,21 @@ def write_page(path: Path, audit: Audit, judge: Judge, entries: Entries, *, titl
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_text(path, text)
     return path
+
+
+def drawn_map(judge: Judge, item: Mapping[str, Any], map: str, index: int) -> Image.Image:
+    """An image in grey under its map, the object's edge in white and the cue's in red; a small image enlarged."""
+    pixels = item["pixel_values"][None].to(judge.device)
+    _, maps = judge.look(pixels, torch.tensor([index]))
+    times = max(1, DRAWN // max(pixels.shape[2:]))
+    grey = denormalize(pixels, judge.model.preprocessing).convert("L")
+    grey = grey.resize((grey.width * times, grey.height * times), Image.Resampling.BICUBIC)
+    picture = overlay(grey, maps[map][0], 0.55)
+    for name, colour in (("mask", (255, 255, 255)), ("cue", CUE_LINE)):
+        if item.get(name) is not None:
+            region = item[name].repeat_interleave(times, -1).repeat_interleave(times, -2)
+            picture = outline(picture, region, colour=colour)
+    return picture
 
 
 class Drawer:
@@ -115,13 +131,9 @@ class Drawer:
 
     def seen(self, sample: Mapping[str, Any], caption: str) -> Figure:
         """The image in grey under its map, the object's edge in white and the cue's in red."""
-        item = self.entries.items[sample["position"]]
-        pixels = item["pixel_values"][None].to(self.judge.device)
-        _, maps = self.judge.look(pixels, torch.tensor([sample["index"]]))
-        picture = overlay(
-            denormalize(pixels, self.preprocessing).convert("L"), maps[self.audit.settings["map"]][0], 0.55
+        drawn = drawn_map(
+            self.judge, self.entries.items[sample["position"]], self.audit.settings["map"], sample["index"]
         )
-        drawn = outline(outline(picture, item.get("mask")), item.get("cue"), colour=CUE_LINE)
         words, right = self.names(sample["prediction"]), sample["correct"]
         return Figure(drawn, f"{self.names(sample['label'])}: {caption}", words, right, self.where(sample))
 
