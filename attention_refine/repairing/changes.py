@@ -72,7 +72,7 @@ def changes(before: Audit, after: Audit, seed: int = 0) -> list[Change]:
     found = paired("accuracy", "Accuracy, images as they are", lambda s: float(s["correct"]))
     for scene, words in SCENES.items():
         better = None if scene == "place_alone" else True
-        found += paired(scene, words.title, lambda s, scene=scene: _in_scene(s, scene), better)
+        found += paired(scene, f"Accuracy, {_lower(words.title)}", lambda s, scene=scene: _in_scene(s, scene), better)
     found += _of_groups(before, after, seed)
     found += paired("energy_object", "Map on the object", lambda s: s["energy"]["object"])
     found += paired("energy_cue", "Map on the cue", lambda s: s["energy"]["cue"], False)
@@ -136,12 +136,11 @@ def sentence(found: Sequence[Change]) -> str:
 
 
 def _said(change: Change) -> str:
-    title = change.title[0].lower() + change.title[1:]
-    points = "points, " if change.difference["low"] is not None else "points"
-    interval = f"{points}{signed(change.difference['low'])} to {signed(change.difference['high'])}"
+    value, low, high = (change.difference[key] for key in ("value", "low", "high"))
+    interval = "" if low is None else f", {signed(low)} to {signed(high)}"
     return (
-        f"{title} from {percent(change.before['value'])} to {percent(change.after['value'])} "
-        f"({signed(change.difference['value'])} {interval})"
+        f"{_lower(change.title)} from {percent(change.before['value'])} to {percent(change.after['value'])} "
+        f"({signed(value)} points{interval})"
     )
 
 
@@ -150,6 +149,9 @@ def percent(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Points, with a sign: ``+4``, ``−2``, ``0``."""
-    rounded = round(100 * value)
-    return "0" if rounded == 0 else f"{rounded:+d}".replace("-", "−")
+    """Points, with a sign and one decimal: ``+4.2``, ``−0.3``; ``0`` for none."""
+    return "0" if value == 0 else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _lower(title: str) -> str:
+    return title[0].lower() + title[1:]

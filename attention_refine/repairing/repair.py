@@ -130,7 +130,7 @@ def repair(
     said = sentence(found) if after else f"Nothing to mend with. {before[0].verdict}"
     page = write_page(
         output / "repair.html", said, found, before, after, why=why, config=plan.to_dict(), control=saved is None,
-        title=f"Repair of {first_path if saved else model} on {plan.data.source}",
+        title=f"Repair of {first_path if saved else model} on {Path(plan.data.source).name}",
     )  # fmt: skip
     return Repair(
         said, recommendation, plan, before[0], after[0] if after else None, found, second, second_path, page
