@@ -50,7 +50,10 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     demo = _command(
-        commands, "demo", _demo, "train a plain model on made images, see what it leans on, mend it from a few boxes, see again; a page"
+        commands,
+        "demo",
+        _demo,
+        "train a plain model on made images, see what it leans on, mend it from a few boxes, see again; a page",
     )
     demo.add_argument("--output", default="attention-refine-demo", help="folder to write to (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="seed (default: %(default)s)")

@@ -164,9 +164,8 @@ def test_the_weight_is_on_the_branch_alone():
 def test_resnet50_has_the_published_size_and_map():
     import timm
 
-    model = ar.wrap(
-        timm.create_model("resnet50"), ar.AttentionBranch(stage_init="scratch", map_init="normal", fade_in_steps=0)
-    ).eval()
+    paper = ar.AttentionBranch(stage_init="scratch", map_init="normal", hidden_channels="classes", fade_in_steps=0)
+    model = ar.wrap(timm.create_model("resnet50"), paper).eval()
     assert model.backbone.site.name == "layer3" and model.head.config.branch == "twin"
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == 43.58
     with torch.no_grad():
