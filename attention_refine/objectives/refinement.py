@@ -126,6 +126,9 @@ def _descend(
             rate /= 2
             losses.append(losses[-1])
             changes.append(0.0)
+            moved_by = float((new_maps - maps).abs().mean())
+            if float(new_loss.detach() - loss.detach()) < tolerance * losses[-1] and moved_by < tolerance:
+                break  # a rise in the last digits: nothing moves any more
             continue
         losses.append(float(new_loss.detach()))
         changes.append(float((new_maps - maps).abs().mean()))

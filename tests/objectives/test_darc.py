@@ -236,7 +236,7 @@ def test_inert_without_losses_and_no_pass_more():
     model.objectives["darc"].decoder.register_forward_hook(lambda *_: pytest.fail("inference ran the decoder"))
     with torch.no_grad():
         output = model(images())
-        model.explain(images())
+        model.explain(images(), method="model")
     assert output.losses == {} and output.measures == {} and output.loss is None and output.carried is None
     assert passes == [3, 3]
 
