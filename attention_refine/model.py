@@ -220,18 +220,20 @@ class RefinedModel(nn.Module):
         Args:
             maps, compute_aux: as in :meth:`forward`.
             keep: whether :meth:`resume` and :meth:`perceive` may go on from the feature.
-            twice: what follows the site can be differentiated twice.
+            twice: the head and what follows the site can be differentiated twice.
         """
         found: list[tuple[Feature, Action | None]] = []
 
         def act(feature: Feature) -> tuple[Tensor, Tensor | None]:
-            action = self._act(feature, maps, compute_aux)
+            with twice_differentiable() if twice else nullcontext():  # a head may have attention of its own
+                action = self._act(feature, maps, compute_aux)
             found.append((feature, action))
             return (feature.grid, None) if action is None else (action.feature, action.gain)
 
         keep = keep or self.head is not None and self.head.per_class
         logits = self.backbone(pixel_values, act, keep, after=(twice_differentiable,) if twice else ())
-        return self._output(*found[0], logits)
+        with twice_differentiable() if twice else nullcontext():  # a pass for each further map
+            return self._output(*found[0], logits)
 
     def resume(self, feature: Feature, maps: Tensor | None = None) -> RefinedOutput:
         """What follows from a feature at the site: the map, made or given, and the prediction; without the losses."""

@@ -16,6 +16,7 @@ from .clips import FramesFirst
 from .pooling import PatchPooling
 from .resolution import Resolution
 from .spec import NotRebuildable, describe, library_of
+from .torchvision_spec import classes_of
 from .transformers_spec import image_classifiers, video_classifiers
 
 # ViTMAE drops and shuffles patches at random; the same weights in a ViT do neither.
@@ -226,7 +227,7 @@ def num_classes(net: nn.Module) -> int | None:
     if library_of(inner) == "transformers":
         return inner.config.num_labels
     if library_of(inner) == "torchvision":
-        return describe(inner).args["num_classes"]
+        return classes_of(inner)  # also of a network that no name rebuilds
     return getattr(inner, "num_classes", None)
 
 

@@ -15,7 +15,7 @@ def describe(net: nn.Module) -> BackboneSpec:
     """torchvision's models do not know their names: the one is taken whose modules, options and shapes are the same."""
     from torchvision.models import get_model_builder, list_models
 
-    classes = _classes(net)
+    classes = classes_of(net)
     for name in list_models():
         if get_model_builder(name).__module__ == type(net).__module__ and _same(net, name, classes):
             return BackboneSpec("torchvision", name, {"num_classes": classes}, name, _preprocessing(name))
@@ -56,7 +56,7 @@ def _same(net: nn.Module, name: str, classes: int) -> bool:
     return repr(other) == repr(net) and shapes == {key: value.shape for key, value in other.state_dict().items()}
 
 
-def _classes(net: nn.Module) -> int:
+def classes_of(net: nn.Module) -> int:
     """Outputs of the last layer that has any: a linear one, or the 1x1 convolution of SqueezeNet."""
     sizes = [getattr(m, "out_features", getattr(m, "out_channels", None)) for m in net.modules()]
     return [size for size in sizes if size is not None][-1]

@@ -258,11 +258,19 @@ def _ndim(label: Any) -> int:
 
 
 def _first(dataset: Any) -> Any:
-    """The first item, the random generators left as they were; None where there is none."""
+    """The first item, the random generators left as they were; None where there is none, or a torch dataset fails.
+
+    What fails here fails again where the items are read, after what else is wrong with the dataset has been said.
+    """
     if not len(dataset):
         return None
     with _untouched_generators():
-        return dataset[0]
+        try:
+            return dataset[0]
+        except Exception:
+            if isinstance(dataset, torch.utils.data.Dataset):
+                return None
+            raise
 
 
 @contextmanager
