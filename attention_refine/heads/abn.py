@@ -46,6 +46,8 @@ from ..registry import check_choice
 from .base import Head, heads, mean_gain
 
 MAX_HIDDEN = 128  # channels of the branch unless asked for more: with 1000 classes it would outweigh a small network
+# Of the mean over channels, at calibrating: a channel silent on the drawn images would be magnified 300 times elsewhere.
+LEAST_VARIANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -169,14 +171,15 @@ class AttentionBranch(Head):
             return
         with quiet(backbone.net), quiet(self), own_randomness(next(self.parameters()).device):
             features = [self.stage(backbone.features(image).grid) for image in images().split(1)]  # little memory
-            norms = [module for part in (self.response, self.to_map) for module in part if isinstance(module, _NORMS)]
-            momenta = [norm.momentum for norm in norms]
-            for norm in norms:
-                norm.train()
-                norm.momentum = 1.0  # all at once, and nothing of what was there
-            self.to_map(self.response(torch.cat(features)))
-            for norm, momentum in zip(norms, momenta):
-                norm.momentum = momentum
+            signal = torch.cat(features)
+            for module in (*self.response, *self.to_map):
+                if isinstance(module, _NORMS):
+                    momentum, module.momentum = module.momentum, 1.0  # all at once, and nothing of what was there
+                    module.train()(signal)
+                    module.eval().momentum = momentum
+                    variance = module.running_var
+                    variance.clamp_(min=LEAST_VARIANCE * variance.mean())
+                signal = module(signal)
 
     def forward(
         self, feature: Tensor, maps: Tensor | None = None, compute_aux: bool = True
