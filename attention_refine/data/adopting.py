@@ -107,8 +107,9 @@ def _adopted(model: nn.Module, dataset: Any, settings: dict) -> Any:
         return dataset
     elif hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         first = _first(dataset)
-        if isinstance(first, Mapping) and "pixel_values" in first and ("labels" in first or not settings["labeled"]):
-            return match_classes(dataset, _labels(model)) if settings["labeled"] else dataset  # items already
+        if isinstance(first, Mapping) and "pixel_values" in first and not {"label", "target"} & first.keys():
+            # items already; without labels label-free objectives alone learn from them
+            return match_classes(dataset, _labels(model)) if settings["labeled"] and "labels" in first else dataset
         if first is None and isinstance(dataset, torch.utils.data.Dataset):
             return dataset
         return Listed(model, dataset, first, settings)
