@@ -27,7 +27,6 @@ from training_runs import (
 )
 
 import attention_refine
-from attention_refine.data import DataError
 from attention_refine.training import TrainingConfig, TrainingError, finetune
 from attention_refine.training.batches import BatchOrder, SeededItems, step_batches
 from attention_refine.training.checkpoints import atomic_folder, damage, list_checkpoints
@@ -723,7 +722,7 @@ def test_settings_that_cannot_work(tmp_path):
         start(monitor="iou", eval_dataset=TinyImages(4), epochs=1)
     with pytest.raises(TrainingError, match="give max_steps"):
         start(Stream(8))
-    with pytest.raises(DataError, match="object is no dataset: give a folder"):
+    with pytest.raises(TrainingError, match="object is no dataset: give a folder"):
         start(dataset=object())
     with pytest.raises(ValueError, match="does not fit in a run of 1 steps"):
         start(warmup_steps=4, max_steps=1)

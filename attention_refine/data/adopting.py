@@ -29,6 +29,10 @@ TAKEN = (
 )
 
 
+class NoDataset(DataError):
+    """What was given for a dataset is none, of no kind that can be read."""
+
+
 def as_prepared(
     model: nn.Module, dataset: Any, *, train: bool = False, labeled: bool = True, seed: int = 0, **options: Any
 ) -> Any:
@@ -52,7 +56,7 @@ def as_prepared(
         options: of :func:`prepare`, for what is not prepared yet.
 
     Raises:
-        DataError: another kind of thing, a label that is no class of the model, classes that do not fit the model's,
+        DataError: another kind of thing (:class:`NoDataset`), a label that is no class of the model, classes that do not fit the model's,
             or a single class to train on.
         ValueError: the model does not say its preprocessing.
     """
@@ -114,7 +118,7 @@ def _adopted(model: nn.Module, dataset: Any, settings: dict) -> Any:
             return dataset
         return Listed(model, dataset, first, settings)
     else:
-        raise DataError(f"{type(dataset).__name__} is no dataset: give {TAKEN}")
+        raise NoDataset(f"{type(dataset).__name__} is no dataset: give {TAKEN}")
     if preprocessing is None:
         raise ValueError(
             f"{type(model).__name__} does not say its preprocessing: wrap it with ar.wrap, or give a dataset "

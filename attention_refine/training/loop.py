@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from attention_refine.data import as_prepared
+from attention_refine.data.adopting import NoDataset
 from attention_refine.training.batches import Collate, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,
@@ -137,11 +138,14 @@ def finetune(
         ValueError: a dataset too small for the batch size, or a warm-up longer than the run.
     """
     config = config or TrainingConfig()
-    dataset = as_prepared(model, dataset, train=True, seed=config.seed)
-    eval_dataset = None if eval_dataset is None else as_prepared(model, eval_dataset)
-    unlabeled = (
-        None if unlabeled is None else as_prepared(model, unlabeled, train=True, labeled=False, seed=config.seed)
-    )
+    try:
+        dataset = as_prepared(model, dataset, train=True, seed=config.seed)
+        if eval_dataset is not None:
+            eval_dataset = as_prepared(model, eval_dataset)
+        if unlabeled is not None:
+            unlabeled = as_prepared(model, unlabeled, train=True, labeled=False, seed=config.seed)
+    except NoDataset as error:
+        raise TrainingError(str(error)) from None
     accelerator = accelerator or make_accelerator(config)
     validated = evaluate is None and eval_dataset is not None
     check_setting(model, dataset, config, accelerator, validated, validated or evaluate is not None)
