@@ -24,6 +24,7 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
+from repeated import spread
 from scipy import stats
 
 import attention_refine as ar
@@ -195,20 +196,15 @@ def table(found: list[dict[str, Any]]) -> list[str]:
             rows = [cells[name, seed] for seed in seeds]
             if not rows:
                 continue
-            columns = [_spread([100 * row[key] for row in rows]) for key in ("overall", "agrees", "lies")]
-            columns.append(_spread([100 * (row["agrees"] - row["lies"]) for row in rows]))
-            columns.append(_spread([100 * row["worst_group"] for row in rows]))
-            columns += [_spread([row[f"map_{k}"] for row in rows], 3) for k in ("mask_correlation", "energy_inside")]
+            columns = [spread([100 * row[key] for row in rows], 100) for key in ("overall", "agrees", "lies")]
+            columns.append(spread([100 * (row["agrees"] - row["lies"]) for row in rows], 100))
+            columns.append(spread([100 * row["worst_group"] for row in rows], 100))
+            columns += [spread([row[f"map_{k}"] for row in rows], 1) for k in ("mask_correlation", "energy_inside")]
             columns.append(_closed(name, seeds, cells))
             columns.append(f"{statistics.mean(row['cpu_prepare'] + row['cpu_train'] for row in rows):.0f}")
             out.append(f"| {name} | {len(rows)} | " + " | ".join(columns) + " |")
         out.append("")
     return out
-
-
-def _spread(values: list[float], digits: int = 1) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def _closed(name: str, seeds: list[int], cells: dict[tuple[str, int], dict[str, Any]]) -> str:

@@ -79,8 +79,8 @@ def write_mended(
 ) -> Path:
     """Write one self-contained HTML file, whole or not at all, and return its path.
 
-    The first screen: a sentence, two images with the maps of both models (images that the first model has wrong and the
-    second right, where its map is typical of those), and the changes.
+    The first screen: a sentence, two images with the maps of both models (images that the first model has wrong, where
+    its map is typical of those; the second was not looked at), and the changes.
 
     Args:
         models: before and after.
@@ -119,17 +119,20 @@ def write_mended(
 
 
 def _chosen(audits: Sequence[Audit]) -> list[int]:
-    """Positions of images wrong before and right after, the most typical map on the object first; then any others."""
-    before, after = (audit.samples for audit in audits)
-    turned = [b["position"] for b, a in zip(before, after) if not b["correct"] and a["correct"]]
-    others = [b["position"] for b in before if b["position"] not in set(turned)]
+    """Positions of images that the first model has wrong, the most typical of its maps first; then any others.
+
+    They are chosen without looking at the second model, so that they need not flatter it.
+    """
+    before = audits[0].samples
+    wrong = [sample["position"] for sample in before if not sample["correct"]]
+    others = [sample["position"] for sample in before if sample["correct"]]
 
     def typical(positions: list[int]) -> list[int]:
-        order = sorted(positions, key=lambda at: after[at]["energy"]["object"] or 0.0)
+        order = sorted(positions, key=lambda at: before[at]["energy"]["object"] or 0.0)
         from_middle = sorted(enumerate(order), key=lambda each: abs(each[0] - len(order) // 2))
         return [at for _, at in from_middle]
 
-    return typical(turned) + typical(others)
+    return typical(wrong) + typical(others)
 
 
 def _pair(judges: Sequence[Judge], audits: Sequence[Audit], items: Any, at: int) -> list[Figure]:
