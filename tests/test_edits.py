@@ -239,7 +239,7 @@ def test_batches_mix_edited_and_unedited_and_finetune_learns_from_them(folder, t
     dataset = edit_train(folder, [0, 3], [np.zeros((3, 3), np.float32)] * 2)
     model = ar.wrap(
         timm.create_model("test_resnet", num_classes=6), ar.AttentionBranch(fade_in_steps=0),
-        [ar.MapSupervision(norm="mse", weight=5.0)], preprocessing={"input_size": [3, 32, 32]},
+        [ar.MapSupervision(norm="mse", target="edited", weight=5.0)], preprocessing={"input_size": [3, 32, 32]},
     )  # fmt: skip
     prepared = Prepared(dataset, model.preprocessing, train=True, augment="none")
     batch = next(iter(DataLoader(prepared, batch_size=6, collate_fn=collate)))

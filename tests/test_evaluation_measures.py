@@ -238,7 +238,7 @@ def test_curves_have_a_band(items):
 
 
 def test_the_table_of_measures_is_whole():
-    assert all(measure.function is not None or measure.kind in ("labels", "sanity") or name == "completeness_error"
+    assert all(measure.function is not None or measure.kind in ("labels", "groups", "sanity") or name == "completeness_error"
                for name, measure in MEASURES.items())  # fmt: skip
     assert {"insertion", "deletion", "token_insertion", "token_deletion", "insertion_mining"} < set(WITH_CURVES)
     net, pixels = timm.create_model("test_vit", num_classes=6, img_size=SIDE).eval(), torch.randn(1, 3, SIDE, SIDE)

@@ -50,7 +50,8 @@ class Clicked(torch.utils.data.Dataset):
 def model(objective: str, head: bool, **options) -> ar.RefinedModel:
     torch.manual_seed(3)
     net = lively(timm.create_model("test_resnet", num_classes=3, output_stride=8), torch.randn(8, 3, 32, 32))
-    branch = ar.AttentionBranch(fade_in_steps=0, branch="light", map_init="normal") if head else None
+    # Not calibrated: the laws here compare runs to rounding, which norms fitted to drawn images magnify on a random net.
+    branch = ar.AttentionBranch(fade_in_steps=0, branch="light", map_init="normal", calibrate=False) if head else None
     return ar.wrap(net, branch, [OBJECTIVES[objective](**options)], preprocessing={"input_size": [3, 32, 32]})
 
 
@@ -63,7 +64,9 @@ def keep_statistics(head: nn.Module, inputs) -> None:
 
 def train(folder, objective, head, alone=True, size=13, options=None, **config) -> Path:
     """A run; its folder. With ``alone`` no norm looks at other images, so that a batch may be divided."""
-    given = {"batch_size": 4, "epochs": 2, "learning_rate": 0.002, "optimizer": "sgd", "progress": False, **config}
+    # At twice the rate DARC's run with a head leaves every bound, and magnifies what rounding differs by.
+    rate = 0.001 if objective == "darc" and head else 0.002
+    given = {"batch_size": 4, "epochs": 2, "learning_rate": rate, "optimizer": "sgd", "progress": False, **config}
     made = model(objective, head, **(options or {}))
     if alone and head:
         made.head.register_forward_pre_hook(keep_statistics)
