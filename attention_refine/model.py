@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from . import shapes
 from .backbones.adapter import Backbone, Feature
 from .backbones.classifier import fingerprint
+from .backbones.cutting import Reached
 from .backbones.higher_resolution import higher_resolution
 from .backbones.last_linear import LastLinear
 from .backbones.loading import load_with_freshness
@@ -228,10 +229,15 @@ class RefinedModel(nn.Module):
             with twice_differentiable() if twice else nullcontext():  # a head may have attention of its own
                 action = self._act(feature, maps, compute_aux)
             found.append((feature, action))
+            if action is not None and not action.needs_backbone and not torch.compiler.is_compiling():
+                raise Reached(feature)  # what follows has no part in the prediction; a graph leaves it out by itself
             return (feature.grid, None) if action is None else (action.feature, action.gain)
 
         keep = keep or self.head is not None and self.head.per_class
-        logits = self.backbone(pixel_values, act, keep, after=(twice_differentiable,) if twice else ())
+        try:
+            logits = self.backbone(pixel_values, act, keep, after=(twice_differentiable,) if twice else ())
+        except Reached:
+            logits = None
         with twice_differentiable() if twice else nullcontext():  # a pass for each further map
             return self._output(*found[0], logits)
 

@@ -17,6 +17,7 @@ from attention_refine.data.images import to_rgb
 
 AUGMENTATIONS = ("default", "jitter", "none")
 LONGEST = 8  # how many crops long a resized side may be: of more, the rest is cut off first
+NEAR = 64  # pixels
 
 
 class ObjectMask(tv_tensors.Mask):
@@ -176,8 +177,17 @@ class Transform:
         for at in (0, 1):
             if resized[at] > LONGEST * self.size[at]:
                 least = math.ceil(LONGEST * self.size[at] * given[at] / resized[at])
-                window[at] = min(given[at], least + (given[at] - least) % 2)  # the middle stays the middle
+                least += (given[at] - least) % 2  # the middle stays the middle
+                # Of the next few, the one whose rounded size is enlarged most nearly as the whole would be.
+                sides = range(least, min(given[at], least + NEAR) + 1, 2)
+                window[at] = min(sides, key=lambda side: self._off(given, at, side), default=given[at])
         return sample if window == given else {k: F.center_crop(v, window) for k, v in sample.items()}
+
+    def _off(self, given: list[int], at: int, side: int) -> tuple[int, float]:
+        """How otherwise than the whole a picture cut to ``side`` pixels along ``at`` is enlarged and then cut."""
+        cut = [side if axis == at else length for axis, length in enumerate(given)]
+        own, whole = self._resized(cut)[at], self._resized(given)[at]
+        return (own - whole) % 4, abs(own / side - whole / given[at])  # halves of a pixel round to even; the scale
 
     def _resized(self, size: list[int]) -> list[int]:
         """(height, width) that an image is resized to before the centre crop: timm's rounding."""

@@ -239,12 +239,8 @@ def test_mining_asks_the_head_what_is_left(head):
     """The second pass goes through the head's own pooling and classifier, and not through the backbone's."""
     case = BY_NAME["resnet18"]
     model = case.wrap(POOLING_HEADS[head][0](fade_in_steps=0), objectives=["mining"]).train()
-    runs = []
-    model.backbone.net.fc.register_forward_hook(lambda *_: runs.append(1))
+    model.backbone.net.fc.register_forward_hook(lambda *_: 1 / 0)
     output = model(case.images(4), labels=torch.arange(4))
     output.loss.backward()
-    assert (
-        len(runs) == 1 and model.backbone.net.fc.weight.grad is None
-    )  # the network's own pass, of which nothing is used
     assert output.losses["mining"].isfinite() and output.aux_logits["mined"].shape == (4, CLASSES)
     assert int(model.head.begun_steps) == 1  # the second pass does not count
