@@ -155,3 +155,20 @@ def test_a_recipe_runs(tmp_path, embedded):
 def test_the_embedded_dataset_needs_no_folder():
     embedded = data.load_unlabeled("shapes:validation")
     assert embedded.column_names == ["image"] and len(embedded) == 300
+
+
+def test_images_prepared_without_labels_have_none_and_train_a_label_free_objective(tmp_path):
+    import timm
+
+    import attention_refine as ar
+    from attention_refine import shapes
+
+    rows = shapes.make("train", n=12, size=48)
+    objective = ar.ContrastivePretraining(smallest_crop=0.35, blur=0)
+    net = timm.create_model("test_resnet", num_classes=6)
+    size = {"input_size": [3, 48, 48]}
+    model = ar.wrap(net, objectives=[objective], labels=shapes.CLASSES, preprocessing=size)
+    images = ar.data.prepare(rows, model.preprocessing, train=True, labeled=False)
+    assert images.labels is None and "labels" not in images[0]
+    config = ar.TrainingConfig(str(tmp_path), strategy="finetune", max_steps=2, batch_size=4, progress=False)
+    assert ar.finetune(model, images, config).steps == 2

@@ -227,8 +227,10 @@ class Prepared(torch.utils.data.Dataset):
         return self._reader.labeled
 
     @property
-    def labels(self) -> list[int] | list[Tensor]:
-        """The class of each item, or its multi-hot classes, as the items have them; no image is read."""
+    def labels(self) -> list[int] | list[Tensor] | None:
+        """The class of each item, or its multi-hot classes, as the items have them; None without labels. Reads no image."""
+        if not self._reader.labeled:
+            return None
         column = "labels" if self._reader.multi else "label"
         cells = list(self.dataset.select_columns([column])[column])
         found = [self._reader.label({column: cells[row]}, f"row {row}") for row in self.rows]
