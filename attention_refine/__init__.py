@@ -10,7 +10,7 @@ from .backbones import UnsupportedBackbone, higher_resolution
 from .backbones.adapter import Backbone
 from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
 from .hub import CheckpointError, load
-from .model import RefinedModel, RefinedOutput, wrap
+from .model import RefinedModel
 from .objectives import (
     DARC,
     AttentionConsistency,
@@ -26,6 +26,8 @@ from .objectives import (
     list_objectives,
     register_objective,
 )
+from .output import RefinedOutput
+from .wrap import wrap
 
 if TYPE_CHECKING:
     from . import data

@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # What ar.data gives beside pixel_values and labels, and what trainers add to a batch.
@@ -90,6 +91,28 @@ def check_maps(maps: Tensor) -> None:
     if low < 0 or high > 1:
         remedy = "divide by 255" if low >= 0 and high > 2 else "scale them with ar.maps.normalize"
         raise ValueError(f"maps lie in [0, 1], these reach from {low:g} to {high:g}; {remedy}")
+
+
+def given_maps(maps: Tensor, grid: Tensor, count: int) -> Tensor:
+    """A person's maps at the resolution of the feature they act on, bilinear.
+
+    Args:
+        maps: ``(B, 1 or K, h, w)``.
+        grid: the feature, ``(B, C, h, w)``, or ``(B, C, t, h, w)``.
+        count: K, how many maps the head makes.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if maps.ndim != grid.ndim or len(maps) != len(grid) or maps.shape[1] not in (1, count):
+        wanted = f"(batch, {'1' if count == 1 else f'1 or {count}'}, h, w) with a batch of {len(grid)}"
+        raise ValueError(f"maps must be {wanted}, got {tuple(maps.shape)}")
+    maps, size = maps.to(grid.device).float(), grid.shape[2:]
+    if maps.shape[2:] == size:
+        return maps
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    # antialias: a thin stroke drawn at image size must not fall between two samples
+    return F.interpolate(maps, size, mode=mode, align_corners=False, antialias=mode == "bilinear")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``wrap`` a vision model, and the model that results: backbone, head, objectives."""
+"""The model that ``wrap`` makes: backbone, head, objectives, and what is done with them."""
 
 from __future__ import annotations
 
@@ -6,87 +6,37 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
-from . import shapes
 from .backbones.adapter import Backbone, Feature
-from .backbones.classifier import fingerprint
 from .backbones.cutting import Reached
-from .backbones.higher_resolution import higher_resolution
 from .backbones.last_linear import LastLinear
-from .backbones.loading import load_with_freshness
-from .backbones.sites import quiet
-from .backbones.spec import IMAGENET, NotRebuildable, describe
-from .backbones.unwrapping import refuse_scripted, unwrapped
-from .heads.base import Action, Head, heads
-from .inputs import Watched, check_labels, check_maps, check_pixels, one_image, unknown_columns, warn_unread
+from .backbones.scopes import quiet
+from .heads.base import Action, Head
+from .inputs import (
+    Watched,
+    check_labels,
+    check_maps,
+    check_pixels,
+    given_maps,
+    one_image,
+    unknown_columns,
+    warn_unread,
+)
 from .losses import classification_loss
 from .maps.names import by_name
 from .maps.scale import resize
 from .maps.second_order import twice_differentiable
 from .objectives.base import Objective
 from .objectives.base import objectives as objective_names
-from .registry import Registry
+from .output import RefinedOutput
 
 if TYPE_CHECKING:
     from .explanation import Explanation
-
-
-@dataclass
-class RefinedOutput(ModelOutput):
-    """What a refined model returns, the same in training and evaluation.
-
-    Attributes:
-        loss: weighted sum of ``losses``; ``None`` where there are none.
-        logits: ``(B, classes)``, the prediction.
-        maps: ``(B, K, h, w)`` in [0, 1], or ``None`` without a head.
-        map_scores: ``(B, K)``, how much each map's part counts, largest first; ``None`` from heads that rank none.
-        aux_logits: further predictions by name (``"attention"`` for ABN's branch), where there are losses or they were
-            asked for; an absent one is absent.
-        losses: scalars by name, unweighted: ``"task"``, one per auxiliary prediction, the objectives' own.
-        measures: scalars by name that objectives report beside their losses (how much of the feature mining hides …);
-            nothing is minimised about them, and training logs them.
-        carried: columns by name that objectives hand to the next update on the same batch (:mod:`attention_refine.
-            training.stepping`): constants, such as DARC's map so far.
-        feature: the feature at the site, for objectives only; ``None`` in what a model returns.
-        embedding: ``(B, D)``, what the classifier read, for objectives that ask for it; ``None`` in what a model returns.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    maps: Tensor | None = None
-    map_scores: Tensor | None = None
-    aux_logits: dict[str, Tensor] | None = None
-    losses: dict[str, Tensor] | None = None
-    measures: dict[str, Tensor] | None = None
-    carried: dict[str, Tensor] | None = None
-    feature: Feature | None = None
-    embedding: Tensor | None = None
-
-    def __repr__(self) -> str:
-        """One line: what there is, as shapes, and losses as numbers."""
-        said = []
-        for name, value in self.items():
-            if isinstance(value, dict):
-                inner = ", ".join(f"{key} {_brief(one)}" for key, one in value.items())
-                said += [f"{name} {{{inner}}}"] if inner else []
-            else:
-                said.append(f"{name} {_brief(value)}")
-        return f"RefinedOutput({', '.join(said)})"
-
-
-def _brief(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return f"{value.item():.4g}" if value.ndim == 0 and not value.is_meta else str(tuple(value.shape))
 
 
 class RefinedModel(nn.Module):
@@ -137,7 +87,7 @@ class RefinedModel(nn.Module):
             ValueError: an unknown name, or an objective that does not fit the model.
             TypeError: neither a name nor an objective.
         """
-        made = _made(objective, objective_names, Objective)
+        made = objective_names.made(objective, Objective)
         made.attach(self)
         parameter = next(self.parameters())
         self.objectives[made.name] = made.to(parameter.device).train(self.training)
@@ -263,7 +213,7 @@ class RefinedModel(nn.Module):
         if self.head is None:
             return None
         if maps is not None:
-            maps = _fit(maps, feature, self.head.num_maps)
+            maps = given_maps(maps, feature.grid, self.head.num_maps)
         return self.head.act(feature.grid, self.backbone.site.mechanism, maps, compute_aux)
 
     def _output(self, feature: Feature, action: Action | None, backbone: Tensor | None) -> RefinedOutput:
@@ -451,171 +401,3 @@ class RefinedModel(nn.Module):
             if site
             else f"classes={self.num_labels}"
         )
-
-
-def _fit(maps: Tensor, feature: Feature, count: int) -> Tensor:
-    """A given map at the site's resolution, bilinear."""
-    grid = feature.grid.shape[2:]
-    if maps.ndim != feature.grid.ndim or len(maps) != len(feature.grid) or maps.shape[1] not in (1, count):
-        wanted = f"(batch, {'1' if count == 1 else f'1 or {count}'}, h, w) with a batch of {len(feature.grid)}"
-        raise ValueError(f"maps must be {wanted}, got {tuple(maps.shape)}")
-    maps = maps.to(feature.grid.device).float()
-    if maps.shape[2:] == grid:
-        return maps
-    mode = "bilinear" if len(grid) == 2 else "trilinear"
-    # antialias: a thin stroke drawn at image size must not fall between two samples
-    return F.interpolate(maps, grid, mode=mode, align_corners=False, antialias=mode == "bilinear")
-
-
-def wrap(
-    source: str | Path | nn.Module,
-    head: str | Head | None = None,
-    objectives: Sequence[str | Objective] = (),
-    *,
-    num_labels: int | None = None,
-    labels: Sequence[str] | None = None,
-    pretrained: bool | str | Path = True,
-    preprocessing: dict[str, Any] | None = None,
-    pool: str | None = None,
-    resolution: int = 1,
-) -> RefinedModel:
-    """A model whose attention can be changed.
-
-    Args:
-        source: a model from ``timm.create_model``, a transformers classifier, a timm name, a Hugging Face id, or a
-            folder. A module is used as it is, not copied.
-        head: ``"abn"`` or a head object with options; ``None`` for a plain model, or one that only has objectives.
-        objectives: names or objects, each at most once.
-        num_labels: replace the classifier by a fresh one of this many classes.
-        labels: class names; they also say ``num_labels``.
-        pretrained: load published weights, where ``source`` is a name or an id; or the path of a safetensors file of
-            them.
-        preprocessing: overrides, for a module that does not say its own (``mean``, ``std``, ``input_size`` …). A timm
-            name whose network takes images of one size is built for ``input_size``.
-        pool: ``"avg"`` puts a fresh linear classifier on the mean over the patches, for a network whose own classifier
-            reads a class token alone.
-        resolution: by how much finer the last grid is to be on each side, from the same weights: 2, 4 …; see
-            :func:`attention_refine.higher_resolution`, which has further options.
-
-    What ``torch.compile``, ``DataParallel`` or an average of weights put around a network is taken off: the network inside
-    is wrapped.
-
-    Raises:
-        UnsupportedBackbone: no site where a map would move the logits, or no such resolution.
-        ValueError: an unknown name or option, or an ``input_size`` that the network cannot take.
-        TypeError: a head or objective that is neither a name nor an object of its kind; labels that are no list of names;
-            a network in TorchScript.
-        OSError: the weights of a name or an id cannot be fetched.
-    """
-    head = _made(head, heads, Head)
-    if isinstance(objectives, (str, Objective)):
-        raise TypeError(f"objectives must be a list, got {objectives!r}; write objectives=[{objectives!r}]")
-    made = [_made(objective, objective_names, Objective) for objective in objectives]
-    if isinstance(source, nn.Module):
-        source = unwrapped(source)
-        refuse_scripted(source)
-    if isinstance(source, RefinedModel):
-        raise TypeError("the model is wrapped already; wrap its network, model.backbone.net, to give it another head")
-    if labels is not None:
-        if isinstance(labels, str):
-            raise TypeError(f"labels must be a list of class names, got the string {labels!r}")
-        if not isinstance(labels, Iterable):
-            raise TypeError(f"labels must be a list of class names, got {labels!r}; a number of classes is num_labels")
-        labels = list(labels)
-        if all(isinstance(label, int) for label in labels) and len(set(labels)) < len(labels):
-            raise ValueError(
-                f"labels are the names of the classes, each once, got the numbers {labels[:6]} …; those of a dataset's "
-                "images go to the model with each batch: model(pixel_values, labels=...)"
-            )
-        if num_labels is not None and num_labels != len(labels):
-            raise ValueError(f"num_labels={num_labels} but {len(labels)} labels are given")
-        num_labels = len(labels)
-    size = (preprocessing or {}).get("input_size")
-    net, fresh = load_with_freshness(source, num_labels, pretrained, pool, size)
-    net = higher_resolution(net, resolution, input_size=size)
-    try:
-        spec = describe(net)
-        if pretrained is False and not isinstance(source, nn.Module):
-            spec = replace(spec, origin=None)  # timm names a checkpoint even where none was loaded
-    except NotRebuildable:
-        spec = None  # works, but saving it will say why it cannot
-    full = {**_DEFAULT_PREPROCESSING, **(spec.preprocessing if spec else {}), **_known(preprocessing or {})}
-    backbone = Backbone(net, spec, input_size=full["input_size"])
-    try:
-        with torch.no_grad(), quiet(net):
-            classes = backbone(backbone.example()).shape[1]
-    except (AssertionError, RuntimeError, ValueError) as error:
-        if "input_size" not in (preprocessing or {}):
-            raise
-        raise ValueError(
-            f"{type(net).__name__} cannot take images of input_size {list(full['input_size'])} ({error}): leave "
-            "input_size out, or build the network for it (timm: img_size=..., transformers: image_size in its config)"
-        ) from error
-    model = RefinedModel(backbone, head, made, labels or _labels(net, classes), full)
-    if head is not None:
-        backbone.site = head.locate(backbone)
-        head.attach(backbone, classes)
-        head.calibrate(backbone, partial(_drawn, full, backbone.example()))
-    for objective in made:
-        objective.attach(model)
-    model.drawn_classifier = fingerprint(net, classes) if fresh else None
-    return model.train(net.training)
-
-
-# Of 8 pictures the map is nearly as good as of 32, for a quarter of the time (docs/abn.md). Of larger pictures fewer, so
-# that a large input does not make wrapping long.
-DRAWN = 8
-PIXELS = DRAWN * 224 * 224
-
-
-@cache
-def _pictures(count: int) -> Tensor:
-    """``(n, H, W, 3)`` uint8; drawn once, since a drawing takes longer than a small network."""
-    return torch.stack([torch.from_numpy(row["image"]) for row in shapes.rows("train", count)])
-
-
-def _drawn(preprocessing: dict[str, Any], example: Tensor) -> Tensor:
-    """Images of the package's own, normalised, in the form of ``example``; clips stand still, other channels are grey."""
-    channels, *size = example.shape[1:]
-    count = max(2, min(DRAWN, PIXELS // math.prod(size)))
-    pixels = _pictures(count).permute(0, 3, 1, 2) / 255
-    pixels = F.interpolate(pixels, tuple(size[-2:]), mode="bilinear", antialias=True)
-    mean, std = (torch.tensor(preprocessing[key]) for key in ("mean", "std"))
-    if channels == 3:
-        pixels = (pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
-    else:
-        pixels = ((pixels.mean(1, keepdim=True) - mean.mean()) / std.mean()).expand(-1, channels, -1, -1)
-    pixels = pixels.to(example)
-    return pixels if len(size) == 2 else pixels[:, :, None].expand(-1, -1, size[0], -1, -1)
-
-
-_DEFAULT_PREPROCESSING = {"input_size": [3, 224, 224], **IMAGENET, "interpolation": "bicubic", "crop_pct": 0.875}
-
-
-def _known(preprocessing: dict[str, Any]) -> dict[str, Any]:
-    known = (*_DEFAULT_PREPROCESSING, "crop_mode")
-    for key in preprocessing:
-        if key not in known:
-            raise ValueError(f"preprocessing has no entry {key!r}; its entries are {', '.join(known)}")
-    return preprocessing
-
-
-def _made(given: Any, registry: Registry, kind: type) -> Any:
-    """A head or objective from its name; an object is taken as it is, once."""
-    if isinstance(given, str):
-        return registry.build(given)
-    if given is not None and not isinstance(given, kind):
-        raise TypeError(f"{given!r} is no {registry.kind}; pass an object or one of {', '.join(registry.names())}")
-    if given is not None and not getattr(given, "name", None):
-        raise ValueError(f"{type(given).__name__} has no name; decorate it with ar.register_{registry.kind}(...)")
-    if isinstance(given, Head) and given.resolved:
-        raise ValueError(f"this {type(given).__name__} is part of another model already; make a new one")
-    return given
-
-
-def _labels(net: nn.Module, classes: int) -> list[str]:
-    """Names a transformers config holds, or the indices."""
-    names = getattr(getattr(net, "config", None), "id2label", None)
-    if names and len(names) == classes:
-        return [str(names[key]) for key in sorted(names, key=int)]
-    return [str(index) for index in range(classes)]

@@ -38,12 +38,13 @@ from .evaluation.finding import LAST
 from .files import atomic_file
 from .heads.base import heads
 from .hub import load
-from .model import RefinedModel, wrap
+from .model import RefinedModel
 from .objectives.base import objectives
 from .options import Options, option
 from .propagation import propagation
 from .report import galleries, strips, write_report
 from .training import TrainingConfig, TrainingResult, finetune
+from .wrap import wrap
 
 
 @dataclass

@@ -48,6 +48,21 @@ class Registry:
             raise ValueError(f"{self.kind} {name!r} is not one of {', '.join(self.names()) or '(none)'}{hint}")
         return self._classes[name](**(options or {}))
 
+    def made(self, given: Any, base: type) -> Any:
+        """What a name stands for, with its default options; an object of the class ``base`` is taken as it is.
+
+        Raises:
+            ValueError: no such name, or an object without one.
+            TypeError: neither a name nor such an object.
+        """
+        if isinstance(given, str):
+            return self.build(given)
+        if not isinstance(given, base):
+            raise TypeError(f"{given!r} is no {self.kind}; pass an object or one of {', '.join(self.names())}")
+        if not getattr(given, "name", None):
+            raise ValueError(f"{type(given).__name__} has no name; decorate it with ar.register_{self.kind}(...)")
+        return given
+
 
 def checked_options(cls: type, options: dict[str, Any], owner: str) -> Any:
     """``cls(**options)`` for a config dataclass, an unknown option refused by name with the known ones."""

@@ -19,7 +19,7 @@ from .backbones.families import Example, examples
 from .backbones.outputs import logits_of
 from .backbones.probe import UnsupportedBackbone
 from .backbones.scopes import own_randomness
-from .model import wrap
+from .wrap import wrap
 
 SEEN = 1e-4  # relative change of the logits from which a map counts as one that moved them
 STEPS = 8

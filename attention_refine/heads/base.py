@@ -28,7 +28,7 @@ class Action:
         others: with a map for each class, the gains of the classes after the first, each for a pass of its own.
         logits: the head's own, where it classifies.
         share: of those in the prediction; the rest is the backbone's.
-        scores, embedding: of a head that classifies, as in :class:`~attention_refine.model.RefinedOutput`.
+        scores, embedding: of a head that classifies, as in :class:`~attention_refine.output.RefinedOutput`.
     """
 
     maps: Tensor

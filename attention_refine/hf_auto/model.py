@@ -9,7 +9,8 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from ..hub import from_pretrained
-from ..model import RefinedModel, RefinedOutput
+from ..model import RefinedModel
+from ..output import RefinedOutput
 from .config import RefinedConfig
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")

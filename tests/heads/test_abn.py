@@ -14,8 +14,8 @@ from torch import nn
 
 import attention_refine as ar
 from attention_refine import shapes
+from attention_refine.calibration import pictures
 from attention_refine.heads.abn import MAX_HIDDEN, attention_gain
-from attention_refine.model import _pictures
 
 CASE = BY_NAME["resnet18"]
 
@@ -397,7 +397,7 @@ def test_calibrating_is_the_same_every_time_and_takes_no_random_number():
 def test_fewer_images_are_drawn_where_they_are_large(monkeypatch):
     drawn, rows = [], shapes.rows
     monkeypatch.setattr(shapes, "rows", lambda split, n: drawn.append(n) or rows(split, n))
-    _pictures.cache_clear()
+    pictures.cache_clear()
     for side in (64, 64, 288, 512):
         ar.wrap(CASE.make(), ar.AttentionBranch(branch="light"), preprocessing={"input_size": [3, side, side]})
     assert drawn == [8, 4, 2]  # and once each

@@ -1,0 +1,60 @@
+"""What a refined model returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from .backbones.adapter import Feature
+
+
+@dataclass
+class RefinedOutput(ModelOutput):
+    """What a refined model returns, the same in training and evaluation.
+
+    Attributes:
+        loss: weighted sum of ``losses``; ``None`` where there are none.
+        logits: ``(B, classes)``, the prediction.
+        maps: ``(B, K, h, w)`` in [0, 1], or ``None`` without a head.
+        map_scores: ``(B, K)``, how much each map's part counts, largest first; ``None`` from heads that rank none.
+        aux_logits: further predictions by name (``"attention"`` for ABN's branch), where there are losses or they were
+            asked for; an absent one is absent.
+        losses: scalars by name, unweighted: ``"task"``, one per auxiliary prediction, the objectives' own.
+        measures: scalars by name that objectives report beside their losses (how much of the feature mining hides …);
+            nothing is minimised about them, and training logs them.
+        carried: columns by name that objectives hand to the next update on the same batch (:mod:`attention_refine.
+            training.stepping`): constants, such as DARC's map so far.
+        feature: the feature at the site, for objectives only; ``None`` in what a model returns.
+        embedding: ``(B, D)``, what the classifier read, for objectives that ask for it; ``None`` in what a model returns.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    maps: Tensor | None = None
+    map_scores: Tensor | None = None
+    aux_logits: dict[str, Tensor] | None = None
+    losses: dict[str, Tensor] | None = None
+    measures: dict[str, Tensor] | None = None
+    carried: dict[str, Tensor] | None = None
+    feature: Feature | None = None
+    embedding: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """One line: what there is, as shapes, and losses as numbers."""
+        said = []
+        for name, value in self.items():
+            if isinstance(value, dict):
+                inner = ", ".join(f"{key} {_brief(one)}" for key, one in value.items())
+                said += [f"{name} {{{inner}}}"] if inner else []
+            else:
+                said.append(f"{name} {_brief(value)}")
+        return f"RefinedOutput({', '.join(said)})"
+
+
+def _brief(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.item():.4g}" if value.ndim == 0 and not value.is_meta else str(tuple(value.shape))
