@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ import numpy as np
 import torch
 
 from . import shapes
-from .auditing import Audit, audit
-from .auditing.mended import Change, write_mended
-from .data import prepare
+from .auditing import Audit
+from .auditing.audit import examined, write
 from .evaluation import Evaluation, evaluate
 from .files import atomic_file
 from .model import RefinedModel
 from .objectives import Transplant
 from .propagation import Propagation, propagation
 from .recipe import Recipe, build_model, prepare_training, shipped
+from .repairing.changes import Change
+from .repairing.changes import changes as of_audits
+from .repairing.page import Examined, write_page
 from .training import TrainingConfig, finetune
 
 SIDE = 64  # pixels
@@ -83,21 +85,20 @@ def tell(output: str | Path, seed: int = 0, quick: bool = False, progress: bool 
     }
     options = {"seed": seed, "overwrite": True, "progress": progress} | ({"max_steps": 3} if quick else {})
     recipe = Recipe.load(shipped("plain_shapes"), {"training": {"output_dir": str(output / "plain"), **options}})
-    shown = audited(rows["test"])
 
     torch.manual_seed(seed)  # the fresh network
     plain = build_model(recipe.model, list(shapes.CLASSES))
     finetune(plain, prepare_training(recipe, plain, unannotated(rows["train"])), recipe.training)
     plain = plain.eval()
-    audits = {"before": look(plain, shown, output / "plain" / "audit", seed, progress)}
-    _say(progress, "look", audits["before"].verdict)
+    before = look(plain, rows["test"], output / "plain" / "audit", seed, progress)
+    _say(progress, "look", before[0].verdict)
 
     few = boxed(rows["train"], seed)
     boxes = sum(box is not None for box in few["bbox"])
     mended, masks = mend(plain, few, recipe, output / "mended", seed, progress)
     _say(progress, "mend", f"boxes of {boxes} images became masks of {len(few)} (IoU with the boxes {masks.iou:.2f})")
-    audits["after"] = look(mended, shown, output / "mended" / "audit", seed, progress)
-    _say(progress, "prove", audits["after"].verdict)
+    after = look(mended, rows["test"], output / "mended" / "audit", seed, progress)
+    _say(progress, "prove", after[0].verdict)
 
     models = {"before": plain, "after": mended}
     lies = {when: judged(model, rows["test"], seed) for when, model in models.items()}
@@ -106,20 +107,13 @@ def tell(output: str | Path, seed: int = 0, quick: bool = False, progress: bool 
     for change in changes:
         _say(progress, "", str(change))
     with atomic_file(output / "numbers.json") as path:
-        path.write_text(json.dumps([vars(change) for change in changes], indent=1))
-    report = write_mended(
-        output / "report.html",
-        list(models.values()),
-        list(audits.values()),
-        prepare(shown, plain.preprocessing, progress=False),
-        changes,
-        title="Look, mend, prove",
-        sentence=sentence(changes, boxes, len(few)),
-        steps=STEPS,
-        links={"The whole audit before": "plain/audit/audit.html", "The whole audit after": "mended/audit/audit.html"},
-        seed=seed,
-    )
-    return Told(models, audits, lies, holds, changes, masks, boxes, report)
+        path.write_text(json.dumps([asdict(change) for change in changes], indent=1))
+    report = write_page(
+        output / "report.html", sentence(changes, boxes, len(few)), changes, of_audits(before[0], after[0], seed),
+        before, after, title="Look, mend, prove", steps=STEPS, control=False,
+        audits=("plain/audit/audit.html", "mended/audit/audit.html"),
+    )  # fmt: skip
+    return Told(models, {"before": before[0], "after": after[0]}, lies, holds, changes, masks, boxes, report)
 
 
 def unannotated(rows: datasets.Dataset) -> datasets.Dataset:
@@ -153,13 +147,10 @@ def further(training: TrainingConfig, output: Path) -> TrainingConfig:
     return replace(training, epochs=EPOCHS, output_dir=str(output))
 
 
-def audited(test: datasets.Dataset) -> datasets.Dataset:
-    """The test images that are put together anew: the first ones, since classes take turns."""
-    return test.select(range(min(AUDITED, len(test))))
-
-
-def look(model: RefinedModel, rows: datasets.Dataset, output: Path, seed: int, progress: bool) -> Audit:
-    return audit(model, rows, output, seed=seed, progress=progress, title=f"Audit: {output.parent.name} network")
+def look(model: RefinedModel, rows: datasets.Dataset, output: Path, seed: int, progress: bool) -> Examined:
+    found = examined(model, rows, limit=AUDITED, seed=seed, progress=progress)
+    write(*found, output, title=f"Audit: {output.parent.name} network")
+    return found
 
 
 def judged(model: RefinedModel, rows: datasets.Dataset, seed: int) -> Evaluation:
@@ -172,25 +163,25 @@ def judged(model: RefinedModel, rows: datasets.Dataset, seed: int) -> Evaluation
 def changed(lies: dict[str, Evaluation], holds: dict[str, Evaluation], seed: int) -> list[Change]:
     """The three numbers: accuracy where the badge lies and where it holds, and the map's energy on a lying badge."""
 
-    def change(title: str, of: dict[str, Evaluation], column: str, better: str = "higher") -> Change:
-        return Change.of(title, of["before"].values(column), of["after"].values(column), better, seed)
+    def change(name: str, title: str, of: dict[str, Evaluation], column: str, higher: bool = True) -> Change:
+        return Change.of(name, title, *(of[when].values(column) for when in ("before", "after")), higher, seed)
 
     return [
-        change("Right where the badge lies", lies, "correct"),
-        change("Right where the badge tells the truth", holds, "correct"),
-        change("Share of the map on the badge", lies, "model/energy_on_cue", "lower"),
+        change("lies", "Right where the badge lies", lies, "correct"),
+        change("holds", "Right where the badge tells the truth", holds, "correct"),
+        change("energy_on_cue", "Share of the map on the badge", lies, "model/energy_on_cue", False),
     ]
 
 
 def sentence(changes: list[Change], boxes: int, images: int) -> str:
     """What came of it; a gain within its interval of 0 is none."""
     lies, holds, energy = changes
-    if not lies.is_sure:
+    if not lies.better:
         return (
             f"Boxes round the objects of {boxes} of {images} training images did not mend this network: where the badge "
             f"lies {_percent(lies.after)} are right, {_percent(lies.before)} before."
         )
-    away = ", its map goes off the badge" if energy.is_sure else ""
+    away = ", its map goes off the badge" if energy.better else ""
     return (
         f"Mended with boxes round the objects of {boxes} of {images} training images, a network that read the badge is "
         f"right on {_percent(lies.after)} of the images whose badge lies instead of {_percent(lies.before)}{away}, and "

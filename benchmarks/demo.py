@@ -59,8 +59,8 @@ def cell(seed: int, threads: int) -> dict[str, Any]:
     rows = {split: shapes.make(split, size=demo.SIDE) for split in ("test", "test_intact")}
     beside = {split: demo.judged(further, each, seed) for split, each in rows.items()}
     figures = {}
-    for key, change in zip(("lies", "holds", "energy_on_cue"), told.changes):
-        figures[key] = {when: getattr(change, when)["value"] for when in ("before", "after")}
+    for change in told.changes:
+        figures[change.name] = {when: getattr(change, when)["value"] for when in ("before", "after")}
     for key, split in (("lies", "test"), ("holds", "test_intact")):
         figures[key]["control"] = float(beside[split].values("correct").mean())
     figures["energy_on_cue"]["control"] = float(beside["test"].values("model/energy_on_cue").nanmean())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import yaml
 from test_audit import Rule, images
 from test_report import Page
@@ -14,7 +15,7 @@ from attention_refine import shapes
 from attention_refine.auditing.audit import examined
 from attention_refine.cli import main
 from attention_refine.recipe import Recipe, shipped
-from attention_refine.repairing.changes import changes, headline, sentence
+from attention_refine.repairing.changes import Change, changes, headline, sentence
 from attention_refine.repairing.page import pictures, write_page
 from attention_refine.repairing.repair import plain_of
 
@@ -78,6 +79,15 @@ def test_the_sentence_says_what_is_sure_both_ways_and_nothing_else(mended):
     assert sentence(changes(after, after)).startswith("Not mended: no difference beyond chance (accuracy")
 
 
+def test_a_change_is_better_only_on_its_better_side():
+    values = torch.arange(50) / 1e3
+    lower = Change.of("energy_cue", "Energy", values + 0.1, values, higher_is_better=False)
+    assert lower.better is True and lower.difference["value"] == pytest.approx(-0.1)
+    assert Change.of("energy_cue", "Energy", values, values + 0.1, higher_is_better=False).better is False
+    assert Change.of("same", "Same", values, values).better is None
+    assert str(lower).startswith("energy from 12 % to 2 % (−10.0 points, ")
+
+
 def test_audits_of_other_images_are_refused(mended):
     with pytest.raises(ValueError, match="not of the same images: audit both with the same dataset, limit and seed"):
         changes(mended[0][0], looked("object", images(60, lies=0.5), limit=30)[0])
@@ -95,7 +105,7 @@ def test_the_pictures_are_the_same_images_and_chosen_by_the_first_audit(mended):
 def test_the_page_is_whole_and_its_first_screen_is_a_sentence_pictures_and_numbers(mended, tmp_path):
     found = changes(mended[0][0], mended[1][0])
     path = write_page(
-        tmp_path / "repair.html", sentence(found), found, *mended, title="Repair of <b>", why="one\ntwo", control=False,
+        tmp_path / "repair.html", sentence(found), headline(found), found, *mended, title="Repair of <b>", why="one\ntwo", control=False,
         config={"model": {"head": None}},
     )  # fmt: skip
     text = path.read_text()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attention_refine import metrics
 from attention_refine.auditing import SCENES, Audit
@@ -37,6 +38,18 @@ class Change:
     difference: Cell
     higher_is_better: bool | None = True
 
+    @classmethod
+    def of(
+        cls, name: str, title: str, before: Tensor, after: Tensor, higher_is_better: bool | None = True, seed: int = 0
+    ) -> Change:
+        """From a value an image, ``(n,)`` each, the same images in the same order."""
+        test = metrics.paired_test(after, before, "permutation", seed=seed)
+        cells = (cell_of(metrics.bootstrap(values, seed=seed)) for values in (before, after))
+        difference = {"value": number(test.difference)} | {
+            key: number(getattr(test, key)) for key in ("low", "high", "p_value", "count")
+        }
+        return cls(name, title, *cells, difference, higher_is_better)
+
     @property
     def better(self) -> bool | None:
         """True or False where the 95 % interval of the difference leaves out 0, else None."""
@@ -44,6 +57,15 @@ class Change:
         if self.higher_is_better is None or low is None or low <= 0 <= high:
             return None
         return (low > 0) == self.higher_is_better
+
+    def __str__(self) -> str:
+        """``accuracy from 41 % to 63 % (+22.0 points, +18.1 to +25.7)``."""
+        value, low, high = (self.difference[key] for key in ("value", "low", "high"))
+        interval = "" if low is None else f", {signed(low)} to {signed(high)}"
+        return (
+            f"{_lower(self.title)} from {percent(self.before['value'])} to {percent(self.after['value'])} "
+            f"({signed(value)} points{interval})"
+        )
 
 
 def changes(before: Audit, after: Audit, seed: int = 0) -> list[Change]:
@@ -61,13 +83,7 @@ def changes(before: Audit, after: Audit, seed: int = 0) -> list[Change]:
         pairs = [pair for pair in pairs if None not in pair]
         if not pairs:
             return []
-        old, new = torch.tensor(pairs, dtype=torch.float64).unbind(1)
-        test = metrics.paired_test(new, old, "permutation", seed=seed)
-        cells = (cell_of(metrics.bootstrap(values, seed=seed)) for values in (old, new))
-        difference = {"value": number(test.difference)} | {
-            key: number(getattr(test, key)) for key in ("low", "high", "p_value", "count")
-        }
-        return [Change(name, title, *cells, difference, better)]
+        return [Change.of(name, title, *torch.tensor(pairs, dtype=torch.float64).unbind(1), better, seed)]
 
     found = paired("accuracy", "Accuracy, images as they are", lambda s: float(s["correct"]))
     for scene, words in SCENES.items():
@@ -123,9 +139,9 @@ def headline(found: Sequence[Change]) -> list[Change]:
 def sentence(found: Sequence[Change]) -> str:
     """What got better beyond chance and what got worse, of the three headline figures."""
     told = headline(found)
-    better = [_said(change) for change in told if change.better is True]
-    worse = [_said(change) for change in told if change.better is False]
-    same = [_said(change) for change in told if change.better is None]
+    better = [str(change) for change in told if change.better is True]
+    worse = [str(change) for change in told if change.better is False]
+    same = [str(change) for change in told if change.better is None]
     if better:
         said = f"Mended: {'; '.join(better)}"
         said += f". Worse: {'; '.join(worse)}" if worse else ""
@@ -133,15 +149,6 @@ def sentence(found: Sequence[Change]) -> str:
     if worse:
         return f"Not mended, and worse: {'; '.join(worse)}."
     return f"Not mended: no difference beyond chance ({'; '.join(same)})."
-
-
-def _said(change: Change) -> str:
-    value, low, high = (change.difference[key] for key in ("value", "low", "high"))
-    interval = "" if low is None else f", {signed(low)} to {signed(high)}"
-    return (
-        f"{_lower(change.title)} from {percent(change.before['value'])} to {percent(change.after['value'])} "
-        f"({signed(value)} points{interval})"
-    )
 
 
 def percent(value: float) -> str:

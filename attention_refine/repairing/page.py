@@ -16,7 +16,7 @@ from attention_refine.auditing.looking import Entries
 from attention_refine.auditing.page import TELLING, Drawer, Figure
 from attention_refine.evaluation.judging import Judge
 from attention_refine.overlay import legend
-from attention_refine.repairing.changes import Change, headline, percent, signed
+from attention_refine.repairing.changes import Change, percent, signed
 from attention_refine.report.page import templates
 from attention_refine.training.checkpoints import atomic_text
 
@@ -26,11 +26,13 @@ Examined = tuple[Audit, Judge, Entries]
 def write_page(
     path: Path,
     sentence: str,
+    headline: Sequence[Change],
     changes: Sequence[Change],
     before: Examined,
     after: Examined | None,
     *,
     title: str,
+    steps: Mapping[str, str] | None = None,
     why: str = "",
     config: Mapping[str, Any] | None = None,
     control: bool = True,
@@ -42,9 +44,11 @@ def write_page(
     Args:
         path: of the page.
         sentence: what the repair came to, from :func:`attention_refine.repairing.changes.sentence`.
+        headline: the changes of the first screen.
         changes: of the two audits, from :func:`attention_refine.repairing.changes.changes`; empty without ``after``.
         before, after: from :func:`attention_refine.auditing.audit.examined`, of the same images; without ``after`` the
             page shows the one audit.
+        steps: what was done: a heading and the code of each.
         why: this recipe, in plain lines.
         config: the recipe, shown folded up.
         control: whether ``before`` had as many updates on as many images as ``after``.
@@ -60,13 +64,14 @@ def write_page(
         date=datetime.date.today().isoformat(),
         sentence=sentence,
         figures=pictures(before, after, names),
-        headline=headline(changes),
+        headline=headline,
         changes=changes,
         before=before[0],
         after=after[0] if after else None,
         names=names,
         total=len(before[0].samples),
         not_looked_at=before[0].not_looked_at,
+        steps=steps or {},
         why=[line for line in why.splitlines() if line],
         control=control,
         links=[(name, where.replace(os.sep, "/")) for name, where in links],

@@ -26,7 +26,7 @@ from attention_refine.recipe import (
     shipped,
 )
 from attention_refine.recommendation import Recommendation, joined, recommend, saved_model
-from attention_refine.repairing.changes import Change, changes, sentence
+from attention_refine.repairing.changes import Change, changes, headline, sentence
 from attention_refine.repairing.page import write_page
 
 Overrides = Mapping[str, Mapping[str, Any]]
@@ -129,7 +129,7 @@ def repair(
     found = changes(before[0], after[0], plan.training.seed) if after else []
     said = sentence(found) if after else f"Nothing to mend with. {before[0].verdict}"
     page = write_page(
-        output / "repair.html", said, found, before, after, why=why, config=plan.to_dict(), control=saved is None,
+        output / "repair.html", said, headline(found), found, before, after, why=why, config=plan.to_dict(), control=saved is None,
         title=f"Repair of {first_path if saved else model} on {Path(plan.data.source).name}",
     )  # fmt: skip
     return Repair(
