@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from .data import (
 )
 from .evaluation import Evaluation, evaluate
 from .evaluation.finding import LAST
+from .evaluation.journal import OtherEvaluation
 from .files import atomic_file
 from .heads.base import heads
 from .hub import load
@@ -468,9 +470,13 @@ def _drawn(draw: Callable[..., dict[str, Any]], *of: Any) -> dict[str, Any]:
 
 
 def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Evaluation:
-    """The recipe's evaluation of a model on one split; ``evaluation.json`` and ``samples.csv`` go to ``output``."""
+    """The recipe's evaluation of a model on one split; ``evaluation.json`` and ``samples.csv`` go to ``output``.
+
+    A resumed run takes from ``output`` what is there already, of the same model, data and settings; else it judges anew.
+    """
     options = recipe.evaluation
-    return evaluate(
+    judged = partial(
+        evaluate,
         model,
         prepare_evaluation(recipe, model, split),
         measures=options.measures,
@@ -482,8 +488,12 @@ def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Eval
         seed=recipe.training.seed,
         progress=recipe.training.progress,
         output=output,
-        resume=recipe.training.resume,
     )
+    try:
+        return judged(resume=recipe.training.resume)
+    except OtherEvaluation as error:  # a trained model is not in question: only its numbers are old
+        warnings.warn(f"{output} is judged anew, because {error.why}", stacklevel=2)
+        return judged(resume=False)
 
 
 def load_split(options: DataOptions, split: str, labels: list[str]) -> Any:

@@ -30,6 +30,7 @@ from attention_refine.data.columns import (
     split_train_validation,
 )
 from attention_refine.data.edits import map_from_clicks, read_map, save_edits
+from attention_refine.data.fingerprint import difference, fingerprint
 from attention_refine.data.images import read_image, read_mask
 from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
 from attention_refine.data.matching import is_numbered, match_classes
@@ -51,6 +52,8 @@ __all__ = [
     "class_names",
     "collate",
     "describe",
+    "difference",
+    "fingerprint",
     "group_names",
     "is_multi_label",
     "is_numbered",

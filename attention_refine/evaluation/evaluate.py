@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from attention_refine import metrics
-from attention_refine.data import is_numbered
+from attention_refine.data import fingerprint, is_numbered
 from attention_refine.evaluation.batches import evaluation_batches
 from attention_refine.evaluation.comparison import Comparison, Difference, compare
 from attention_refine.evaluation.groups import group_columns
@@ -80,12 +81,13 @@ def evaluate(
         progress: show a bar on the main process.
         output: a folder that gets ``evaluation.json`` and ``samples.csv``; ``parts/`` in it keeps the images done so
             far.
-        resume: continue an evaluation with the same model and settings that was cut short in ``output``.
+        resume: continue an evaluation with the same model, data and settings that was cut short in ``output``.
 
     Raises:
         ValueError: an unknown measure or map, a measure that the network does not allow (it has no tokens to drop),
-            ``resume`` without ``output`` or with another model or settings, a map that is not finite, or a label
-            outside the model's classes (naming the row).
+            ``resume`` without ``output`` or with another model, data or settings
+            (:class:`~attention_refine.evaluation.journal.OtherEvaluation`), a map that is not finite, or a label outside
+            the model's classes (naming the row).
         DataError: classes that the model does not have, with both lists; groups that the dataset does not have, or that
             are no names (naming the row); as :func:`attention_refine.data.prepare`, and for a file that cannot be read.
     """
@@ -131,7 +133,8 @@ def evaluate(
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     journal = None
     if output is not None:
-        journal = Journal(Path(output), {**settings, "weights": digest(model)}, resume, rank)
+        facts = {**settings, "weights": digest(model), "data": _of_first(partial(fingerprint, dataset), rank, world)}
+        journal = Journal(Path(output), facts, resume, rank)
         if accelerator is not None:
             accelerator.wait_for_everyone()  # old files are gone, or read by all, before a new one is begun
 
@@ -174,6 +177,14 @@ def _spread(count: int, size: int | None) -> Container:
         return range(count)
     count = min(count, size)
     return {i * size // count for i in range(count)}
+
+
+def _of_first(found: Callable[[], Any], rank: int, world: int) -> Any:
+    """The first process's value on all: other machines may hold copies of the data that were made at other times."""
+    value = [found() if rank == 0 else None]
+    if world > 1:
+        torch.distributed.broadcast_object_list(value)
+    return value[0]
 
 
 def _gathered(records: dict[int, dict], world: int) -> dict[int, dict]:

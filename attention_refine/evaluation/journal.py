@@ -12,7 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from attention_refine.data import difference
 from attention_refine.training.checkpoints import atomic_text
+
+
+class OtherEvaluation(ValueError):
+    """What is in the folder is of another model, other data or other settings; ``why`` says which."""
+
+    def __init__(self, folder: Path, why: str):
+        self.why = why
+        super().__init__(
+            f"the evaluation in {folder} cannot be continued, because {why}. Choose another output folder, or "
+            "resume=False to start anew"
+        )
 
 
 class Journal:
@@ -22,12 +34,12 @@ class Journal:
     its own, so that nothing is appended after a cut line.
 
     Args:
-        settings: all that decides the values; kept beside the records.
+        settings: all that decides the values; kept beside the records. ``data`` in it is the dataset's fingerprint.
         resume: read what is there (it is ``done``, by position) instead of removing it.
         rank: of this process. The first one removes and begins the folder; wait for it before :meth:`add`.
 
     Raises:
-        ValueError: ``resume`` with other settings, naming the first that differs.
+        OtherEvaluation: ``resume`` with other settings, naming the first that differs.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool, rank: int):
@@ -62,12 +74,12 @@ class Journal:
         return done
 
     def _check(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        for key, value in now.items():
-            if before.get(key) != value:
-                raise ValueError(
-                    f"the evaluation in {self.parts.parent} cannot be continued, because its {key} differs: "
-                    "choose another output folder, or resume=False to start anew"
-                )
+        differs = difference(before.get("data"), now.get("data"))
+        if differs is not None:
+            raise OtherEvaluation(self.parts.parent, f"its data differ: {differs}")
+        for name, value in now.items():
+            if name != "data" and before.get(name) != value:
+                raise OtherEvaluation(self.parts.parent, f"its {name} differs")
 
 
 def digest(model: nn.Module) -> str:

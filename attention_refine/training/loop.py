@@ -166,7 +166,8 @@ def finetune(
         evaluate = partial(validate, loader, objectives=config.measures_objectives, start=start)
     checkpoints = output / "checkpoints"
     resume_from = claim_output(config, output, checkpoints, accelerator)
-    facts = identity(config, strategy.images, accelerator)
+    sets = {"training": dataset, "unlabeled": unlabeled, "validation": eval_dataset}
+    facts = identity(config, strategy.images, sets, accelerator)
     progress, models = Progress(), BestModels(output)
     supervised = bool(read_by_objectives(model))
     if resume_from is not None:
@@ -225,7 +226,7 @@ def finetune(
 
         hidden = not (config.progress and accelerator.is_main_process)
         if not hidden and not progress.finished:
-            for name, data in (("training", dataset), ("unlabeled", unlabeled), ("validation", eval_dataset)):
+            for name, data in sets.items():
                 if data is not None:
                     print(data_line(name, data))
             if config.mixed_precision == "auto":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attention_refine.data import difference
 from attention_refine.training.config import TrainingConfig, TrainingError
 
 MOST_SKIPPED = 25  # fp16 halves its scale at each skipped step: past 2**-25 the gradient itself is not finite
@@ -35,12 +36,19 @@ class Progress:
 
 def check_same_run(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to continue the checkpoint ``folder`` of a run with the facts ``before`` as one with the facts ``now``."""
-    for name in sorted(before.keys() | now.keys()):
+    for name in sorted((before.keys() | now.keys()) - {"data"}):
         if before.get(name) != now.get(name):
             raise TrainingError(
                 f"{folder} was made with {name}={before.get(name)!r} and this run has {name}={now.get(name)!r}, which "
                 f"would change its outcome: resume with {name}={before.get(name)!r}, or start a new run in another "
                 "output_dir"
+            )
+    for which, print_now in now.get("data", {}).items():
+        differs = difference(before.get("data", {}).get(which), print_now)
+        if differs is not None:
+            raise TrainingError(
+                f"{folder} was made on other {which} data, which would change its outcome: {differs}. Put the data back "
+                "as they were, or start a new run in another output_dir, or with overwrite=True in place of this one"
             )
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from attention_refine.data import fingerprint
 from attention_refine.training.checkpoints import list_checkpoints, newest_intact, restore_folder
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.schedules import learning_rate_factor
@@ -112,10 +113,20 @@ def schedule(config: TrainingConfig, total_steps: int, epoch_steps: int | None) 
     return rate
 
 
-def identity(config: TrainingConfig, images: dict[str, int | None], accelerator: Accelerator) -> dict[str, Any]:
-    """All that must be the same in a resumed run, apart from the model itself."""
+def identity(
+    config: TrainingConfig, images: dict[str, int | None], data: dict[str, Any], accelerator: Accelerator
+) -> dict[str, Any]:
+    """All that must be the same in a resumed run, apart from the model itself; of ``data``, datasets by name, prints.
+
+    The main process's prints count for all: machines may hold copies of the data that were made at other times.
+    """
     facts = {"num_processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
-    return json.loads(json.dumps({**config.choices_that_matter(), **images, **facts}))
+    prints = [None]
+    if accelerator.is_main_process:
+        prints = [{name: fingerprint(each) for name, each in data.items() if each is not None}]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(prints)
+    return json.loads(json.dumps({**config.choices_that_matter(), **images, **facts, "data": prints[0]}))
 
 
 def claim_output(config: TrainingConfig, output: Path, checkpoints: Path, accelerator: Accelerator) -> Path | None:

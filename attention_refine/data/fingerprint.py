@@ -1,0 +1,294 @@
+"""What a dataset holds, in a few digests, so that a run or an evaluation does not go on with other images or labels.
+
+Names count from the folder that holds all files, so a dataset that was moved is the same one. Files are not read but for
+those of 256 images, spread over the dataset; of the others name, size and the time of the last change count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import torch
+from PIL import Image
+from torch import nn
+
+from attention_refine.data.adopting import Listed
+from attention_refine.data.columns import label_names
+from attention_refine.data.items import Prepared, Reader
+from attention_refine.data.matching import listed
+
+READ = 256  # images whose files are read
+MOST = 1 << 20  # bytes of each
+STATED = 100_000  # files of a column whose size and time are looked at
+FILES = ("image", "mask", "cue_mask", "maps")
+VALUES = ("bbox", "cue_bbox", "edited", "group", "mask_values", "mask_void", "mask_confidence")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A column of files, or of what is in memory in their place: ``paths`` of those, ``sizes`` of these, else None."""
+
+    paths: Sequence[str | None]
+    sizes: Sequence[Any]
+    content: Callable[[int], bytes]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a dataset's rows: the names of each row's classes, columns of files and of values."""
+
+    classes: Sequence[Sequence[str]]
+    files: dict[str, _Files] = field(default_factory=dict)
+    values: dict[str, Iterable[Any]] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(dataset: Any) -> dict[str, Any] | None:
+    """Plain values that are equal, by :func:`difference`, for the same images, labels, annotations and preprocessing.
+
+    Args:
+        dataset: what :func:`attention_refine.data.as_prepared` gives. Of a torch dataset of one's own only ``samples``
+            (paths and labels), ``targets`` or ``labels`` are known, through ``Subset`` as well.
+
+    Returns:
+        None of a stream, and of what says nothing of its rows.
+    """
+    known = _known(dataset)
+    if known is None:
+        return None
+    marks, times, largest = _stated(known.files)
+    images = marks.pop("image", [""] * len(known.classes))
+    classes: dict[str, Any] = {}
+    order = hashlib.blake2b(digest_size=8)
+    for row, (names, image) in enumerate(zip(known.classes, images, strict=True)):
+        mark = f"{image or row}\n".encode()
+        order.update(mark)
+        for name in names:
+            classes.setdefault(name, hashlib.blake2b(digest_size=8)).update(mark)
+    return {
+        "images": len(images),
+        "classes": {name: classes[name].hexdigest() for name in sorted(classes)},
+        "order": order.hexdigest(),
+        "annotations": {name: _digest(column) for name, column in {**marks, **known.values}.items()},
+        "options": known.options,
+        "contents": _contents(known.files, len(images)),
+        "whole": len(images) <= READ and largest <= MOST,
+        "times": _digest(times),
+        "oldest": min(times, default=0),
+        "newest": max(times, default=0),
+    }
+
+
+def difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str | None:
+    """How two datasets differ, as a clause; None where they do not, or where one of them says nothing of its rows."""
+    if before is None or now is None:
+        return None
+    if before["images"] != now["images"]:
+        return f"there are {now['images']} images now, and were {before['images']}"
+    old, new = before["classes"], now["classes"]
+    if old.keys() != new.keys():
+        return f"the classes are {listed(sorted(new))} now, and were {listed(sorted(old))}"
+    others = [name for name in new if new[name] != old[name]]
+    if others:
+        return f"images of {listed(others)} have another name, size or label"
+    if before["order"] != now["order"]:
+        return "the images come in another order"
+    for name in sorted({*before["annotations"], *now["annotations"]}):
+        if before["annotations"].get(name) != now["annotations"].get(name):
+            return f"the column {name!r} has changed"
+    for name, value in now["options"].items():
+        if before["options"].get(name) != value:
+            return f"{name} is {value} now, and was {before['options'].get(name)}"
+    if before["contents"] != now["contents"]:
+        return "files have other contents under the same names and sizes"
+    # A copy is newer as a whole; where single files were written, the others have kept their times.
+    copied = now["oldest"] > before["newest"]
+    if before["times"] != now["times"] and not (now["whole"] or copied):
+        return "files have been written since, under the same names and sizes"
+    return None
+
+
+def _digest(values: Iterable[Any]) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    for value in values:
+        found.update(f"{value!r}\n".encode())
+    return found.hexdigest()
+
+
+# files -----------------------------------------------------------------------------------------------------------------
+
+
+def _stated(columns: dict[str, _Files]) -> tuple[dict[str, list[str]], list[int], int]:
+    """The name and size of each file of each column, the times of their last change, and the largest size."""
+    folders = {os.path.dirname(path) for files in columns.values() for path in files.paths if path}
+    try:
+        base = os.path.commonpath(folders) if folders else ""
+    except ValueError:  # of several drives
+        base = ""
+    marks: dict[str, list[str]] = {}
+    times: list[int] = []
+    largest = 0
+    for name, files in columns.items():
+        stride = -(-len(files.paths) // STATED) or 1
+        marks[name] = []
+        for row, (path, size) in enumerate(zip(files.paths, files.sizes, strict=True)):
+            if path and row % stride == 0:
+                with suppress(OSError):  # said where the file is needed
+                    state = os.stat(path)
+                    size = state.st_size
+                    times.append(state.st_mtime_ns)
+                    largest = max(largest, size)
+            marks[name].append(f"{(path or '').removeprefix(base)} {size}")
+    return marks, times, largest
+
+
+def _contents(columns: dict[str, _Files], rows: int) -> str:
+    """A digest of what is in the files of up to :data:`READ` rows, spread evenly."""
+    found = hashlib.blake2b(digest_size=8)
+    for i in range(min(READ, rows)):
+        row = i * rows // min(READ, rows)
+        for files in columns.values():
+            found.update(files.content(row)[:MOST] + b"\0")
+    return found.hexdigest()
+
+
+def _head(path: str) -> bytes:
+    """The beginning of a file; nothing of one that cannot be read, which is said where it is needed."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MOST)
+    except OSError:
+        return b""
+
+
+# what is known of each kind of dataset -----------------------------------------------------------------------------------
+
+
+def _known(dataset: Any) -> _Known | None:
+    if isinstance(dataset, Prepared):
+        return _of_table(dataset)
+    if isinstance(dataset, Listed):
+        known = _of_source(dataset.source)
+        return known if known is None or dataset._reader is None else replace(known, options=_options(dataset._reader))
+    return _of_source(dataset)
+
+
+def _options(reader: Reader) -> dict[str, Any]:
+    """How rows become items, by what a message calls it."""
+    transform, augment = reader.transform, reader.transform.augment
+    if augment is None:
+        said = "none"
+    elif isinstance(augment, nn.Module):
+        said = " ".join(repr(augment).split())
+    else:
+        said = getattr(augment, "__qualname__", type(augment).__qualname__)
+    options = {f"the preprocessing's {name}": _plain(value) for name, value in transform.preprocessing.items()}
+    options |= {"the augmentation": said, "the list of classes": list(reader.names)}
+    return options | ({"the augmentation's seed": reader.seed} if reader.random else {})
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _of_table(dataset: Prepared) -> _Known:
+    table = dataset.dataset.select(dataset.rows) if len(dataset.rows) < len(dataset.dataset) else dataset.dataset
+    classes: Sequence[Sequence[str]] = [["no label"]] * len(table)
+    if dataset.labeled:
+        column, own = "labels" if dataset.is_multi_label else "label", label_names(table)
+        cells = table.select_columns([column])[column]
+        classes = [[own[label] for label in (cell if dataset.is_multi_label else [cell])] for cell in cells]
+    files = {name: _column(table, name) for name in FILES if name in table.column_names}
+    values = {name: table.select_columns([name])[name] for name in VALUES if name in table.column_names}
+    return _Known(classes, files, values, _options(dataset._reader))
+
+
+def _column(table: datasets.Dataset, name: str) -> _Files:
+    """A column's paths, and the sizes of what is in memory; that is not copied."""
+    cells = table.data.column(name)
+    one = table.select_columns([name])
+    if isinstance(table.features[name], datasets.Image):
+        paths = pyarrow.compute.struct_field(cells, "path")
+        sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(cells, "bytes"))
+    elif pyarrow.types.is_string(cells.type):  # of maps: paths of their files
+        paths, sizes = cells, pyarrow.nulls(len(cells), pyarrow.int32())
+    else:  # rows of numbers
+        paths, sizes = pyarrow.nulls(len(cells), pyarrow.string()), pyarrow.compute.list_value_length(cells)
+    if table._indices is not None:  # a part of a table
+        rows = table._indices.column(0)
+        paths, sizes = paths.take(rows), sizes.take(rows)
+    paths, sizes = paths.to_pylist(), sizes.to_pylist()
+
+    def content(row: int) -> bytes:
+        if sizes[row] is None:
+            return _head(paths[row]) if paths[row] else b""
+        cell = one[row][name]
+        return cell["bytes"] if isinstance(cell, dict) else repr(cell).encode()
+
+    return _Files([path if size is None else None for path, size in zip(paths, sizes, strict=True)], sizes, content)
+
+
+IMAGE, LABEL = ("image", "img", "pixel_values"), ("label", "labels", "target")
+
+
+def _of_source(source: Any) -> _Known | None:
+    """Of a list of pairs or dicts, and of a torch dataset that keeps one as ``samples``, or its labels."""
+    rows: Sequence[int] | None = None
+    while isinstance(source, torch.utils.data.Subset):
+        indices = [int(i) for i in source.indices]
+        rows = indices if rows is None else [indices[row] for row in rows]
+        source = source.dataset
+    pairs = source if isinstance(source, (list, tuple)) else getattr(source, "samples", None)
+    if isinstance(pairs, (list, tuple)) and all(isinstance(pair, (tuple, list, Mapping)) for pair in pairs):
+        pairs = pairs if rows is None else [pairs[row] for row in rows]
+        return _of_pairs(
+            [pair if isinstance(pair, Mapping) else {"image": pair[0], "label": pair[1:]} for pair in pairs]
+        )
+    labels = next((getattr(source, name) for name in ("targets", "labels") if hasattr(source, name)), None)
+    if isinstance(labels, (list, tuple, np.ndarray, torch.Tensor)):
+        labels = labels if rows is None else [labels[row] for row in rows]
+        return _Known([[_text(label)] for label in labels])
+    return None
+
+
+def _of_pairs(pairs: Sequence[Mapping[str, Any]]) -> _Known:
+    label = next((name for name in LABEL if any(name in pair for pair in pairs)), None)
+    classes = [[_text(pair.get(label))] for pair in pairs]
+    names = dict.fromkeys(name for pair in pairs for name in pair if name not in ("index", *LABEL))
+    return _Known(classes, {"image" if name in IMAGE else name: _cells([p.get(name) for p in pairs]) for name in names})
+
+
+def _cells(cells: Sequence[Any]) -> _Files:
+    """A column of paths, pictures, numbers or text, as a list holds them."""
+
+    def content(row: int) -> bytes:
+        cell = cells[row]
+        if isinstance(cell, (str, Path)):
+            return _head(str(cell))
+        if isinstance(cell, torch.Tensor):
+            return cell.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return cell.tobytes() if isinstance(cell, (Image.Image, np.ndarray)) else b""
+
+    paths = [str(cell) if isinstance(cell, (str, Path)) else None for cell in cells]
+    return _Files(paths, [None if path else _text(cell) for path, cell in zip(paths, cells)], content)
+
+
+def _text(value: Any) -> str:
+    """A label, or what is in memory, in words that are the same in another process."""
+    if isinstance(value, Image.Image):
+        return f"{value.mode} {value.size}"
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        return str(value.tolist()) if value.ndim < 2 else f"{value.dtype} {tuple(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return str(value) if isinstance(value, (str, int, float, np.generic, type(None))) else type(value).__name__
