@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -20,6 +21,26 @@ ARGUMENTS = ("compute_aux", "compute_losses", "labels", "maps", "objectives", "p
 BYTES = 20  # times the largest normalised pixel: no normalised photograph reaches that, pixels of 0 to 255 do
 
 _LOOKED_AT: WeakSet[nn.Module] = WeakSet()  # models whose first pixels were looked at: a GPU waits for such a look
+
+
+Forward = TypeVar("Forward", bound=Callable[..., Any])
+
+
+def naming_columns(forward: Forward) -> Forward:
+    """Name the columns of a batch in the signature of a ``forward(..., **columns)``.
+
+    transformers.Trainer asks the signature which columns of a dataset it is to keep.
+    """
+    own = inspect.signature(forward)
+    *before, rest = own.parameters.values()
+    taken = {parameter.name for parameter in before}
+    named = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Any")
+        for name in (*ARGUMENTS, *COLUMNS, *ADDED)
+        if name not in taken
+    ]
+    forward.__signature__ = own.replace(parameters=[*before, *named, rest])
+    return forward
 
 
 def check_pixels(model: nn.Module, pixel_values: Any, preprocessing: dict[str, Any]) -> None:
@@ -77,6 +98,24 @@ def check_labels(labels: Any, names: Sequence[str]) -> None:
     raise TypeError(
         f"labels must be a tensor of class indices (B,), or of 0 and 1 (B, classes), got {_shown(labels)}; pass {remedy}"
     )
+
+
+def check_labels_left(labels: Any, losing: Sequence[str]) -> None:
+    """Refuse a training step for which transformers.Trainer counted labels and then kept them to itself.
+
+    Args:
+        losing: the parts of the model whose losses need the labels.
+
+    Raises:
+        ValueError: there are such parts, and no labels.
+    """
+    if labels is None and losing:
+        raise ValueError(
+            "transformers.Trainer takes the labels away and puts a loss of its own in place of the model's where it has "
+            f"label_smoothing_factor or compute_loss_func: the losses of {' and '.join(losing)} would be lost. Leave both "
+            "out; the model smooths labels itself: data_collator=lambda items: {**ar.data.collate(items), "
+            "'smoothing': 0.1}"
+        )
 
 
 def check_maps(maps: Tensor) -> None:

@@ -20,9 +20,11 @@ from .heads.base import Action, Head
 from .inputs import (
     Watched,
     check_labels,
+    check_labels_left,
     check_maps,
     check_pixels,
     given_maps,
+    naming_columns,
     one_image,
     unknown_columns,
     warn_unread,
@@ -37,6 +39,7 @@ from .output import RefinedOutput
 
 if TYPE_CHECKING:
     from .explanation import Explanation
+    from .hf_auto.config import RefinedConfig
 
 
 class RefinedModel(nn.Module):
@@ -55,7 +58,7 @@ class RefinedModel(nn.Module):
 
     card: str | None = None
     drawn_classifier: str | None = None
-    accepts_loss_kwargs = False  # to transformers.Trainer: the loss is a mean over the batch it is given
+    accepts_loss_kwargs = True  # to transformers.Trainer: forward takes num_items_in_batch
 
     def __init__(
         self,
@@ -80,6 +83,16 @@ class RefinedModel(nn.Module):
     def num_labels(self) -> int:
         return len(self.labels)
 
+    @property
+    def config(self) -> RefinedConfig:
+        """What transformers.Trainer and its trackers read of a model: class names, and that predictions are logits.
+
+        Made from the model each time: what is set on it changes nothing.
+        """
+        from .hf_auto.config import RefinedConfig
+
+        return RefinedConfig(labels=self.labels, preprocessing=self.preprocessing)
+
     def add_objective(self, objective: str | Objective) -> None:
         """Give a model, a loaded one for example, a further objective; one of the same name makes room.
 
@@ -92,6 +105,7 @@ class RefinedModel(nn.Module):
         parameter = next(self.parameters())
         self.objectives[made.name] = made.to(parameter.device).train(self.training)
 
+    @naming_columns
     def forward(
         self,
         pixel_values: Tensor,
@@ -101,6 +115,7 @@ class RefinedModel(nn.Module):
         smoothing: float = 0.0,
         objectives: Sequence[str] | None = None,
         compute_aux: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **columns: Any,
     ) -> RefinedOutput:
         """Predict, and with labels or in training compute the losses.
@@ -113,15 +128,20 @@ class RefinedModel(nn.Module):
             smoothing: of the labels, for the classification losses.
             objectives: names of those to compute; by default all, or without labels all that need none.
             compute_aux: force the auxiliary predictions on or off; by default they are made where losses are.
+            num_items_in_batch: labels in all batches of an optimiser step, as transformers.Trainer counts them: ``loss``
+                is then this batch's part of the mean over them.
             columns: further columns of the batch, for objectives that want them; one that is none of this library's and
                 that nothing reads is named in a warning.
 
         Raises:
             TypeError: pixels or labels that are no tensor.
-            ValueError: maps for a model without a head, of another shape or outside [0, 1]; an unknown objective.
+            ValueError: maps for a model without a head, of another shape or outside [0, 1]; an unknown objective; labels
+                that Trainer counted and did not pass on, where a head or objectives need them.
         """
         check_pixels(self, pixel_values, self.preprocessing)
         check_labels(labels, self.labels)
+        if num_items_in_batch is not None:
+            check_labels_left(labels, self._losing_without_labels())
         if compute_losses is None:
             compute_losses = labels is not None or self.training
         if compute_aux is None:
@@ -154,6 +174,8 @@ class RefinedModel(nn.Module):
         if compute_losses:
             batch = Watched(batch, read) if unknown else batch
             output.losses, output.loss = self._losses(batch, output, smoothing, wanted)
+        if num_items_in_batch is not None and output.loss is not None:
+            output.loss = output.loss * (labels.numel() / num_items_in_batch)
         if unknown - read:
             warn_unread(unknown - read)
         return RefinedOutput(**{key: value for key, value in output.items() if key not in ("feature", "embedding")})
@@ -237,6 +259,11 @@ class RefinedModel(nn.Module):
             feature=feature,
             embedding=action.embedding,
         )
+
+    def _losing_without_labels(self) -> list[str]:
+        """The parts that add losses of their own to that of the logits."""
+        head = [f"the head {self.head.name!r}"] if self.head is not None and not self.head.classifies else []
+        return [*head, *(f"the objective {name!r}" for name in self.objectives)]
 
     def _wanted(self, names: Sequence[str] | None, labels: Tensor | None) -> list[Objective]:
         for name in names or ():

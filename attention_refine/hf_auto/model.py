@@ -9,6 +9,7 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from ..hub import from_pretrained
+from ..inputs import naming_columns
 from ..model import RefinedModel
 from ..output import RefinedOutput
 from .config import RefinedConfig
@@ -22,7 +23,7 @@ class RefinedForImageClassification(PreTrainedModel):
     config_class = RefinedConfig
     base_model_prefix = "refined"
     main_input_name = "pixel_values"
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = True
 
     def __init__(self, config: RefinedConfig, refined: RefinedModel | None = None):
         super().__init__(config)
@@ -34,8 +35,7 @@ class RefinedForImageClassification(PreTrainedModel):
     @classmethod
     def of(cls, model: RefinedModel) -> RefinedForImageClassification:
         """The model in this form; it is not copied."""
-        config = RefinedConfig(labels=model.labels, preprocessing=model.preprocessing)
-        return cls(config, model).train(model.training)
+        return cls(model.config, model).train(model.training)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *inputs: Any, config: Any = None, **options: Any) -> PreTrainedModel:
@@ -71,6 +71,7 @@ class RefinedForImageClassification(PreTrainedModel):
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         return self.refined.push_to_hub(repo_id, **options)
 
+    @naming_columns
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **columns: Any) -> RefinedOutput:
         for name in ("output_attentions", "output_hidden_states", "return_dict"):
             columns.pop(name, None)

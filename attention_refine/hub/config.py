@@ -111,6 +111,12 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, or not a config that this library writes.
     """
+    if not path.is_file() and any(path.parent.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{path.parent} holds weights and no {CONFIG}, which transformers.Trainer does not write for a model of this "
+            "library. Build the model as for the training, safetensors.torch.load_model(model, weights), then "
+            "model.save_pretrained(folder); see docs/integration.md"
+        )
     if not path.is_file():
         raise CheckpointError(f"{path.parent} has no {CONFIG}: it is no saved model")
     check_size(path.stat().st_size, str(path))

@@ -33,7 +33,6 @@ map to 0 on it, or the gradient on it is made small, and the rest of the image i
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +48,13 @@ from .annotations import TARGETS, columns_of, map_targets, on_grid
 from .base import Objective, objectives
 from .hiding import NORMS, second_pass
 from .reading import check_maps, chosen_map, needs_class, read_map
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ..model import RefinedModel, RefinedOutput
 
 DISTANCES = ("l2", "mse", "l1", "bce", "ppce", "energy")
 NO_ENERGY = 1e-12  # a map whose values add up to less is one that is nowhere
-PATIENCE = 200  # training passes in a row without a target, after which it is said that there is none
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class MapSupervision(Objective):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        self.passes_without = 0  # training passes in a row that saw no target
+        self.waiting = Waiting()
 
     @property
     def annotations(self) -> tuple[str, ...]:
@@ -149,9 +148,10 @@ class MapSupervision(Objective):
         nothing = output.logits.new_zeros((), dtype=torch.float32)
         output.measures |= {"map_supervision_images": given.mean(), "map_supervision_empty": nothing}
         if not given.any():
-            self._say_if_there_is_never_one(batch)
+            if self.training:
+                self.waiting.saw_none(self.name, self.annotations, batch)
             return {"map_supervision": nothing}
-        self.passes_without = 0
+        self.waiting.over = True
         if self.config.norm == "input_gradient":
             distances = self._outside(model, batch, target, known, given)
         else:
@@ -198,19 +198,6 @@ class MapSupervision(Objective):
         irrelevant = resize((1 - target) * known, pixels.shape[2:])[rows]
         found = full_precision(irrelevant * gradient).square().flatten(1).sum(1)
         return found.new_zeros(len(given)).index_put((rows.nonzero()[:, 0],), found)
-
-    def _say_if_there_is_never_one(self, batch: dict[str, Any]) -> None:
-        """In any training loop: an objective that never sees what it needs is a mistake, not a loss of 0."""
-        self.passes_without += self.training
-        if self.training and self.passes_without == PATIENCE:
-            has = ", ".join(key for key, value in batch.items() if value is not None and key != "smoothing")
-            warnings.warn(
-                f"map_supervision saw no target in {PATIENCE} training steps in a row, so it adds nothing: it wants "
-                f"{' or '.join(self.annotations)}, and a batch has {has}. Give the data masks, boxes or edited maps "
-                "(target= says which); a trainer that drops columns must keep them (transformers.Trainer: "
-                "remove_unused_columns=False)",
-                stacklevel=3,
-            )
 
 
 def distance(maps: Tensor, target: Tensor, known: Tensor, norm: str, eps: float = 1e-6, slack: float = 0.0) -> Tensor:

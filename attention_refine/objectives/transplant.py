@@ -37,6 +37,7 @@ from ..registry import check_choice
 from .annotations import TARGETS, columns_of, map_targets
 from .base import Objective, objectives
 from .hiding import NORMS, STATISTICS, class_map, scaled, second_pass, site_for
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ..model import RefinedModel, RefinedOutput
@@ -163,6 +164,10 @@ class Transplant(Objective):
 
     config_class = TransplantConfig
 
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.waiting = Waiting()
+
     @property
     def annotations(self) -> tuple[str, ...]:
         columns = columns_of(self.config.target)
@@ -185,7 +190,7 @@ class Transplant(Objective):
         """With ``replace`` the batch with copies in it, and the column ``transplanted`` (B,) that says where."""
         if not (self.config.replace and model.training):
             return batch
-        region = regions(batch, self.config.target, self.config.threshold, self.config.cues != "left")
+        region = self._regions(batch)
         donors, receivers = self._pairs(batch, region)
         flags = torch.zeros(len(batch["pixel_values"]), dtype=torch.bool, device=batch["pixel_values"].device)
         if len(donors) == 0:
@@ -220,7 +225,7 @@ class Transplant(Objective):
         }
         nothing = output.logits.new_zeros((), dtype=torch.float32)
         losses = {name: nothing for name, is_wanted in wanted.items() if is_wanted}
-        region = regions(batch, self.config.target, self.config.threshold, self.config.cues != "left")
+        region = self._regions(batch)
         donors, receivers = self._pairs(batch, region)
         images, copies = len(batch["pixel_values"]), len(donors)
         output.measures["transplant_copies"] = nothing + copies / images
@@ -237,6 +242,14 @@ class Transplant(Objective):
             apart = self._map_distance(model, batch, output, made, seen, donors, by)
             losses["transplant_maps"] = share * apart.mean()
         return losses
+
+    def _regions(self, batch: dict[str, Any]) -> Region:
+        region = regions(batch, self.config.target, self.config.threshold, self.config.cues != "left")
+        if (region.has_object | region.has_cue).any():
+            self.waiting.over = True
+        elif self.training:
+            self.waiting.saw_none(self.name, self.annotations, batch)
+        return region
 
     def _pairs(self, batch: dict[str, Any], region: Region) -> tuple[Tensor, Tensor]:
         """Whose object, and on whose surroundings: rows ``(N,)`` each, drawn from torch's CPU generator."""

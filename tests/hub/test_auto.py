@@ -101,60 +101,6 @@ def test_what_auto_loads_is_saved_as_it_was(folder, tmp_path):
     assert next(half.parameters()).dtype == torch.bfloat16
 
 
-# Trainer --------------------------------------------------------------------------------------------------------------
-
-
-class Images(torch.utils.data.Dataset):
-    def __init__(self, count: int):
-        case = BY_NAME["hf-resnet"]
-        self.pixels, self.labels = case.images(count), torch.arange(count) % 5
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"pixel_values": self.pixels[index], "labels": int(self.labels[index])}
-
-
-@pytest.mark.parametrize("wrapped", [False, True], ids=["unchanged", "as-transformers-model"])
-def test_trainer_trains_evaluates_saves_and_resumes(wrapped, tmp_path):
-    from transformers import Trainer, TrainingArguments
-
-    def fresh():
-        model = BY_NAME["hf-resnet"].wrap(ar.AttentionBranch(fade_in_steps=0), objectives=["mining"])
-        return RefinedForImageClassification.of(model) if wrapped else model
-
-    model, data = fresh().train(), Images(8)
-    options = dict(output_dir=str(tmp_path), max_steps=4, save_steps=2, per_device_train_batch_size=4, logging_steps=1,
-                   report_to=[], use_cpu=True, disable_tqdm=True, learning_rate=1e-2, seed=0)  # fmt: skip
-
-    def accuracy(found) -> dict:
-        logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
-        assert logits.shape == (8, 5)
-        return {"accuracy": float((logits.argmax(1) == found.label_ids).mean())}
-
-    trainer = Trainer(
-        model, TrainingArguments(**options), train_dataset=data, eval_dataset=data, compute_metrics=accuracy
-    )
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert len(losses) == 4 and losses[-1] < losses[0]
-    found = trainer.evaluate()
-    assert 0 <= found["eval_accuracy"] <= 1 and np.isfinite(found["eval_loss"])
-    with torch.no_grad():
-        pixels, labels = data.pixels, data.labels
-        refined = model.refined if wrapped else model
-        assert found["eval_loss"] == pytest.approx(float(refined.eval()(pixels, labels=labels).loss), rel=1e-4)
-    again = Trainer(fresh().train(), TrainingArguments(**options), train_dataset=data)
-    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    for one, other in zip(trainer.model.parameters(), again.model.parameters()):
-        assert torch.equal(one, other)
-    if wrapped:
-        loaded = ar.load(tmp_path / "checkpoint-4")
-        with torch.no_grad():
-            assert torch.equal(loaded(pixels).logits, refined.eval()(pixels).logits)
-
-
 # the backbone alone ---------------------------------------------------------------------------------------------------
 
 

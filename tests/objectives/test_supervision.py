@@ -13,7 +13,7 @@ from torch import nn
 
 import attention_refine as ar
 from attention_refine.objectives import map_targets, on_grid
-from attention_refine.objectives.supervision import PATIENCE, distance
+from attention_refine.objectives.supervision import distance
 from attention_refine.training.parameter_groups import frozen, keep_batch_norm
 
 LABELS = torch.tensor([1, 4, 0])
@@ -348,20 +348,6 @@ def test_several_labels_are_one_map_of_their_sum():
 def test_maps_head_without_one_is_refused():
     with pytest.raises(ValueError, match="maps='head' needs a head, and this model has none"):
         wrap(head=None, maps="head")
-
-
-def test_an_objective_that_never_sees_a_target_says_so_in_any_loop():
-    model = wrap(head=None).train()
-    with pytest.warns(
-        UserWarning, match="saw no target in 200 training steps .* a batch has pixel_values, labels"
-    ) as said:
-        for _ in range(PATIENCE + 3):
-            model.objectives["map_supervision"].forward(
-                model,
-                {"pixel_values": images(), "labels": LABELS},
-                ar.RefinedOutput(logits=torch.zeros(3, 5), measures={}),
-            )
-    assert len(said) == 1 and "remove_unused_columns=False" in str(said[0].message)
 
 
 # right for the right reasons -----------------------------------------------------------------------------------------
