@@ -70,6 +70,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     check.add_argument("--mask-values", type=int, nargs="+", help="pixel values of masks that are object")
     check.add_argument("--void", type=int, nargs="+", help="pixel values of masks that are void (default: 128)")
     check.add_argument("--revision", help="revision of a Hub dataset")
+    check.add_argument(
+        "--media", default="auto", help="image or video: which of a folder's files (default: %(default)s)"
+    )
 
     finetune = _command(commands, "finetune", _finetune, "wrap, train and evaluate what a YAML file describes")
     finetune.add_argument("config", nargs="?", help="YAML file, or the name of one that is shipped (see --list)")
@@ -286,7 +289,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from .data.checking import check
 
-    names = ("label_column", "image_column", "group_column", "box_format", "mask_values", "void", "revision")
+    names = ("label_column", "image_column", "group_column", "box_format", "mask_values", "void", "revision", "media")
     found = check(arguments.source, **{name: getattr(arguments, name) for name in names})
     print(found)
     if found.problems:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # What ar.data gives beside pixel_values and labels, and what trainers add to a batch.
-COLUMNS = ("boxes", "cue", "edited", "edited_map", "group", "index", "mask", "mask_confidence")
+COLUMNS = ("boxes", "cue", "edited", "edited_map", "group", "index", "mask", "mask_confidence", "more_clips")
 ADDED = ("darc_holes", "darc_map", "update", "views")
 ARGUMENTS = ("compute_aux", "compute_losses", "labels", "maps", "objectives", "pixel_values", "smoothing")
 BYTES = 20  # times the largest normalised pixel: no normalised photograph reaches that, pixels of 0 to 255 do
@@ -60,9 +60,10 @@ def check_pixels(model: nn.Module, pixel_values: Any, preprocessing: dict[str, A
             f"pixel_values are {pixel_values.dtype}, and must be normalised floats: model.preprocess(photo) makes them, "
             "and ar.data.prepare(dataset, model.preprocessing) those of a dataset"
         )
-    if pixel_values.ndim == 3:
+    if pixel_values.ndim == len(preprocessing["input_size"]):
+        what = "one image" if pixel_values.ndim == 3 else "one clip, or images for a network of clips"
         raise ValueError(
-            f"pixel_values of shape {tuple(pixel_values.shape)} are one image without a batch; pass pixel_values[None]"
+            f"pixel_values of shape {tuple(pixel_values.shape)} are {what} without a batch; pass pixel_values[None]"
         )
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or model in _LOOKED_AT or pixel_values.is_meta:
         return

@@ -377,11 +377,19 @@ class RefinedModel(nn.Module):
         return refine(self, pixel_values, steps, learning_rate, together).maps
 
     def preprocess(self, image: Any) -> Tensor:
-        """``(1, 3, H, W)`` from a PIL image or a path, on the model's device, as the backbone was trained to see it."""
-        from .data import Transform, read_image
+        """``(1, 3, H, W)`` from a PIL image or a path, on the model's device, as the backbone was trained to see it.
+
+        For a network of clips ``(1, 3, T, H, W)``, the middle of a video, from its path or bytes.
+        """
+        from .data import Transform, read_clip, read_image
 
         where = str(image) if isinstance(image, (str, Path)) else "the image"
-        pixels = Transform(self.preprocessing)(read_image(image, where))["pixel_values"]
+        read = (
+            read_image(image, where)
+            if len(self.preprocessing["input_size"]) == 3
+            else read_clip(image, self.preprocessing)
+        )
+        pixels = Transform(self.preprocessing)(read)["pixel_values"]
         return pixels[None].to(next(self.parameters()).device)
 
     def show(

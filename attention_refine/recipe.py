@@ -100,6 +100,10 @@ class DataOptions(Options):
     void: int | list[int] | None = option(
         None, "pixel values of masks that are void: 128 if not given, 255 in PASCAL VOC"
     )
+    media: str = option(
+        "auto", "which files of a folder: images, videos, or what it holds", choices=("auto", "image", "video")
+    )
+    clips: int = option(1, "clips of each video over which a prediction is averaged", at_least=1)
     revision: str | None = option(None, "revision of a Hub dataset")
     augment: str = option("default", "augmentation of the training images", choices=("default", "jitter", "none"))
     smallest_crop: float = option(0.35, "smallest share of the image that a random crop keeps", above=0, at_most=1)
@@ -228,7 +232,11 @@ def load_splits(options: DataOptions, seed: int = 0) -> dict[str, Any]:
         splits["unlabeled"] = rest
     elif options.unlabeled is not None:
         splits["unlabeled"] = load_unlabeled(
-            options.unlabeled, options.unlabeled_split, image_column=options.image_column, revision=options.revision
+            options.unlabeled,
+            options.unlabeled_split,
+            image_column=options.image_column,
+            revision=options.revision,
+            media=options.media,
         )
     if options.test_split:
         splits["test"] = load_dataset(options.source, options.test_split, class_names=names, **columns)
@@ -298,7 +306,8 @@ def prepare_training(recipe: Recipe, model: RefinedModel, split: Any, labeled: b
 def prepare_evaluation(recipe: Recipe, model: RefinedModel, split: Any) -> Prepared:
     """A split ready to be judged: the centre of each image, its classes matched with the model's by name."""
     prepared = prepare(
-        split, model.preprocessing, on_error=recipe.data.on_error, progress=recipe.training.progress
+        split, model.preprocessing, on_error=recipe.data.on_error, progress=recipe.training.progress,
+        clips=recipe.data.clips,
     )  # fmt: skip
     return match_classes(prepared, model.labels)
 
@@ -504,7 +513,7 @@ def load_split(options: DataOptions, split: str, labels: list[str]) -> Any:
 
 def _columns(options: DataOptions) -> dict[str, Any]:
     """How the source is read, as :func:`load_dataset` takes it."""
-    names = ("label_column", "image_column", "group_column", "box_format", "mask_values", "void", "revision")
+    names = ("label_column", "image_column", "group_column", "box_format", "mask_values", "void", "revision", "media")
     return {name: getattr(options, name) for name in names}
 
 

@@ -138,7 +138,7 @@ def _count_classes(backbone: Backbone, size: Sequence[int] | None) -> int:
 
 
 def _known(preprocessing: dict[str, Any]) -> dict[str, Any]:
-    known = (*_DEFAULT_PREPROCESSING, "crop_mode")
+    known = (*_DEFAULT_PREPROCESSING, "crop_mode", "fps", "stride", "short")
     for key in preprocessing:
         if key not in known:
             raise ValueError(f"preprocessing has no entry {key!r}; its entries are {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Labelled images from a folder, the Hub or the embedded dataset, and the transforms that turn them into batches.
+"""Labelled images or videos from a folder, the Hub or an embedded dataset, and the transforms that turn them into batches.
 
 :func:`load_dataset` gives every source the same columns: ``image``, ``label`` (one class) or ``labels`` (a list of
 classes), and where the source has them ``mask`` and ``bbox``. :class:`Prepared` (:class:`PreparedStream` for a stream)
@@ -14,12 +14,16 @@ Conventions, in image files as people see them (upright, whatever their EXIF ori
   left, top, right, bottom in pixels of the transformed image.
 * a **map** that a person edited covers the whole image at any resolution, in [0, 1]: see
   :mod:`attention_refine.data.edits`. In an item it is ``edited_map`` (1, H, W), with the flag ``edited``.
+* of **videos** the column is ``video`` in place of ``image``, and an item is a clip of one: ``pixel_values`` (3, T, H, W),
+  ``mask`` (1, T, H, W): see :mod:`attention_refine.data.clips` and :mod:`attention_refine.data.clip_sampling`.
 """
 
 from __future__ import annotations
 
 from attention_refine.data.adopting import as_prepared
 from attention_refine.data.checking import Check, check
+from attention_refine.data.clip_sampling import ClipSampling
+from attention_refine.data.clips import read_clip
 from attention_refine.data.columns import (
     DataError,
     as_canonical,
@@ -41,6 +45,7 @@ from attention_refine.data.unlabeled import load_unlabeled
 
 __all__ = [
     "Check",
+    "ClipSampling",
     "DataError",
     "Prepared",
     "PreparedStream",
@@ -62,6 +67,7 @@ __all__ = [
     "map_from_clicks",
     "match_classes",
     "prepare",
+    "read_clip",
     "read_image",
     "read_map",
     "read_mask",

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from attention_refine.data.columns import ClassIndex, DataError, as_canonical, find_image
+from attention_refine.data.columns import ClassIndex, DataError, as_canonical, video_feature
 from attention_refine.data.items import Prepared, PreparedStream, Reader, prepare
 from attention_refine.data.listing import split_folders
 from attention_refine.data.matching import class_places, listed, match_classes
 from attention_refine.data.sources import has_tables, load_dataset
-from attention_refine.data.unlabeled import load_unlabeled
+from attention_refine.data.unlabeled import load_unlabeled, pictures_alone
 
 BESIDE = ("mask", "boxes", "cue", "edited_map", "edited", "group")  # what a dict of tensors may hold, too
 TAKEN = (
@@ -48,7 +48,8 @@ def as_prepared(
             without splits); a ``datasets`` dataset or stream, with canonical columns or such that :func:`as_canonical`
             finds; torchvision's ``ImageFolder``; a list, or a torch dataset, of ``(image, label)`` or of dicts with
             ``image`` and ``label``, and if wanted ``mask``, ``bbox``, ``cue_bbox``. An image is a path, a PIL image, an
-            uint8 tensor (3, H, W), or a float tensor of pixels that are prepared already. A label is an index into the
+            uint8 tensor (3, H, W), or a float tensor of pixels that are prepared already; for a model of clips ``image``
+            or ``video`` is the path or the bytes of a video. A label is an index into the
             model's classes (of the dataset's ``classes``, if it has them), a name, or a list of them.
         train: augment.
         labeled: False leaves labels out; then the dataset needs none.
@@ -61,8 +62,8 @@ def as_prepared(
         ValueError: the model does not say its preprocessing.
     """
     if isinstance(dataset, (str, Path)):
-        split = _split_of(dataset, train)
-        dataset = load_dataset(dataset, split) if labeled else load_unlabeled(dataset, split)
+        split, media = _split_of(dataset, train), _media(model)
+        dataset = (load_dataset if labeled else load_unlabeled)(dataset, split, media=media)
     if isinstance(dataset, (Mapping, datasets.DatasetDict)):
         raise DataError(f"give one split of a dataset, not all of {', '.join(map(str, dataset))}: index it by a name")
     if isinstance(dataset, torch.utils.data.DataLoader):
@@ -78,6 +79,15 @@ def as_prepared(
             "of another class, or several labels an image"
         )
     return made
+
+
+def _media(model: nn.Module) -> str:
+    """What is read of a folder for a model: videos for one of clips, a folder of GIFs as well."""
+    return "video" if _takes_clips(getattr(model, "preprocessing", None)) else "auto"
+
+
+def _takes_clips(preprocessing: dict | None) -> bool:
+    return preprocessing is not None and len(preprocessing["input_size"]) == 4
 
 
 def _split_of(source: str | Path, train: bool) -> str:
@@ -101,7 +111,7 @@ def _split_of(source: str | Path, train: bool) -> str:
 def _adopted(model: nn.Module, dataset: Any, settings: dict) -> Any:
     preprocessing = getattr(model, "preprocessing", None)
     if isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
-        canonical = as_canonical(dataset) if settings["labeled"] else _unlabelled(dataset)
+        canonical = as_canonical(dataset) if settings["labeled"] else pictures_alone(dataset)
     elif _is_image_folder(dataset):
         names = datasets.ClassLabel(names=list(dataset.classes))
         paths, labels = zip(*dataset.samples)
@@ -132,11 +142,6 @@ def _adopted(model: nn.Module, dataset: Any, settings: dict) -> Any:
 
 def _labels(model: nn.Module) -> list[str]:
     return list(getattr(model, "labels", None) or [])
-
-
-def _unlabelled(dataset: Any) -> Any:
-    column = find_image(dict(dataset.features), None)
-    return dataset.select_columns([column]).rename_columns({column: "image"} if column != "image" else {})
 
 
 def _is_image_folder(dataset: Any) -> bool:
@@ -172,13 +177,15 @@ class Listed(torch.utils.data.Dataset):
                 raise ValueError(
                     f"{type(model).__name__} does not say its preprocessing: wrap it with ar.wrap, or give tensors"
                 )
-            kinds = {"image": datasets.Image(), "mask": datasets.Image(), "cue_mask": datasets.Image(),
-                     "bbox": datasets.List(datasets.Value("float32")),
+            videos = _takes_clips(preprocessing)
+            kinds = {**({"video": video_feature()} if videos else {"image": datasets.Image()}),
+                     "mask": datasets.Image(), "cue_mask": datasets.Image(), "bbox": datasets.List(datasets.Value("float32")),
                      "cue_bbox": datasets.List(datasets.Value("float32"))}  # fmt: skip
-            there = SimpleNamespace(features={name: kind for name, kind in kinds.items() if name in first})
+            held = {**first, "video": first["image"]} if videos else first
+            there = SimpleNamespace(features={name: kind for name, kind in kinds.items() if name in held})
             self._reader = Reader(
                 there, preprocessing, settings["train"], settings.get("augment", "default"),
-                settings.get("scale", (0.35, 1.0)), None, settings["seed"], labeled=False,
+                settings.get("scale", (0.35, 1.0)), None, settings["seed"], labeled=False, clips=settings.get("clips", 1),
             )  # fmt: skip
 
     def set_epoch(self, epoch: int) -> None:
@@ -198,8 +205,9 @@ class Listed(torch.utils.data.Dataset):
                 raise DataError(f"{where} is a {type(image).__name__} and row 0 a tensor of pixels: give one kind")
             beside = {name: value for name, value in row.items() if name in BESIDE and isinstance(value, Tensor)}
             return {"pixel_values": image.float(), **beside, **label, "index": torch.tensor(i)}
-        cells = {name: row.get(name) for name in ("mask", "cue_mask", "bbox", "cue_bbox")}
-        return self._reader.item({**cells, "image": as_picture(image)}, i, where, i) | label
+        cells = {name: row.get(name) for name in ("mask", "cue_mask", "bbox", "cue_bbox", "start", "end")}
+        picture = image if self._reader.column == "video" else as_picture(image)
+        return self._reader.item({**cells, self._reader.column: picture}, i, where, i) | label
 
     def _label(self, label: Any, where: str) -> Tensor:
         if not self.is_multi_label:
@@ -237,7 +245,7 @@ def _row(item: Any, i: int, labeled: bool) -> dict[str, Any]:
     if not isinstance(item, Mapping):
         kind = f"a {type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
         raise DataError(f"row {i} is {kind}: it must be (image, label), or a dict with 'image' and 'label'")
-    image = next((name for name in ("image", "img", "pixel_values") if name in item), None)
+    image = next((name for name in ("image", "img", "video", "pixel_values") if name in item), None)
     label = next((name for name in ("label", "labels", "target") if name in item), None)
     if image is None or (labeled and label is None):
         lacks = "image" if image is None else "label"

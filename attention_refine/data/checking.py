@@ -12,9 +12,11 @@ from typing import Any
 
 from PIL import Image
 
+from attention_refine.data.clip_sampling import ClipSampling
+from attention_refine.data.clips import check_video
 from attention_refine.data.columns import ClassIndex, DataError, as_list, from_corners, label_text, sorted_names
 from attention_refine.data.edits import is_edited, read_map
-from attention_refine.data.folders import field_value, label_field, left_out_lines, read_split
+from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
 from attention_refine.data.images import as_boxes, check_boxes, read_mask
 from attention_refine.data.listing import canonical_split, split_folders
 from attention_refine.data.sources import has_tables, load_dataset
@@ -22,6 +24,7 @@ from attention_refine.data.summary import Summary, describe
 
 HEADERS = 60  # annotated images of a split whose sizes are looked at, spread over it
 PIXELS = 4  # masks, and maps, of a split that are read whole
+VIDEOS = 12  # of a split that are opened
 SHOWN = 5  # problems of a kind
 
 
@@ -49,6 +52,8 @@ class Check:
         if not self.problems:
             lines.append(
                 f"no problem found (images were not decoded; sizes of at most {HEADERS} annotated ones a split)"
+                if all(found.media == "image" for found in self.splits.values())
+                else f"no problem found ({VIDEOS} videos a split were opened)"
             )
         return "\n".join(lines)
 
@@ -70,6 +75,7 @@ def check(
     mask_values: int | Sequence[int] | None = None,
     void: int | Sequence[int] | None = None,
     revision: str | None = None,
+    media: str = "auto",
 ) -> Check:
     """Look at a folder as :func:`load_dataset` would read it. A thousand files take well under a second.
 
@@ -78,7 +84,7 @@ def check(
 
     Args:
         source: a folder, or what else :func:`load_dataset` takes.
-        label_column, image_column, group_column, box_format, mask_values, void, revision: as of :func:`load_dataset`.
+        label_column, image_column, group_column, box_format, mask_values, void, revision, media: as of :func:`load_dataset`.
 
     Raises:
         DataError: no such folder or dataset. What is wrong inside of one is a problem of the result.
@@ -98,7 +104,7 @@ def check(
     options = {"group_column": group_column, "box_format": box_format, "values": mask_values, "void": void}
     for split in sorted(found, key=lambda name: name != "train"):
         try:
-            rows, left_out = read_split(folder, split, image_column, label_column)
+            rows, left_out = read_split(folder, split, image_column, label_column, media=media)
             field = label_field(rows, label_column)
             labels = [as_list(field_value(row, field)) for row in rows]
             names = names or sorted_names((value for label in labels for value in label), field)
@@ -128,6 +134,7 @@ def _summary(rows: list[dict], labels: list[list], names: list[str], group: str,
         boxes=given("bbox"), cue_masks=given("_cue_mask"), cue_boxes=given("cue_bbox"),
         edited_maps=sum(is_edited(row.get("edited"), row.get("_maps")) for row in rows),
         groups={name: groups[name] for name in sorted(name for name in groups if name)}, left_out=left_out,
+        media="video" if of_videos(rows) else "image",
     )  # fmt: skip
 
 
@@ -139,9 +146,12 @@ def _problems(
         found.append(f"{split} has one class, {names[0]!r}: there is nothing to tell apart")
     empty = [row["_image"] for row in rows if os.path.getsize(row["_image"]) == 0]
     if empty:
-        found.append(f"{len(empty)} images of {split} are empty files: {', '.join(empty[:3])}")
+        found.append(
+            f"{len(empty)} {'videos' if of_videos(rows) else 'images'} of {split} are empty files: {', '.join(empty[:3])}"
+        )
     found += islice(_groups(rows, options["group_column"]), 1)
-    for of_kind in (_annotations(rows, options["box_format"]), _masks(rows, options), _maps(rows)):
+    kinds = (_annotations(rows, options["box_format"]), _masks(rows, options), _maps(rows))
+    for of_kind in (_videos(rows),) if of_videos(rows) else kinds:
         found += islice(of_kind, SHOWN)
     return found
 
@@ -177,6 +187,17 @@ def _annotations(rows: list[dict], box_format: str) -> Iterator[str]:
                 if row.get(kind) is not None:
                     boxes = from_corners(row[kind], row["_at"]) if box_format == "xyxy" else row[kind]
                     check_boxes(as_boxes(boxes, row["_at"]), size, f"{row['_at']}: {kind}")
+        except DataError as error:
+            yield str(error)
+
+
+def _videos(rows: list[dict]) -> Iterator[str]:
+    """Videos spread over the split: the middle of each with what is known of it, and its last frame."""
+    names = {"_image": "video", "_mask": "mask", "_cue_mask": "cue_mask"}
+    for row in rows[:: -(-len(rows) // VIDEOS) or 1]:
+        cells = {names.get(key, key): value for key, value in row.items()}
+        try:
+            check_video(cells, row["_image"], ClipSampling(2))
         except DataError as error:
             yield str(error)
 

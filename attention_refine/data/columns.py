@@ -144,6 +144,7 @@ def as_canonical(
         )
     if dataset.features is None:
         dataset = dataset._resolve_features()  # a stream that does not declare its columns: read a first row
+    dataset = videos_undecoded(dataset)
     features = dict(dataset.features)
     image = find_image(features, image_column)
     classes = [name for name, kind in features.items() if isinstance(inner(kind), datasets.ClassLabel)]
@@ -152,7 +153,7 @@ def as_canonical(
     if not isinstance(inner(kind), (datasets.ClassLabel, datasets.Value)):
         raise DataError(f"column {label!r} holds {kind}, not classes: label_column= names another")
     canonical = "label" if inner(kind) is kind else "labels"
-    for old, new in ((image, "image"), (label, canonical)):
+    for old, new in ((image, media_name(features[image])), (label, canonical)):
         if old != new:
             dataset = dataset.remove_columns(new) if new in dataset.column_names else dataset
             dataset = dataset.rename_column(old, new)
@@ -246,6 +247,7 @@ def _with_numbers(dataset, name: str, numbers: list[int]):
     return bare.cast(datasets.Features({**features, name: kind}))
 
 
+VIDEO = (datasets.Video,) if hasattr(datasets, "Video") else ()
 BOX_FORMATS = ("xywh", "xyxy")
 
 
@@ -294,17 +296,38 @@ def _boxes_from_corners(dataset):
 
 
 def find_image(features: dict, image_column: str | None) -> str:
-    """The column that holds the images.
+    """The column that holds the images, or the videos.
 
     Raises:
         DataError: no such column, several that could be meant, or one that holds something else.
     """
-    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    pictures = [name for name, kind in features.items() if isinstance(kind, (datasets.Image, *VIDEO))]
     images = [name for name in pictures if name not in ("mask", "maps", "cue_mask")]
-    found = _column("image", image_column, ["image"], images, features)
-    if not isinstance(features[found], datasets.Image):
+    found = _column("image", image_column, ["image", *(["video"] if "video" in images else [])], images, features)
+    if not isinstance(features[found], (datasets.Image, *VIDEO)):
         raise DataError(f"column {found!r} holds {features[found]}, not images: image_column= names another")
     return found
+
+
+def media_name(kind) -> str:
+    """The canonical name of the column of a feature that :func:`find_image` found: ``image``, or ``video``."""
+    return "video" if isinstance(kind, VIDEO) else "image"
+
+
+def media_column(dataset) -> str:
+    """The column of a canonical dataset that holds its pictures: ``video`` or ``image``."""
+    return media_name((getattr(dataset, "features", None) or {}).get("video"))
+
+
+def video_feature():
+    """The type of a column of videos, undecoded.
+
+    Raises:
+        DataError: this version of datasets has none.
+    """
+    if not VIDEO:
+        raise DataError(f"datasets {datasets.__version__} has no videos: pip install 'attention-refine[video]'")
+    return VIDEO[0](decode=False)
 
 
 def inner(kind):
@@ -449,4 +472,12 @@ def undecoded(dataset):
     for column in ("image", "mask", "cue_mask", "maps"):
         if isinstance((dataset.features or {}).get(column), datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    return videos_undecoded(dataset)
+
+
+def videos_undecoded(dataset):
+    """The dataset with its videos as files, before anything is done to a stream that would decode them."""
+    for column, kind in (dataset.features or {}).items():
+        if isinstance(kind, VIDEO) and kind.decode:
+            dataset = dataset.cast_column(column, video_feature())
     return dataset

@@ -1,4 +1,4 @@
-"""A split of an image folder as rows: class folders, metadata that adds to them, masks and maps by their stem."""
+"""A split of a folder of images or videos as rows: class folders, metadata that adds to them, masks and maps by their stem."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from attention_refine.data.listing import (
     Listing,
     canonical_split,
     list_folder,
+    readable,
     split_folders,
     without_mask,
 )
 from attention_refine.data.metadata import METADATA, existing, file_field, metadata_lines
+from attention_refine.data.video import FILMS, MOVING
 
+MEDIA = ("auto", "image", "video")
 # The row's key of each folder of SIDES, and the metadata field that names such a file.
 KEYS = {"masks": "_mask", "maps": "_maps", "cue_masks": "_cue_mask"}
 FIELDS = {"masks": "mask_file_name", "maps": "maps_file_name", "cue_masks": "cue_mask_file_name"}
@@ -31,16 +34,21 @@ def read_split(
     image_column: str | None = None,
     label_column: str | None = None,
     labeled: bool = True,
+    media: str = "auto",
 ) -> tuple[list[dict], LeftOut]:
     """A split's rows, and what was left out of it: paths by reason.
 
-    A row holds the fields of its metadata, with ``_image`` and where there are any ``_mask``, ``_maps`` and
-    ``_cue_mask`` (paths that exist), ``_at`` (for messages) and ``label``, the class folder's name where the metadata
-    has none. Images of class folders that no line names are rows too, behind the others.
+    A row holds the fields of its metadata, with ``_image`` (the file, a video's as well) and where there are any
+    ``_mask``, ``_maps`` and ``_cue_mask`` (paths that exist), ``_at`` (for messages) and ``label``, the class folder's
+    name where the metadata has none. Files of class folders that no line names are rows too, behind the others.
+    :func:`of_videos` says of rows which of the two they are.
 
     Raises:
         DataError: no images, a line that cannot be read, and whatever has two readings.
+        ValueError: an unknown ``media``.
     """
+    if media not in MEDIA:
+        raise ValueError(f"media={media!r} is not one of {', '.join(MEDIA)}")
     root = Path(os.path.normpath(root))
     label_column = None if label_column == "label" else label_column
     found = split_folders(root, split)
@@ -50,7 +58,8 @@ def read_split(
         _list_root(root, here, set(found.values()), listing)
     rows = _named(here, root, {path.name for path in found.values()}, listing, image_column)
     sides = {row[key] for row in rows for key in KEYS.values() if key in row}
-    images = [file for file in listing.images if file.path not in sides]
+    videos = _choose(listing, rows, sides, media)
+    images = [file for file in listing.images if not _among(file.path, sides)]
     for column, what in ((image_column, "image files"), (label_column if labeled else None, "labels")):
         if column is not None and not listing.metadata:
             raise DataError(f"{here} has no metadata file, so no field {column!r} to take {what} from")
@@ -60,13 +69,83 @@ def read_split(
         rows += _labelled(rows, images, unnamed, here, label_column, listing)
     else:
         rows += [{"_at": file.path, "_image": file.path} for file in unnamed]
+    for row in rows:
+        row["_video"] = videos
     if not rows and not labeled:
         raise DataError(f"folder {here} holds no images")
     if not rows:
         raise DataError(f"dataset folder {here} is empty: no images in class folders, and no lines in a metadata.jsonl")
     for kind in SIDES:
+        _sort_sides(listing, kind, rows, videos)
         _match(kind, rows, here, root, listing)
     return rows, listing.left_out
+
+
+# images or videos ------------------------------------------------------------------------------------------------------
+
+
+def of_videos(rows: list[dict]) -> bool:
+    """Whether rows of :func:`read_split` are of videos."""
+    return bool(rows) and rows[0]["_video"]
+
+
+def _choose(listing: Listing, rows: list[dict], sides: set[str], media: str) -> bool:
+    """Whether the folder is one of videos; what is of the other kind is left out of the listing.
+
+    ``"auto"``: what the metadata names decides, then images that stand still, then films. Of videos a GIF is one, too.
+    """
+    endings = [(row, os.path.splitext(row["_image"])[1].lower()) for row in rows]
+    still = [file for file in listing.images if not _among(file.path, sides) and _suffix(file) not in MOVING]
+    films = any(ending in FILMS for _, ending in endings)
+    videos = media == "video" or media == "auto" and (films or not rows and not still and bool(listing.films))
+    for row, ending in endings:
+        if videos and ending in readable() and ending not in MOVING | {".png", ".webp"}:
+            raise DataError(
+                f"{row['_at']}: {os.path.basename(row['_image'])} is an image, and the dataset is one of videos"
+            )
+        if not videos and ending in FILMS:
+            raise DataError(
+                f"{row['_at']}: {os.path.basename(row['_image'])} is a video, and the dataset is one of images"
+            )
+    if not videos:
+        for file in listing.films:
+            listing.leave_out("videos beside images (media='video' reads those)", file.path)
+        return False
+    for file in still:
+        listing.leave_out("images beside videos", file.path)
+    moving = [file for file in listing.images if _suffix(file) in MOVING and not _among(file.path, sides)]
+    listing.images = sorted(listing.films + moving)
+    return True
+
+
+def _suffix(file: File) -> str:
+    return os.path.splitext(file.path)[1].lower()
+
+
+def _among(path: str, sides: set[str]) -> bool:
+    """Whether a file is one of ``sides``, or lies in a folder of them."""
+    return path in sides or os.path.dirname(path) in sides
+
+
+def _sort_sides(listing: Listing, kind: str, rows: list[dict], videos: bool) -> None:
+    """Of videos the pictures in a folder with the stem of one are one mask; of images, films are none."""
+    files = listing.sides[kind]
+    if not videos:
+        for file in files:
+            if _suffix(file) in FILMS:
+                listing.leave_out(f"videos in {kind}, beside images", file.path)
+        listing.sides[kind] = [file for file in files if _suffix(file) not in FILMS]
+        return
+    if kind == "maps" and files:
+        raise DataError(
+            f"{os.path.dirname(files[0].path)}: edited maps are of images, and the dataset is one of videos"
+        )
+    stems = {os.path.splitext(os.path.basename(row["_image"]))[0] for row in rows}
+    found = [
+        File(os.path.dirname(file.path), file.parts[:-1]) if file.parts[-2:-1] and file.parts[-2] in stems else file
+        for file in files
+    ]
+    listing.sides[kind] = list(dict.fromkeys(found))
 
 
 def _list_root(root: Path, here: Path, splits: set[Path], listing: Listing) -> None:
@@ -79,7 +158,9 @@ def _list_root(root: Path, here: Path, splits: set[Path], listing: Listing) -> N
         elif path.is_dir() and path.name.lower() in SIDES:
             beside = list_folder(path)
             kind = path.name.lower()
-            listing.sides[kind] += beside.images + [each for files in beside.sides.values() for each in files]
+            listing.sides[kind] += (
+                beside.images + beside.films + [each for files in beside.sides.values() for each in files]
+            )
             listing.sides[kind] += [File(str(each), ()) for each in path.rglob("*.npy")]
         elif path.is_dir():
             listing.leave_out("folders beside the splits (a split's name reads one)", str(path))
@@ -89,8 +170,8 @@ def _list_root(root: Path, here: Path, splits: set[Path], listing: Listing) -> N
 
 
 def _named(here: Path, root: Path, splits: set[str], listing: Listing, image_column: str | None) -> list[dict]:
-    """The rows of the metadata; lines that name the same image are joined."""
-    rows: dict[str, dict] = {}
+    """The rows of the metadata; lines that name the same image, or the same part of a video, are joined."""
+    rows: dict[tuple, dict] = {}
     for file in listing.metadata:
         shared = file.parent == root != here  # one file for all splits, whose names begin with the split's folder
         for at, line in metadata_lines(file):
@@ -103,11 +184,13 @@ def _named(here: Path, root: Path, splits: set[str], listing: Listing, image_col
             row = line | {"_at": at, "_image": existing(file, line[field], field, at)}
             for kind, name in FIELDS.items():
                 if line.get(name):
-                    row[KEYS[kind]] = existing(file, line[name], name, at)
-            if row["_image"] in rows:
-                _join(rows[row["_image"]], {key: value for key, value in row.items() if key != field})
+                    row[KEYS[kind]] = existing(file, line[name], name, at, folders=True)
+            film = os.path.splitext(row["_image"])[1].lower() in FILMS | MOVING
+            which = (row["_image"], *((row.get("start"), row.get("end")) if film else ()))
+            if which in rows:
+                _join(rows[which], {key: value for key, value in row.items() if key != field})
                 listing.leave_out("lines of metadata that name an image again", at)
-            rows.setdefault(row["_image"], row)
+            rows.setdefault(which, row)
     return list(rows.values())
 
 
@@ -294,7 +377,8 @@ def _other_splits(root: Path, here: Path, files: list[File]) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     for path in set(split_folders(root, here.name).values()) - {here}:
-        for file in list_folder(path).images:
+        beside = list_folder(path)
+        for file in beside.images + beside.films:
             found[file.stem] = file.path
             found[file.parts[-1]] = file.path
     return found

@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import datasets
 import numpy as np
@@ -16,7 +16,18 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from attention_refine.data.columns import ClassIndex, DataError, group_names, is_multi_label, label_names, undecoded
+from attention_refine.data.clip_sampling import ClipSampling
+from attention_refine.data.clips import check_video, read_clips
+from attention_refine.data.columns import (
+    VIDEO,
+    ClassIndex,
+    DataError,
+    group_names,
+    is_multi_label,
+    label_names,
+    media_column,
+    undecoded,
+)
 from attention_refine.data.edits import is_edited, read_map
 from attention_refine.data.images import as_boxes, check_boxes, read_image, read_mask
 from attention_refine.data.transforms import Transform
@@ -25,9 +36,21 @@ from attention_refine.data.transforms import Transform
 class Reader:
     """A canonical row to an item; what a map-style and a streaming dataset share."""
 
-    def __init__(self, dataset, preprocessing, train, augment, scale, names, seed, labeled=True):
-        if "image" not in (dataset.features or {}) or not isinstance(dataset.features["image"], datasets.Image):
+    def __init__(self, dataset, preprocessing, train, augment, scale, names, seed, labeled=True, clips=1):
+        self.column = media_column(dataset)
+        if self.column == "image" and not isinstance((dataset.features or {}).get("image"), datasets.Image):
             raise DataError("the dataset has no image column 'image': pass it through data.as_canonical first")
+        self.sampling = ClipSampling.of(preprocessing)
+        if (self.sampling is not None) != (self.column == "video"):
+            held, wanted = ("videos", "images") if self.sampling is None else ("images", "clips")
+            raise DataError(
+                f"the dataset holds {held}, and preprocessing input_size {list(preprocessing['input_size'])} is of {wanted}: "
+                f"wrap a network that takes {held}, such as {'r3d_18' if held == 'videos' else 'resnet50'}"
+            )
+        if type(clips) is not int or clips < 1:
+            raise ValueError(f"clips must be a whole number of 1 or more, got {clips!r}")
+        self.clips = 1 if train else clips
+        self._said_short = False
         own = label_names(dataset) if labeled else []
         self.labeled = labeled
         self.names = list(own if names is None else names)
@@ -36,7 +59,7 @@ class Reader:
         self.random, self.seed = train, int(seed)
         self._own, self._classes = own, ClassIndex(self.names) if labeled else None
         self._has_mask, self._has_cue_mask = (
-            isinstance(dataset.features.get(k), datasets.Image) for k in ("mask", "cue_mask")
+            isinstance(dataset.features.get(k), (datasets.Image, *VIDEO)) for k in ("mask", "cue_mask")
         )
         self.groups = group_names(dataset)
         lists = (list, datasets.List, datasets.LargeList)
@@ -97,14 +120,34 @@ class Reader:
             raise DataError(f"{there} is {sizes} (width x height, upright): {remedy}")
         return mask
 
-    def item(self, row: dict, index: int, where: str, key: object) -> dict[str, Tensor]:
-        loaded = self.load(row, where)
-        label = {"labels": self.label(row, where)} if self.labeled else {}
-        if self.random:
-            with _seeded(self.seed, self.epoch, key):
-                item = self.transform(*loaded)
+    def check(self, row: dict, where: str) -> None:
+        """Read what an item is made of, and say what is wrong with it; see :meth:`load`."""
+        if self.sampling is None:
+            self.load(row, where)
         else:
-            item = self.transform(*loaded)
+            check_video(row, where, self.sampling)
+
+    def _clip(self, row: dict, where: str) -> dict[str, Tensor]:
+        """One clip of a video: at a random place in training; else the middle one of those that lie spread over it."""
+        if self.random:
+            places = torch.rand(1).tolist()
+        else:
+            places = torch.linspace(0, 1, self.clips).tolist() if self.clips > 1 else [0.5]
+        found = read_clips(row, where, self.sampling, places)
+        if found[0].short and not self._said_short:
+            self._said_short = True
+            filled = "its last frame is repeated" if self.sampling.short == "hold" else "it begins again"
+            warnings.warn(f"{where} is shorter than a clip of {self.sampling.frames} frames: {filled}", stacklevel=2)
+        middle = found.pop(len(found) // 2)
+        item = self.transform(middle.frames, middle.mask, cue_mask=middle.cue_mask)
+        if found:
+            item["more_clips"] = torch.stack([self.transform(clip.frames)["pixel_values"] for clip in found])
+        return item
+
+    def item(self, row: dict, index: int, where: str, key: object) -> dict[str, Tensor]:
+        label = {"labels": self.label(row, where)} if self.labeled else {}
+        with _seeded(self.seed, self.epoch, key) if self.random else nullcontext():
+            item = self.transform(*self.load(row, where)) if self.sampling is None else self._clip(row, where)
         if self._has_maps:
             item["edited"] = torch.tensor(is_edited(row.get("edited"), row["maps"]))
         if self._has_confidence:
@@ -130,7 +173,7 @@ def _name(cell) -> str:
 
 
 def _where(row: dict, index: int) -> str:
-    name = _name(row["image"])
+    name = _name(row["video" if "video" in row else "image"])
     return f"row {index} ({name})" if name else f"row {index}"
 
 
@@ -165,6 +208,13 @@ class Prepared(torch.utils.data.Dataset):
         seed: of the augmentation.
         progress: show a bar while checking.
         labeled: ``False`` leaves the labels out of the items; the dataset then needs no label column.
+        clips: of videos, when not training: how many of each, spread over it. The middle one is ``pixel_values``, the
+            others ``more_clips`` (clips - 1, 3, T, H, W); predictions are the mean over all of them.
+
+    Of videos an item's ``pixel_values`` is (3, T, H, W), ``mask`` and ``cue`` (1, T, H, W), with boxes filled in. The
+    frames of a clip are ``preprocessing``'s: T of ``input_size``, ``fps`` or ``stride``, and ``short``
+    (:class:`~attention_refine.data.clip_sampling.ClipSampling`). In training where a clip begins is drawn with the
+    augmentation, which is one for all of its frames.
 
     Raises:
         DataError: columns that are not canonical, a label outside the classes (naming row, file and value), no readable
@@ -184,9 +234,10 @@ class Prepared(torch.utils.data.Dataset):
         seed: int = 0,
         progress: bool = True,
         labeled: bool = True,
+        clips: int = 1,
     ):
         _check_on_error(on_error)
-        self._reader = Reader(dataset, preprocessing, train, augment, scale, class_names, seed, labeled)
+        self._reader = Reader(dataset, preprocessing, train, augment, scale, class_names, seed, labeled, clips)
         self.dataset = undecoded(dataset.with_format(None))
         if labeled:
             self._check_labels()
@@ -198,7 +249,9 @@ class Prepared(torch.utils.data.Dataset):
             self.rows = [row for row in self.rows if row not in bad]
         if not self.rows:
             raise DataError(
-                f"none of the {len(dataset)} images can be read" if self.skipped else "the dataset has no rows"
+                f"none of the {len(dataset)} {self._reader.column}s can be read"
+                if self.skipped
+                else "the dataset has no rows"
             )
 
     def _check_labels(self):
@@ -214,7 +267,7 @@ class Prepared(torch.utils.data.Dataset):
         def reason(row: int) -> str | None:
             cells = self.dataset[row]
             try:
-                self._reader.load(cells, _where(cells, row))
+                self._reader.check(cells, _where(cells, row))
             except DataError as error:
                 return str(error)
 
@@ -241,7 +294,7 @@ class Prepared(torch.utils.data.Dataset):
         """Which items have an annotation, by the name it has in an item: ``mask`` (an own one, or filled boxes),
         ``boxes``, ``edited_map``, ``cue``. Kinds that the dataset has no column of are left out; no file is read."""
         there = {name: _given(self.dataset, name) for name in ("mask", "bbox", "maps", "cue_mask", "cue_bbox")}
-        found = {"boxes": there["bbox"]}
+        found = {"boxes": there["bbox"]} if self._reader.column == "image" else {}  # a clip's are filled in
         for name, boxes in (("mask", "bbox"), ("cue", "cue_bbox")):
             kinds = [flags for flags in (there.get("cue_mask" if name == "cue" else name), there[boxes]) if flags]
             found[name] = [any(either) for either in zip(*kinds, strict=True)]
@@ -311,9 +364,10 @@ class PreparedStream(torch.utils.data.IterableDataset):
         scale: tuple[float, float] = (0.35, 1.0),
         on_error: str = "raise",
         seed: int = 0,
+        clips: int = 1,
     ):
         _check_on_error(on_error)
-        self._reader = Reader(dataset, preprocessing, train, augment, scale, class_names, seed)
+        self._reader = Reader(dataset, preprocessing, train, augment, scale, class_names, seed, clips=clips)
         self.dataset = undecoded(dataset)
         self.on_error = on_error
         self._skipped = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers count into it
@@ -338,7 +392,7 @@ class PreparedStream(torch.utils.data.IterableDataset):
         for n, row in enumerate(self.dataset):
             index = first + n * step
             try:
-                item = self._reader.item(row, index, _where(row, index), _identity(row["image"]))
+                item = self._reader.item(row, index, _where(row, index), _identity(row[self._reader.column]))
             except DataError as error:
                 if self.on_error == "raise":
                     raise
@@ -370,10 +424,10 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | list[Tenso
     What some items have and others lack is there for all of them: a ``mask`` is then void, a ``cue`` empty, ``boxes``
     none.
     """
-    height, width = items[0]["pixel_values"].shape[-2:]
+    size = items[0]["pixel_values"].shape[1:]
     lacking = {
-        "mask": torch.full((1, height, width), 255, dtype=torch.uint8),
-        "cue": torch.zeros(1, height, width, dtype=torch.uint8),
+        "mask": torch.full((1, *size), 255, dtype=torch.uint8),
+        "cue": torch.zeros(1, *size, dtype=torch.uint8),
         "boxes": torch.zeros(0, 4),
     }
     some = {key: value for key, value in lacking.items() if any(key in item for item in items)}

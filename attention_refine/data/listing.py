@@ -1,4 +1,4 @@
-"""What lies in a folder, by name alone: images, masks and maps, metadata, and what is passed over and why."""
+"""What lies in a folder, by name alone: images, films, masks and maps, metadata, and what is passed over and why."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from attention_refine.data.columns import DataError
 from attention_refine.data.metadata import METADATA
+from attention_refine.data.video import FILMS
 
 SPLITS = {
     "train": ("train", "training"),
@@ -49,12 +50,14 @@ class Listing:
 
     Args:
         images: image files that are not in a folder of :data:`SIDES`, nor a mask beside its image (``1_mask.png``).
+        films: video files, likewise.
         sides: files of the folders of each name in :data:`SIDES`.
         metadata: metadata files.
         left_out: what was passed over: paths by reason.
     """
 
     images: list[File] = field(default_factory=list)
+    films: list[File] = field(default_factory=list)
     sides: dict[str, list[File]] = field(default_factory=lambda: {name: [] for name in SIDES})
     metadata: list[Path] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=dict)
@@ -71,11 +74,12 @@ def list_folder(here: Path) -> Listing:
     """
     found = Listing()
     _walk(str(here), (), found, {os.path.realpath(here)})
-    there = {(*file.parts[:-1], file.stem) for file in found.images}
-    called = [file for file in found.images if without_mask(file.stem) != file.stem]
+    there = {(*file.parts[:-1], file.stem) for file in found.images + found.films}
+    called = [file for file in found.images + found.films if without_mask(file.stem) != file.stem]
     beside = {file for file in called if (*file.parts[:-1], without_mask(file.stem)) in there}
-    found.sides["masks"] += [file for file in found.images if file in beside]
+    found.sides["masks"] += [file for file in found.images + found.films if file in beside]
     found.images = [file for file in found.images if file not in beside]
+    found.films = [file for file in found.films if file not in beside]
     return found
 
 
@@ -100,13 +104,15 @@ def _walk(folder: str, parts: tuple[str, ...], found: Listing, above: set[str]) 
             continue
         if name in METADATA:
             found.metadata.append(Path(entry.path))
-        elif side is not None and (suffix in readable() or (side, suffix) == ("maps", ".npy")):
+        elif side is not None and (suffix in readable() or _is_more_of(side, suffix)):
             found.sides[side].append(File(entry.path, (*parts, name)))
         elif not entry.is_file():
             found.leave_out("links to nothing", entry.path)
         elif suffix in readable():
             images += 1
             found.images.append(File(entry.path, (*parts, name)))
+        elif suffix in FILMS:
+            found.films.append(File(entry.path, (*parts, name)))
         elif suffix in CLOSED:
             closed.append(entry.path)
         else:
@@ -123,10 +129,15 @@ def _walk(folder: str, parts: tuple[str, ...], found: Listing, above: set[str]) 
             found.leave_out(f"{kind} images, which Pillow cannot open here ({with_it} to JPEG or PNG)", path)
 
 
+def _is_more_of(side: str, suffix: str) -> bool:
+    """Whether a file that is no image belongs into a folder of :data:`SIDES`: a map in numbers, the mask of a video."""
+    return suffix == ".npy" if side == "maps" else suffix in FILMS
+
+
 @cache
 def readable() -> frozenset[str]:
     """Suffixes of the image files that Pillow opens."""
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN) - FILMS
 
 
 def without_mask(stem: str) -> str:

@@ -50,11 +50,11 @@ def file_field(row: dict, image_column: str | None, at: str) -> str:
     raise DataError(f"{at} has no field {wanted[0]!r} with the image's file name: it has {', '.join(row)}")
 
 
-def existing(metadata: Path, name: str | None, field: str, at: str) -> str:
-    """The path of a file that a line names, beside its metadata file; a backslash divides folders as well."""
+def existing(metadata: Path, name: str | None, field: str, at: str, folders: bool = False) -> str:
+    """The path of a file, or of a folder, that a line names, beside its metadata file; a backslash divides folders, too."""
     for given in (str(name), str(name).replace("\\", "/")) if name else ():
         path = os.path.normpath(os.path.join(metadata.parent, given))
-        if os.path.isfile(path):
+        if os.path.isfile(path) or folders and os.path.isdir(path):
             return path
     raise DataError(f"{at}: {field} {name!r} is not a file in {metadata.parent}")
 

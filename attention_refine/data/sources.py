@@ -1,4 +1,4 @@
-"""Where datasets come from: a folder of images, the Hub or the embedded dataset."""
+"""Where datasets come from: a folder of images or videos, the Hub or the embedded datasets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 
 from attention_refine import shapes
+from attention_refine.data.clips import frame_boxes
 from attention_refine.data.columns import (
     ClassIndex,
     DataError,
@@ -20,9 +21,10 @@ from attention_refine.data.columns import (
     group_indices,
     label_names,
     sorted_names,
+    video_feature,
     whole_numbers,
 )
-from attention_refine.data.folders import field_value, label_field, left_out_lines, read_split
+from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
 from attention_refine.data.images import as_boxes
 from attention_refine.data.listing import split_folders
 from attention_refine.data.metadata import METADATA
@@ -42,9 +44,10 @@ def load_dataset(
     box_format: str = "xywh",
     mask_values: int | Sequence[int] | None = None,
     void: int | Sequence[int] | None = None,
+    media: str = "auto",
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """A split of a dataset with canonical columns: ``image``, ``label`` or ``labels``, and where the source has them
-    ``mask``, ``bbox``, ``cue_mask``, ``cue_bbox``, ``maps`` with ``edited``, and ``group``.
+    """A split of a dataset with canonical columns: ``image`` (or ``video``), ``label`` or ``labels``, and where the source
+    has them ``mask``, ``bbox``, ``cue_mask``, ``cue_bbox``, ``maps`` with ``edited``, ``start`` and ``end``, and ``group``.
 
     Args:
         source: a folder, the id of a dataset on the Hub, or ``"shapes"`` (the embedded dataset; ``"shapes:test"`` names
@@ -74,19 +77,22 @@ def load_dataset(
             default all but 0 and void are object; what a mask without a clear meaning is refused for is told in
             :mod:`attention_refine.data.masks`.
         void: value, or values, of a mask's pixels that are void: 128 by default, 255 in PASCAL VOC.
+        media: of a folder, ``"image"`` or ``"video"``: what is read of it. ``"auto"`` reads videos where the metadata
+            names them, or where there are some and no images that stand still; a folder of GIFs alone is one of images.
+            Masks and boxes of videos: see :mod:`attention_refine.data.clips`.
 
     Raises:
         DataError: no such folder, dataset, split, column or file; a metadata line that cannot be read; a label that is
             missing or outside the classes; a layout with two readings. The message is one sentence that names the file
             and row.
-        ValueError: an unknown ``box_format``.
+        ValueError: an unknown ``box_format`` or ``media``.
     """
     check_box_format(box_format)
     columns = {"label_column": label_column, "image_column": image_column}
     more = {"group_column": group_column, "box_format": box_format, "mask_values": mask_values, "void": void}
     folder = Path(source).expanduser()
     if folder.is_dir() and not has_tables(folder):
-        dataset = _read_folder(folder, split, class_names, **columns, **more)
+        dataset = _read_folder(folder, split, class_names, media=media, **columns, **more)
         return _stream(dataset) if streaming else dataset
     options = {"streaming": streaming, "revision": revision, "token": token}
     dataset = load_source(source, split, **options)
@@ -154,9 +160,9 @@ def _load_by_datasets(source, split, *, streaming, revision=None, token=None, mi
 
 
 def _read_folder(
-    folder: Path, split: str, names, *, label_column, image_column, group_column, box_format, mask_values, void
+    folder: Path, split: str, names, *, label_column, image_column, group_column, box_format, mask_values, void, media
 ) -> datasets.Dataset:
-    columns = {"image_column": image_column, "label_column": label_column}
+    columns = {"image_column": image_column, "label_column": label_column, "media": media}
     found = split_folders(folder, split)
     rows, left_out = read_split(folder, split, **columns)
     field = label_field(rows, label_column)
@@ -167,8 +173,10 @@ def _read_folder(
     multi = any(isinstance(row.get(field), list) for row in rows)
     index = ClassIndex(names)
     encoded = [[index(v, field, row["_at"]) for v in as_list(field_value(row, field))] for row in rows]
-    columns: dict[str, list] = {"image": [row["_image"] for row in rows]}
-    features: dict = {"image": datasets.Image()}
+    videos = of_videos(rows)
+    name, picture = ("video", video_feature()) if videos else ("image", datasets.Image())
+    columns: dict[str, list] = {name: [row["_image"] for row in rows]}
+    features: dict = {name: picture}
 
     def add(name: str, values: list, kind) -> None:
         if any(value is not None for value in values):
@@ -178,12 +186,9 @@ def _read_folder(
     columns["labels" if multi else "label"] = encoded if multi else [e[0] for e in encoded]
     features["labels" if multi else "label"] = datasets.List(label) if multi else label
     for name, boxes in (("mask", "bbox"), ("cue_mask", "cue_bbox")):
-        add(name, [row.get(f"_{name}") for row in rows], datasets.Image())
-        add(
-            boxes,
-            [_boxes(row, boxes, box_format) for row in rows],
-            datasets.List(datasets.List(datasets.Value("float32"))),
-        )
+        add(name, [row.get(f"_{name}") for row in rows], picture)
+        one = datasets.List(datasets.List(datasets.Value("float32")))
+        add(boxes, [_boxes(row, boxes, box_format, videos) for row in rows], datasets.List(one) if videos else one)
     add("maps", [row.get("_maps") for row in rows], datasets.Value("string"))
     if "maps" in columns:
         columns["edited"] = [bool(row.get("_maps")) and str(row.get("edited")).lower() != "false" for row in rows]
@@ -223,10 +228,13 @@ def _other_columns(rows: list[dict], read: set[str]) -> dict[str, tuple[list, da
     return found
 
 
-def _boxes(row: dict, field: str, box_format: str) -> list | None:
+def _boxes(row: dict, field: str, box_format: str, videos: bool) -> list | None:
     value = row.get(field)
     if value is None:
         return None
+    if videos:
+        value = from_corners(value, row["_at"]) if box_format == "xyxy" else value
+        return frame_boxes(value, f"{row['_at']}: {field}")
     return as_boxes(from_corners(value, row["_at"]) if box_format == "xyxy" else value, row["_at"])
 
 

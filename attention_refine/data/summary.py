@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import datasets
 
-from attention_refine.data.columns import as_list, class_names, group_names, is_multi_label, undecoded
+from attention_refine.data.columns import as_list, class_names, group_names, is_multi_label, media_column, undecoded
 
 LEFT_OUT = "left out: "
 
@@ -23,6 +23,7 @@ class Summary:
         masks, boxes, cue_masks, cue_boxes: images that have such an annotation.
         edited_maps: images with a map that a person edited.
         groups: images of each group, empty where there are none.
+        media: ``"image"``, or ``"video"`` where ``images`` are videos.
         left_out: what the folder holds and the dataset does not: a sentence a reason, with the number of files.
     """
 
@@ -35,9 +36,10 @@ class Summary:
     edited_maps: int = 0
     groups: dict[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    media: str = "image"
 
     def __str__(self) -> str:
-        images = "a stream" if self.images is None else _counted(self.images, "image")
+        images = "a stream" if self.images is None else _counted(self.images, self.media)
         parts = [images, _counted(len(self.classes), "class", "classes")]
         if self.images is not None:
             parts += [_counted(self.masks, "mask"), _counted(self.boxes, "box", "boxes")]
@@ -65,11 +67,11 @@ def describe(dataset) -> Summary:
     left_out = [line.removeprefix(LEFT_OUT) for line in (table.info.description or "").splitlines()
                 if line.startswith(LEFT_OUT)]  # fmt: skip
     if skipped:
-        left_out.append(f"{_counted(len(skipped), 'image')} that cannot be used: {skipped[0][1]}")
+        left_out.append(f"{_counted(len(skipped), media_column(table))} that cannot be used: {skipped[0][1]}")
     labelled = any(name in table.features for name in ("label", "labels"))
     names = class_names(table) if labelled else []
     if isinstance(table, datasets.IterableDataset):
-        return Summary(None, dict.fromkeys(names, 0), left_out=tuple(left_out))
+        return Summary(None, dict.fromkeys(names, 0), left_out=tuple(left_out), media=media_column(table))
     if rows is not None and len(rows) < len(table):
         table = table.select(rows)
     table = undecoded(table.with_format(None))
@@ -95,6 +97,7 @@ def describe(dataset) -> Summary:
         images=len(table), classes=counts, masks=given("mask"), boxes=given("bbox"), cue_masks=given("cue_mask"),
         cue_boxes=given("cue_bbox"), edited_maps=edited,
         groups={name: of_group[i] for i, name in enumerate(groups)}, left_out=tuple(left_out),
+        media=media_column(table),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""From an image, its mask and its boxes to tensors, all moved together."""
+"""From an image or a clip, its mask and its boxes to tensors, all moved together; the frames of a clip by one draw."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Transform:
     cropped. Training crops at random and flips. Randomness comes from torch's CPU generator alone.
 
     Args:
-        preprocessing: ``input_size`` [3, H, W], ``mean``, ``std`` (each of three, of pixels in [0, 1]),
+        preprocessing: ``input_size`` [3, H, W] (of clips [3, T, H, W]), ``mean``, ``std`` (each of three, of pixels in [0, 1]),
             ``interpolation`` (``bilinear``, ``bicubic``, ...) and ``crop_pct``; also ``crop_mode`` ``center`` (default)
             or ``squash``.
         train: augment, or not.
@@ -83,7 +83,7 @@ class Transform:
         scale: tuple[float, float] = (0.35, 1.0),
     ):
         self.preprocessing = _checked(preprocessing)
-        self.size = tuple(preprocessing["input_size"][1:])
+        self.size = tuple(preprocessing["input_size"][-2:])
         self.mean = torch.tensor(preprocessing["mean"], dtype=torch.float32).view(3, 1, 1)
         self.std = torch.tensor(preprocessing["std"], dtype=torch.float32).view(3, 1, 1)
         self.interpolation = v2.InterpolationMode(preprocessing["interpolation"])
@@ -99,7 +99,7 @@ class Transform:
 
     def __call__(
         self,
-        image: Image.Image,
+        image: Image.Image | Tensor,
         mask: np.ndarray | Tensor | None = None,
         boxes=None,
         edited_map=None,
@@ -108,7 +108,8 @@ class Transform:
     ) -> dict[str, Tensor]:
         """
         Args:
-            image: from :func:`read_image` (another PIL image is made RGB, but not turned upright).
+            image: from :func:`read_image` (another PIL image is made RGB, but not turned upright); or the frames of a
+                clip, (T, 3, H, W) uint8, whose masks are (T, H, W), and which has no boxes and no map.
             mask: (H, W) uint8 of the image's size: 0 background, 1 object, 255 void.
             boxes: (n, 4) [x, y, width, height] in the image's pixels.
             edited_map: (h, w) float in [0, 1], at any resolution, over the whole image.
@@ -118,9 +119,14 @@ class Transform:
         Returns:
             ``pixel_values`` (3, H, W) float32; ``mask`` (1, H, W) uint8 if there is a mask or boxes (those then filled
             in); ``boxes`` (n, 4) float32 left, top, right, bottom, clipped, without those left with less than a pixel a
-            side; ``edited_map`` (1, H, W) float32 in [0, 1] and ``cue`` (1, H, W) uint8, 1 on it, if there is one.
+            side; ``edited_map`` (1, H, W) float32 in [0, 1] and ``cue`` (1, H, W) uint8, 1 on it, if there is one. Of a
+            clip ``pixel_values`` (3, T, H, W), ``mask`` and ``cue`` (1, T, H, W).
         """
-        sample = {"image": image if image.mode == "RGB" else to_rgb(image)}
+        clip = isinstance(image, Tensor)
+        if clip:
+            sample = {"image": tv_tensors.Video(image)}
+        else:
+            sample = {"image": image if image.mode == "RGB" else to_rgb(image)}
         if mask is not None:
             sample["mask"] = ObjectMask(torch.as_tensor(mask)[None])
         if boxes is not None:
@@ -136,8 +142,10 @@ class Transform:
             sample = self.augment(sample)
         if self.augment is None or tuple(F.get_size(sample["image"])) != self.size:
             sample = self._centred(sample)
-        pixels = F.to_dtype(F.to_image(sample["image"]).as_subclass(Tensor), torch.float32, scale=True)
-        item = {"pixel_values": (pixels - self.mean) / self.std}
+        pixels = sample["image"] if clip else F.to_image(sample["image"])
+        pixels = F.to_dtype(pixels.as_subclass(Tensor), torch.float32, scale=True)
+        pixels = (pixels - self.mean) / self.std
+        item = {"pixel_values": pixels.movedim(0, 1).contiguous() if clip else pixels}
         if "boxes" in sample:
             item["boxes"] = _inside_image(sample["boxes"].as_subclass(Tensor), self.size)
             item["mask"] = _filled(item["boxes"], self.size)
@@ -206,9 +214,12 @@ def _checked(preprocessing: dict) -> dict:
     missing = [key for key in wanted if key not in preprocessing]
     if missing:
         raise ValueError(f"preprocessing lacks {', '.join(missing)}: it needs {', '.join(wanted)}")
-    for key in ("input_size", "mean", "std"):
+    for key in ("mean", "std"):
         if len(preprocessing[key]) != 3:
             raise ValueError(f"preprocessing {key} must have 3 entries (RGB), got {preprocessing[key]!r}")
+    if len(preprocessing["input_size"]) not in (3, 4):
+        size = preprocessing["input_size"]
+        raise ValueError(f"preprocessing input_size must be [3, H, W], or [3, T, H, W] of clips, got {size!r}")
     if preprocessing["input_size"][0] != 3:
         raise ValueError(f"preprocessing input_size must begin with 3 channels, got {preprocessing['input_size']!r}")
     if not 0 < preprocessing["crop_pct"] <= 1:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import datasets
 
-from attention_refine.data.columns import find_image
-from attention_refine.data.folders import read_split
+from attention_refine.data.columns import find_image, media_name, video_feature, videos_undecoded
+from attention_refine.data.folders import of_videos, read_split
 from attention_refine.data.sources import has_tables, load_source
 
 
@@ -18,8 +18,9 @@ def load_unlabeled(
     revision: str | None = None,
     token: str | None = None,
     image_column: str | None = None,
+    media: str = "auto",
 ) -> datasets.Dataset:
-    """A dataset with the one column ``image``, for ``prepare(dataset, ..., labeled=False)``; labels are not read.
+    """A dataset with the one column ``image`` (or ``video``), for ``prepare(dataset, ..., labeled=False)``; labels are not read.
 
     Args:
         source: as of :func:`load_dataset`. Of a folder of image files, every one under the split's folder, in class
@@ -27,6 +28,7 @@ def load_unlabeled(
         split: name of the split.
         revision, token: of the Hub.
         image_column: column with the image, when it is not ``image`` (or the only image column).
+        media: as of :func:`load_dataset`.
 
     Raises:
         DataError: no such source or split, or no images in it.
@@ -34,8 +36,20 @@ def load_unlabeled(
     folder = Path(source).expanduser()
     if not folder.is_dir() or has_tables(folder):
         dataset = load_source(source, split, revision=revision, token=token)
-        column = find_image(dict(dataset.features), image_column)
-        return dataset.select_columns([column]).rename_columns({column: "image"} if column != "image" else {})
-    rows, _ = read_split(folder, split, image_column, labeled=False)
-    files = [row["_image"] for row in rows]
-    return datasets.Dataset.from_dict({"image": files}, features=datasets.Features({"image": datasets.Image()}))
+        return pictures_alone(dataset, image_column)
+    rows, _ = read_split(folder, split, image_column, labeled=False, media=media)
+    name, kind = ("video", video_feature()) if of_videos(rows) else ("image", datasets.Image())
+    columns, features = {name: [row["_image"] for row in rows]}, {name: kind}
+    for part in ("start", "end"):
+        if name == "video" and any(row.get(part) is not None for row in rows):
+            columns[part], features[part] = [row.get(part) for row in rows], datasets.Value("float64")
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def pictures_alone(dataset, image_column: str | None = None):
+    """The dataset's images or videos (and the part of each), under their canonical name, without all other columns."""
+    dataset = videos_undecoded(dataset)
+    column = find_image(dict(dataset.features), image_column)
+    name = media_name(dataset.features[column])
+    kept = [column, *(part for part in ("start", "end") if name == "video" and part in dataset.features)]
+    return dataset.select_columns(kept).rename_columns({column: name} if column != name else {})

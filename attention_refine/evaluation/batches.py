@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from attention_refine.data import collate
+from attention_refine.data.columns import media_column
 from attention_refine.evaluation.groups import column_values, item_group
 
 Entry = tuple[int, "str | None", "dict[str, str | None]", dict[str, Any]]
@@ -31,6 +32,7 @@ def evaluation_batches(
     * ``file``, list of the image file's name, None where unknown;
     * ``groups``, a dict an image: the name of its group by column, None where it is not known;
     * ``truth``, list of bool: whether the image has a mask or boxes;
+    * ``more_clips`` (B, n, 3, T, H, W), where a video is judged by several;
     * ``mask`` and ``cue`` (B, 1, H, W) and ``boxes``, empty where an image has none, so that what one lacks the others
       keep.
 
@@ -69,8 +71,9 @@ class _Numbered(Dataset):
         self.dataset = dataset
         self.groups = {name: column_values(dataset, name) for name in groups}
         rows = getattr(dataset, "dataset", None)
-        has_images = isinstance(rows, datasets.Dataset) and "image" in rows.column_names
-        self.images = rows.select_columns(["image"]) if has_images else None
+        self.column = media_column(rows)
+        has_images = isinstance(rows, datasets.Dataset) and self.column in rows.column_names
+        self.images = rows.select_columns([self.column]) if has_images else None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -78,7 +81,7 @@ class _Numbered(Dataset):
     def __getitem__(self, position: int) -> Entry:
         item = self.dataset[position]
         row = int(item.get("index", position))
-        cell = None if self.images is None else self.images[row]["image"]
+        cell = None if self.images is None else self.images[row][self.column]
         groups = {
             name: item_group(self.dataset, item, name, row) if values is None else values[row]
             for name, values in self.groups.items()
@@ -92,8 +95,13 @@ def _as_it_is(item: Any) -> Any:
 
 def _batch(entries: Sequence[Entry]) -> dict[str, Any]:
     positions, files, groups, items = zip(*entries)
-    batch = collate([{key: torch.as_tensor(item[key]) for key in ("pixel_values", "labels")} for item in items])
-    nothing = torch.zeros(1, *batch["pixel_values"].shape[-2:], dtype=torch.uint8)
+    batch = collate(
+        [
+            {key: torch.as_tensor(item[key]) for key in ("pixel_values", "labels", "more_clips") if key in item}
+            for item in items
+        ]
+    )
+    nothing = torch.zeros(1, *batch["pixel_values"].shape[2:], dtype=torch.uint8)
     return {
         **batch,
         "index": torch.tensor([int(item.get("index", position)) for position, item in zip(positions, items)]),

@@ -22,6 +22,7 @@ LARGEST_CONFIG = 16 * 2**20  # bytes
 LONGEST_LABEL = 1000  # characters
 LARGEST_NUMBER = 2**20  # of a layer's size or count; an image or a vocabulary has fewer
 LARGEST_IMAGE = 2**13
+LARGEST_RATE = 10_000  # frames a second, or from one frame of a clip to the next
 _OPTIONAL = (dict, type(None))
 _ENTRIES = {
     "model_type": str,
@@ -204,9 +205,15 @@ def _check_preprocessing(values: dict[str, Any], where: str) -> None:
     share = values.get("crop_pct")
     if type(share) not in (int, float) or not 0 < share <= 100:
         raise CheckpointError(f"{where}: preprocessing crop_pct is {_shown(share)}; it must be above 0")
-    for key in ("interpolation", "crop_mode"):
+    for key in ("interpolation", "crop_mode", "short"):
         if not isinstance(values.get(key, "center"), str):
             raise CheckpointError(f"{where}: preprocessing {key} is {_shown(values[key])}; it must be a name")
+    for key in ("fps", "stride"):
+        number = values.get(key)
+        if number is not None and (type(number) not in (int, float) or not 0 < number <= LARGEST_RATE):
+            raise CheckpointError(
+                f"{where}: preprocessing {key} is {_shown(number)}; it must be above 0, at most {LARGEST_RATE}"
+            )
 
 
 def _check_numbers(value: Any, where: str, most: float = LARGEST_NUMBER) -> None:
