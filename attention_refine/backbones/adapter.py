@@ -26,6 +26,7 @@ from .compiling import not_compiled
 from .cutting import Reached, answering, before, last_called, recording
 from .outputs import first_tensor, logits_of, with_first_tensor
 from .passing import MakesContext, Passage
+from .precision import precision
 from .scopes import quiet, without_checkpointing
 from .sites import Site, check_site, find_site
 from .spec import BackboneSpec
@@ -96,6 +97,7 @@ class Backbone(nn.Module):
             keep: record what :meth:`resume` needs of the feature, and let nothing that follows write into it.
             after: what makes contexts for what runs after the site.
         """
+        pixel_values = pixel_values.to(precision(self.net, pixel_values))  # a network may be held in bf16
         if act is None:
             return logits_of(self.net(pixel_values))
         site, earlier = self._site(), {}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..layouts import Layout, to_grid
 from .outputs import first_tensor
+from .precision import precision
 from .probe import UnsupportedBackbone
 from .scopes import output_hook, own_randomness, quiet
 from .trace import Candidate, image_size_of, trace
@@ -46,6 +47,7 @@ def find_levels(net: nn.Module, pixel_values: Tensor, count: int = LEVELS) -> li
     Raises:
         UnsupportedBackbone: no module returns a grid.
     """
+    pixel_values = pixel_values.to(precision(net, pixel_values))
     with torch.no_grad(), quiet(net), own_randomness(pixel_values.device):
         candidates, _ = trace(net, pixel_values)
     height, width = image_size_of(pixel_values)[-2:]
@@ -85,5 +87,5 @@ def read_levels(net: nn.Module, levels: Sequence[Level], pixel_values: Tensor) -
     with ExitStack() as stack:
         for level in levels:
             stack.enter_context(output_hook(net.get_submodule(level.name), keep(level.name)))
-        net(pixel_values)
+        net(pixel_values.to(precision(net, pixel_values)))
     return [to_grid(found[level.name], level.layout, image_size_of(pixel_values)) for level in levels]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..backbones.precision import precision
 from ..backbones.unwrapping import unwrapped
 from .second_order import twice_differentiable
 
@@ -46,11 +47,6 @@ def map_conditions(
                 module.training = True
             for parameter in trainable:
                 parameter.requires_grad_(True)
-
-
-def precision(net: nn.Module, pixels: Tensor) -> torch.dtype:
-    """The type of the first floating parameter; of the pixels where there is none."""
-    return next((p.dtype for p in net.parameters() if p.is_floating_point()), pixels.dtype)
 
 
 def full_precision(maps: Tensor) -> Tensor:

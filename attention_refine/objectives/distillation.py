@@ -30,8 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones import logits_of
+from ..backbones.precision import precision
 from ..backbones.scopes import quiet
-from ..maps.conditions import full_precision, precision
+from ..maps.conditions import full_precision
 from ..registry import check_choice
 from .base import Objective, objectives
 from .hiding import site_for

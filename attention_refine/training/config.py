@@ -98,6 +98,9 @@ class TrainingConfig(Options):
         "precision of the forward pass; fp16 needs a GPU; auto is bf16 where the device is fast at it, else no",
         choices=PRECISIONS,
     )
+    keep_dtype: bool = option(
+        False, "save best/ and last/ in the precision that the weights came in; they are trained as float32 in any case"
+    )
     find_unused_parameters: bool = option(
         True, "several processes: allow parameters that a step's loss does not reach", may_change=True
     )

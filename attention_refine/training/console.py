@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from attention_refine.data import describe
 from attention_refine.training.choosing import Choice, Entry
@@ -17,6 +20,13 @@ def data_line(name: str, dataset: Any) -> str:
         return f"{name}: {describe(dataset)}"
     except (AttributeError, TypeError, ValueError):  # no dataset of this library
         return f"{name}: {len(dataset)} images" if hasattr(dataset, "__len__") else f"{name}: a stream of images"
+
+
+def half_line(types: Mapping[str, torch.dtype], kept: bool) -> str:
+    """What becomes of weights of half precision, by their name."""
+    names = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in types.values()}))
+    end = f"saved as {names}" if kept else f"saved so (keep_dtype=True saves {names})"
+    return f"weights: {names}, trained as float32 and {end}"
 
 
 def epoch_line(entry: Entry, epochs: int | None, config: TrainingConfig, choice: Choice | None) -> str:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+import torch
 from torch import nn
 
 from attention_refine.training.checkpoints import atomic_folder, weights_damage
 from attention_refine.training.choosing import Choice
+from attention_refine.training.masters import stored_as
 
 
 class BestModels:
     """The folders of a run's best models; used by the main process alone.
 
     ``candidates/`` is used where a second monitor has a say, and goes when the run ends.
+
+    Args:
+        types: what some values are saved as, by name, see :func:`attention_refine.training.masters.stored_as`.
     """
 
-    def __init__(self, output: Path):
-        self.best, self.candidates = output / "best", output / "candidates"
+    def __init__(self, output: Path, types: Mapping[str, torch.dtype] = MappingProxyType({})):
+        self.best, self.candidates, self.types = output / "best", output / "candidates", types
 
     def held(self, best_step: int | None, kept: list[int]) -> list[int]:
         """Of the steps that were kept, those whose weights are still there: ``best/`` is ``best_step``'s."""
@@ -46,9 +53,8 @@ class BestModels:
     def _of(self, step: int) -> Path:
         return self.candidates / f"step-{step:08d}"
 
-    @staticmethod
-    def _save(model: nn.Module, folder: Path) -> None:
-        with atomic_folder(folder) as temporary:
+    def _save(self, model: nn.Module, folder: Path) -> None:
+        with atomic_folder(folder) as temporary, stored_as(model, self.types):
             model.save_pretrained(temporary)
 
 

@@ -36,10 +36,11 @@ from attention_refine.training.checkpoints import (
 )
 from attention_refine.training.choosing import MEASURED_LATER, Choice, check_measured, choose, sentence, since_best
 from attention_refine.training.config import TrainingConfig, TrainingError
-from attention_refine.training.console import data_line, epoch_line
+from attention_refine.training.console import data_line, epoch_line, half_line
 from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.kinds import check_annotations, read_by_objectives
+from attention_refine.training.masters import narrow, stored_as, widen
 from attention_refine.training.parameter_groups import frozen, keep_batch_norm, make_optimizer
 from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
@@ -107,8 +108,9 @@ def finetune(
 
     ``output_dir`` receives ``checkpoints/step-*`` (resumable), ``best/`` (the model with the best ``config.monitor``),
     ``last/`` and ``history.json``, each of them whole or absent. With an evaluation the model in memory ends with the
-    best weights, without one with the last. Batch statistics are per process, as in DistributedDataParallel; the global
-    random generators are seeded. On several machines ``output_dir`` must be a folder that all of them see.
+    best weights, without one with the last. Weights in half precision become float32, in place, and stay so
+    (``config.keep_dtype`` puts them back in the end, and saves them as they came). Batch statistics are per process, as
+    in DistributedDataParallel; the global random generators are seeded. On several machines ``output_dir`` must be a folder that all of them see.
 
     Args:
         model: takes ``model(pixel_values=, labels=, ...)`` and returns an object with ``.loss``, ``.losses`` (scalars
@@ -168,7 +170,9 @@ def finetune(
     resume_from = claim_output(config, output, checkpoints, accelerator)
     sets = {"training": dataset, "unlabeled": unlabeled, "validation": eval_dataset}
     facts = identity(config, strategy.images, sets, accelerator)
-    progress, models = Progress(), BestModels(output)
+    half = widen(model)
+    kept = half if config.keep_dtype else {}
+    progress, models = Progress(), BestModels(output, kept)
     supervised = bool(read_by_objectives(model))
     if resume_from is not None:
         state = read_state(resume_from)
@@ -229,6 +233,8 @@ def finetune(
             for name, data in sets.items():
                 if data is not None:
                     print(data_line(name, data))
+            if half:
+                print(half_line(half, config.keep_dtype))
             if config.mixed_precision == "auto":
                 print(f"mixed_precision: auto is {accelerator.mixed_precision} on this {accelerator.device.type}")
         epochs = None if strategy.steps is None else -(-total_steps // strategy.steps)
@@ -283,7 +289,8 @@ def finetune(
                     save()
 
     _share_buffers(model, accelerator)
-    _save_model(model, output / "last", accelerator)
+    with stored_as(model, kept):
+        _save_model(model, output / "last", accelerator)
     verdict = sentence(choose(progress.history, config, progress.kept, supervised), progress.epoch)
     if accelerator.is_main_process:
         models.finish()
@@ -292,6 +299,7 @@ def finetune(
     has_best = progress.best_step is not None
     if has_best:
         model.load_state_dict(load_file(str(output / "best" / "model.safetensors")))
+    narrow(model, kept)
     model.eval()
     return TrainingResult(
         history=progress.history,

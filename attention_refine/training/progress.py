@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,17 @@ def check_same_run(folder: Path, before: dict[str, Any], now: dict[str, Any]) ->
             )
 
 
-def check_finite(values: dict[str, float], progress: Progress, config: TrainingConfig) -> None:
-    """Stop before a step whose losses or gradient are not finite, naming those that are not."""
+def check_finite(
+    values: dict[str, float], progress: Progress, config: TrainingConfig, cause: Callable[[], str]
+) -> None:
+    """Stop before a step whose losses or gradient are not finite, naming those that are not and what ``cause`` finds."""
     broken = {name: value for name, value in values.items() if not math.isfinite(value)}
     if broken:
         parts = [name for name in broken if name != "loss"] or list(broken)
         raise TrainingError(
             f"training stopped at step {progress.step + 1} (epoch {progress.epoch + 1}): {' and '.join(parts)} "
-            f"{'is' if len(parts) == 1 else 'are'} {broken[parts[0]]}; try a learning_rate below "
-            f"{config.learning_rate}, clip_grad_norm=1.0, warmup_steps, or mixed_precision='no', and look at the "
-            f"images of this step; earlier checkpoints in {config.output_dir} are intact"
+            f"{'is' if len(parts) == 1 else 'are'} {broken[parts[0]]}; {cause()}; earlier checkpoints in "
+            f"{config.output_dir} are intact"
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import logging
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,6 +108,7 @@ def _update(
     counts: dict[str, int] = {}
     handed_on = []
     slots = [(part, batch) for part in parts for batch in part.batches]
+    cause = partial(_cause, model, [batch for _, batch in slots], config, accelerator.mixed_precision)
     for slot, (part, batch) in enumerate(slots, start=1):
         inputs = _inputs(model, {**batch, **carried[slot - 1]}, config, accelerator)
         if part.objectives is not None:
@@ -125,18 +127,39 @@ def _update(
     counts["loss"] = sum(part.images for part in parts)
     summed = accelerator.reduce(torch.stack(list(totals.values())), "sum").tolist()
     losses = dict(zip(totals, summed, strict=True))
-    check_finite(losses, progress, config)
+    check_finite(losses, progress, config, cause)
 
     accelerator.unscale_gradients(optimizer)
     if config.clip_grad_norm is not None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm)
         if accelerator.scaler is None:
-            check_finite({"gradient norm": norm.item()}, progress, config)
+            check_finite({"gradient norm": norm.item()}, progress, config, cause)
     optimizer.step()
     optimizer.zero_grad()
     count_skipped(optimizer.step_was_skipped, progress, config)
     return losses, counts, handed_on
+
+
+def _cause(model: nn.Module, batches: list[dict[str, Any]], config: TrainingConfig, precision: str) -> str:
+    """Why a loss is not finite: weights or items that were not so before, else what may mend it."""
+    for name, value in model.named_parameters():
+        if not torch.isfinite(value).all():
+            return f"the weights {name} were not finite before this step: start from a model whose weights are"
+    for batch in batches:
+        for name, value in batch.items():
+            if not (isinstance(value, Tensor) and value.is_floating_point() and value.ndim):
+                continue
+            broken = (~torch.isfinite(value)).reshape(len(value), -1).any(1).nonzero().flatten()
+            if len(broken):
+                rows = batch["index"][broken] if "index" in batch else broken
+                of = "of the dataset" if "index" in batch else "of this process's batch"
+                shown = ", ".join(map(str, rows.tolist()[:5]))
+                return f"{name} of row {shown} {of} are not finite: mend what makes them, or leave them out"
+    remedies = f"try a learning_rate below {config.learning_rate}, clip_grad_norm=1.0 or warmup_steps"
+    if precision != "no":
+        remedies += f", or mixed_precision='no' in place of {precision!r}"
+    return f"weights and images are finite, so it is a number on the way that grew too large: {remedies}"
 
 
 def _inputs(
