@@ -174,6 +174,22 @@ def one_image() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def in_inference_mode() -> Iterator[None]:
+    """Losses inside ``torch.inference_mode``: what cannot be differentiated there is said with the remedy.
+
+    Raises:
+        RuntimeError: an objective takes a gradient.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            "the losses of the model's objectives cannot be computed in torch.inference_mode: one of them takes a gradient. "
+            "Use torch.no_grad() (lightning.Trainer(inference_mode=False)), or leave them out: model(pixel_values)"
+        ) from error
+
+
 class Watched(dict):
     """A batch that remembers which of its columns were asked for."""
 

@@ -24,6 +24,7 @@ from .inputs import (
     check_maps,
     check_pixels,
     given_maps,
+    in_inference_mode,
     naming_columns,
     one_image,
     unknown_columns,
@@ -137,6 +138,7 @@ class RefinedModel(nn.Module):
             TypeError: pixels or labels that are no tensor.
             ValueError: maps for a model without a head, of another shape or outside [0, 1]; an unknown objective; labels
                 that Trainer counted and did not pass on, where a head or objectives need them.
+            RuntimeError: objectives that take a gradient, in inference mode.
         """
         check_pixels(self, pixel_values, self.preprocessing)
         check_labels(labels, self.labels)
@@ -173,7 +175,8 @@ class RefinedModel(nn.Module):
             output.embedding = self._embedding(output, last)
         if compute_losses:
             batch = Watched(batch, read) if unknown else batch
-            output.losses, output.loss = self._losses(batch, output, smoothing, wanted)
+            with in_inference_mode() if torch.is_inference_mode_enabled() else nullcontext():
+                output.losses, output.loss = self._losses(batch, output, smoothing, wanted)
         if num_items_in_batch is not None and output.loss is not None:
             output.loss = output.loss * (labels.numel() / num_items_in_batch)
         if unknown - read:

@@ -123,3 +123,15 @@ def test_one_image_under_batch_norm_in_training():
     assert model(torch.randn(2, 3, 32, 32), labels=LABELS[:2]).loss.isfinite()
     assert model(CASE.images(1), labels=LABELS[:1]).loss.isfinite()
     assert model.eval()(torch.randn(1, 3, 32, 32), labels=LABELS[:1]).loss.isfinite()
+
+
+@pytest.mark.parametrize("objective", ["map_supervision", "mining", "guided_inference", "consistency"])
+def test_objectives_that_take_a_gradient_in_inference_mode(objective):
+    model = CASE.wrap(None, objectives=[objective])
+    columns = {"labels": LABELS, "mask": torch.ones(3, 1, 64, 64, dtype=torch.uint8)}
+    with torch.no_grad():
+        wanted = model(CASE.images(), **columns)
+    with torch.inference_mode():
+        with pytest.raises(RuntimeError, match=r"one of them takes a gradient\. Use torch\.no_grad\(\)"):
+            model(CASE.images(), **columns)
+        assert torch.equal(model(CASE.images()).logits, wanted.logits)

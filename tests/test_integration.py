@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,61 @@ def read(folder: Path, fresh, whole: bool, target: Path) -> ar.RefinedModel:
     safetensors.torch.load_model(model, folder / "model.safetensors")
     model.save_pretrained(target)
     return ar.load(target)
+
+
+# the page -------------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "integration.md"
+SECTIONS = {
+    title: re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for title, _, text in (part.partition("\n") for part in PAGE.read_text(encoding="utf-8").split("\n## ")[1:])
+}
+
+
+def run(title: str, names: dict) -> dict:
+    for code in SECTIONS[title]:
+        exec(compile(code, f"{PAGE.name}: {title}", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """The names that the page's first code leaves, in an empty folder."""
+    from torch.utils.data import DataLoader  # the first loop's import, which the later ones use
+
+    monkeypatch.chdir(tmp_path)
+    return run("Model and data", {"__name__": "page", "DataLoader": DataLoader})
+
+
+def test_every_code_of_the_page_is_run():
+    loops = {"A loop of your own", "Accelerate", "transformers.Trainer", "Lightning"}
+    assert SECTIONS.keys() == {"Model and data", "Afterwards, the same for all", *loops}
+    assert all(SECTIONS.values())
+
+
+def test_a_loop_of_ones_own(page, capsys):
+    before = [parameter.clone() for parameter in page["model"].parameters()]
+    output = run("A loop of your own", page)["output"]
+    assert output.losses["map_supervision"] > 0 and "map_supervision" in capsys.readouterr().out
+    assert any(not torch.equal(*pair) for pair in zip(before, page["model"].parameters()))
+    assert ar.load("plain").labels == page["labels"]
+
+
+def test_accelerate(page):
+    assert run("Accelerate", page)["output"].losses["map_supervision"] > 0
+    assert ar.load("accelerated").labels == page["labels"]
+
+
+def test_transformers_trainer_and_what_comes_after(page, capsys):
+    trained = run("transformers.Trainer", page)["model"]
+    assert isinstance(trained, ar.RefinedModel) and list(trained.objectives) == ["map_supervision"]
+    run("Afterwards, the same for all", page)
+    assert "Mask correlation" in capsys.readouterr().out
+
+
+def test_lightning(page):
+    pytest.importorskip("lightning", reason="Lightning is not installed: pip install lightning")
+    module = run("Lightning", page)["module"]
+    logged = module.trainer.logged_metrics
+    assert logged["map_supervision"] > 0 and 0 <= logged["accuracy"] <= 1
+    assert ar.load("lightning/model").labels == page["labels"]
