@@ -31,6 +31,7 @@ from .inputs import (
     warn_unread,
 )
 from .losses import classification_loss
+from .maps.attention_weights import pools_a_token
 from .maps.names import by_name
 from .maps.scale import resize
 from .maps.second_order import twice_differentiable
@@ -308,9 +309,9 @@ class RefinedModel(nn.Module):
         Args:
             pixel_values: ``(B, 3, H, W)``, normalised.
             target: the class explained, for maps that have one; the predicted one by default.
-            method: ``"auto"`` for the head's map once training has brought it in, and Grad-CAM until then, with a
-                warning; ``"model"`` for the head's map in [0, 1] at any time; both are Grad-CAM without a head. Or the
-                name of a map in :mod:`attention_refine.maps`, as it comes. :meth:`explained_by` says which it is.
+            method: ``"auto"`` for the map that :meth:`explained_by` says, with a warning where it is not the head's;
+                ``"model"`` for the head's map in [0, 1] at any time, Grad-CAM without a head. Or the name of a map in
+                :mod:`attention_refine.maps`, as it comes.
 
         Raises:
             ValueError: no map of that name.
@@ -318,7 +319,7 @@ class RefinedModel(nn.Module):
         chosen = self.explained_by(method)
         if method == "auto" and self.head is not None and chosen != "model":
             warnings.warn(
-                f"the map of this {self.head.name!r} head has not come in by training yet, so explain shows Grad-CAM; "
+                f"the map of this {self.head.name!r} head has not come in by training yet, so explain shows {chosen}; "
                 "method='model' shows the head's own",
                 stacklevel=3,  # the caller, past no_grad
             )
@@ -330,11 +331,19 @@ class RefinedModel(nn.Module):
         return resize(made, pixel_values.shape[2:])
 
     def explained_by(self, method: str = "auto") -> str:
-        """What :meth:`explain` shows for a method: ``"model"``, the head's own map, or a name in ``ar.maps``."""
+        """What :meth:`explain` shows for a method: ``"model"``, the head's own map, or a name in ``ar.maps``.
+
+        ``"auto"`` is the head's once training has brought it in; else, and without a head, gradient rollout where the
+        class token's attention makes the prediction (Grad-CAM of such a network lies on objects no better than chance
+        after fine-tuning, docs/results.md), and Grad-CAM elsewhere.
+        """
         if method not in ("auto", "model"):
             return method
-        own = self.head is not None and (method == "model" or self.head.has_come_in())
-        return "model" if own else "grad_cam"
+        if self.head is not None and (method == "model" or self.head.has_come_in()):
+            return "model"
+        site = self.backbone.site  # a model without a head has none
+        may_pool_a_token = method == "auto" and (site is None or site.layout.format == "NLC")
+        return "gradient_rollout" if may_pool_a_token and pools_a_token(self.backbone) else "grad_cam"
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """``(B, D)``, what the images are told apart by: the input of the classifier.

@@ -231,10 +231,20 @@ def test_explain_shows_grad_cam_until_the_map_has_come_in(head, began, own):
     assert torch.equal(shown, model.explain(images, method="model" if own else "grad_cam"))
     if head and not own:
         (one,) = said
-        assert "so explain shows Grad-CAM; method='model' shows the head's own" in str(one.message)
+        assert "so explain shows grad_cam; method='model' shows the head's own" in str(one.message)
         assert one.filename == __file__
     else:
         assert not said
+
+
+@pytest.mark.parametrize("head", [None, "abn", "brnpa"])
+@pytest.mark.parametrize("name", list(BY_NAME))
+def test_a_network_that_reads_its_class_token_is_explained_by_gradient_rollout(name, head):
+    case = BY_NAME[name]
+    model, images = case.wrap(head), case.images(1)
+    expected = "gradient_rollout" if name in ("vit-token", "deit", "hf-vit") else "grad_cam"
+    assert model.explained_by() == expected and model.explained_by("model") == ("model" if head else "grad_cam")
+    assert torch.equal(model.explain(images), model.explain(images, method=expected))
 
 
 def test_the_output_always_holds_the_maps_of_the_head():

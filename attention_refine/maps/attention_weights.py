@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from ..backbones.adapter import Backbone
 from ..backbones.attention import class_row_attention
+from ..backbones.scopes import quiet
 from .site import logits_of
 
 ROWS = ("auto", "class", "mean")
@@ -135,6 +137,15 @@ def _head_of(net: nn.Module | None) -> nn.Module | None:
 def _over_last_axis(args, kwargs, output: Tensor) -> bool:
     axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
     return output.ndim == 4 and axis in (-1, 3)
+
+
+def pools_a_token(backbone: Backbone) -> bool:
+    """Whether the logits read the class token of the last attention alone; takes a pass of one image."""
+    try:
+        with torch.enable_grad(), quiet(backbone.net):
+            return probe(backbone.net, backbone.example(), "auto")[0] == "class"
+    except ValueError:  # no attention over all tokens
+        return False
 
 
 def probe(net: nn.Module, pixels: Tensor, row: str) -> tuple[str, list[bool]]:

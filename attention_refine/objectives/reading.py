@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..backbones.scopes import quiet
 from ..maps import by_name, list_maps
-from ..maps.attention_weights import probe
+from ..maps.attention_weights import pools_a_token
 from ..maps.conditions import full_precision
 from ..maps.names import CLASSLESS
 from .hiding import class_map, grad_cam_at_site, multi_hot, site_for
@@ -48,21 +47,12 @@ def chosen_map(model: RefinedModel, maps: str | dict[str, Any], site: str, owner
     """
     name = maps["name"] if isinstance(maps, dict) else maps
     if name == "auto":
-        name = "head" if model.head is not None else "gradient_rollout" if pools_a_token(model) else "grad_cam"
+        name = "head" if model.head is not None else "gradient_rollout" if pools_a_token(model.backbone) else "grad_cam"
     if name == "head" and model.head is None:
         raise ValueError(f"{owner}: maps='head' needs a head, and this model has none; use maps='grad_cam', or a head")
     if name in OWN:
         site_for(model, site, owner)
     return name
-
-
-def pools_a_token(model: RefinedModel) -> bool:
-    """Whether the logits read the class token of the last attention alone."""
-    try:
-        with quiet(model.backbone.net):
-            return probe(model.backbone.net, model.backbone.example(), "auto")[0] == "class"
-    except ValueError:  # no attention over all tokens
-        return False
 
 
 def needs_class(model: RefinedModel, name: str) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 import attention_refine as ar
 from attention_refine import shapes
 from attention_refine.calibration import pictures
-from attention_refine.heads.abn import MAX_HIDDEN, attention_gain
+from attention_refine.heads.abn import MAX_HIDDEN, MIN_HIDDEN, attention_gain
 
 CASE = BY_NAME["resnet18"]
 
@@ -246,9 +246,19 @@ def test_hidden_channels():
     assert model(CASE.images(), compute_aux=True).aux_logits["attention"].shape == (3, CLASSES)
 
 
-@pytest.mark.parametrize("asked, wide", [(None, MAX_HIDDEN), ("classes", 200), (7, 7)])
-def test_many_classes_have_a_bounded_width_unless_asked_for_more(asked, wide, tmp_path):
-    model = CASE.wrap(ar.AttentionBranch(hidden_channels=asked), num_labels=200)
+@pytest.mark.parametrize(
+    "classes, asked, wide",
+    [
+        (200, None, MAX_HIDDEN),
+        (200, "classes", 200),
+        (200, 7, 7),
+        (3, None, MIN_HIDDEN),
+        (3, "classes", 3),
+        (50, None, 50),
+    ],
+)
+def test_the_width_is_bounded_both_ways_unless_asked_otherwise(classes, asked, wide, tmp_path):
+    model = CASE.wrap(ar.AttentionBranch(hidden_channels=asked), num_labels=classes)
     assert model.head.response[1].out_channels == model.head.resolved["hidden"] == wide
     model.save_pretrained(tmp_path)
     assert torch.equal(ar.load(tmp_path)(CASE.images()).maps, model(CASE.images()).maps)
