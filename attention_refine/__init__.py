@@ -43,6 +43,7 @@ __version__ = "0.1.0"
 
 # Imported at first use: datasets, accelerate and torchmetrics take seconds, and a loaded model needs none of them.
 _LATER = {
+    "clips": "clips",
     "data": "data",
     "Audit": "auditing",
     "audit": "auditing",

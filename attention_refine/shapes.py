@@ -57,10 +57,10 @@ SIZES = {"train": 1800, "validation": 300, "test": 600, "test_intact": 600}
 
 _SPLITS = tuple(SIZES)
 _OVERSAMPLE = 3  # inside tests a pixel side: smooth edges, and a mask that is right to a third of a pixel
-_REACH = 1.2  # no shape reaches further from its centre, in its own coordinates
+REACH = 1.2  # no shape reaches further from its centre, in its own coordinates
 
 
-def _inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Membership of the object's own coordinates, each in about [-1, 1], in one of the six shapes."""
     if shape == 0:
         return np.hypot(u, v) < 0.85
@@ -77,7 +77,7 @@ def _inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (radius > 0.42) & (radius < 0.95)
 
 
-def _texture(kind: int, u: np.ndarray, v: np.ndarray, k: float) -> np.ndarray:
+def texture(kind: int, u: np.ndarray, v: np.ndarray, k: float) -> np.ndarray:
     """A pattern in [0, 1] over the object's own coordinates; ``k`` is its spatial frequency in radians a unit."""
     if kind == 0:
         wave = np.sin(k * u)
@@ -94,7 +94,7 @@ def _texture(kind: int, u: np.ndarray, v: np.ndarray, k: float) -> np.ndarray:
     return 1 / (1 + np.exp(-4 * wave))
 
 
-def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
+def noise(rng: np.random.Generator, size: int) -> np.ndarray:
     """Smooth noise of three octaves, zero mean, about unit scale."""
     field = np.zeros((size, size))
     for cells, gain in ((3, 1.0), (7, 0.7), (17, 0.5)):
@@ -103,7 +103,7 @@ def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
     return field
 
 
-def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
+def colour(hue: float, saturation: float, value: float) -> np.ndarray:
     """Hue, saturation, value in [0, 1] to RGB in [0, 1]."""
     wheel = np.clip(abs(np.mod(hue * 6 + np.array([0.0, 4.0, 2.0]), 6) - 3) - 1, 0, 1)
     return value * (1 - saturation * (1 - wheel))
@@ -111,7 +111,7 @@ def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
 
 def badge_colour(label: int) -> np.ndarray:
     """RGB in [0, 1] of the badge that goes with a class."""
-    return _colour(label / len(CLASSES), 0.9, 0.95)
+    return colour(label / len(CLASSES), 0.9, 0.95)
 
 
 def draw(rng: np.random.Generator, label: int, cue: int, size: int) -> dict:
@@ -129,9 +129,9 @@ def draw(rng: np.random.Generator, label: int, cue: int, size: int) -> dict:
     x = np.arange(size) + 0.5
     y = x[:, None]
     # Background: two random colours mixed by noise and a grating, of frequencies that the objects' textures have too.
-    ground = [_colour(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.25, 0.85)) for _ in range(2)]
+    ground = [colour(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.25, 0.85)) for _ in range(2)]
     angle, k = rng.uniform(0, math.pi), rng.uniform(0.06, 0.2) * 96 / size * math.pi
-    mixed = _noise(rng, size) + 1.2 * np.sin(k * (x * math.cos(angle) + y * math.sin(angle)) + rng.uniform(0, 6))
+    mixed = noise(rng, size) + 1.2 * np.sin(k * (x * math.cos(angle) + y * math.sin(angle)) + rng.uniform(0, 6))
     mixed = (1 / (1 + np.exp(-1.5 * mixed)))[..., None]
     image = ground[0] * (1 - mixed) + ground[1] * mixed
 
@@ -144,15 +144,15 @@ def draw(rng: np.random.Generator, label: int, cue: int, size: int) -> dict:
         return dx * math.cos(turn) + dy * math.sin(turn), dy * math.cos(turn) - dx * math.sin(turn)
 
     # The object and its texture are drawn only where they can be.
-    down, across = (slice(max(0, int(c - _REACH * radius)), int(c + _REACH * radius) + 1) for c in (centre_y, centre_x))
+    down, across = (slice(max(0, int(c - REACH * radius)), int(c + REACH * radius) + 1) for c in (centre_y, centre_x))
     fine = ((np.arange(size * _OVERSAMPLE) + 0.5) / _OVERSAMPLE).reshape(size, _OVERSAMPLE)
     fine_x, fine_y = fine[across], fine[down]
-    inside = _inside(label, *own(fine_x.reshape(1, -1), fine_y.reshape(-1, 1)))
-    cover = inside.reshape(len(fine_y), _OVERSAMPLE, len(fine_x), _OVERSAMPLE).mean((1, 3))
+    within = inside(label, *own(fine_x.reshape(1, -1), fine_y.reshape(-1, 1)))
+    cover = within.reshape(len(fine_y), _OVERSAMPLE, len(fine_x), _OVERSAMPLE).mean((1, 3))
     hue = rng.random()
-    dark = _colour(hue, rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.45))
-    light = _colour(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.6, 0.95))
-    pattern = _texture(label, *own(x[across], y[down]), rng.uniform(8, 12))[..., None]
+    dark = colour(hue, rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.45))
+    light = colour(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.6, 0.95))
+    pattern = texture(label, *own(x[across], y[down]), rng.uniform(8, 12))[..., None]
     if rng.random() < 0.5:  # or a texture that is mostly dark would give its class a brightness
         pattern = 1 - pattern
     drawn = image[down, across]

@@ -17,7 +17,7 @@ ROOT = Path(attention_refine.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # A module may import what stands on its own line or above; what is not named here is a verb, before the command line.
 ORDER = [
-    {"layouts", "registry", "files", "inputs", "losses", "compositing", "shapes"},
+    {"layouts", "registry", "files", "inputs", "losses", "compositing", "shapes", "clips", "filming"},
     {"backbones"},
     {"output"},
     {"maps", "heads", "metrics"},

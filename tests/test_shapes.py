@@ -66,8 +66,8 @@ def test_mask_is_the_object_and_bbox_bounds_it(label):
 @pytest.mark.parametrize("shape", range(6))
 def test_no_shape_reaches_out_of_the_square_it_is_drawn_in(shape):
     v, u = np.mgrid[-3:3:601j, -3:3:601j]
-    inside = shapes._inside(shape, u, v)
-    assert inside.any() and np.hypot(u, v)[inside].max() < shapes._REACH  # a circle: shapes are turned
+    inside = shapes.inside(shape, u, v)
+    assert inside.any() and np.hypot(u, v)[inside].max() < shapes.REACH  # a circle: shapes are turned
 
 
 def test_badge_keeps_off_the_object_and_shows_the_colour_of_its_class():

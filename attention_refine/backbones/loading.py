@@ -16,7 +16,8 @@ from .clips import FramesFirst
 from .pooling import PatchPooling
 from .resolution import Resolution
 from .spec import NotRebuildable, describe, library_of
-from .torchvision_spec import classes_of
+from .torchvision_spec import build_named, classes_of
+from .torchvision_spec import names as torchvision_names
 from .transformers_spec import image_classifiers, video_classifiers
 
 # ViTMAE drops and shuffles patches at random; the same weights in a ViT do neither.
@@ -30,11 +31,12 @@ def load_network(
     pool: str | None = None,
     input_size: Sequence[int] | None = None,
 ) -> nn.Module:
-    """A classifier from a module, a timm name, a Hugging Face id or a local folder.
+    """A classifier from a module, a timm or torchvision name, a Hugging Face id or a local folder.
 
     Args:
         source: ``nn.Module`` (used as it is, not copied), ``"resnet50.a1_in1k"``, ``"facebook/dinov2-small"``,
-            ``"hf-hub:timm/..."``, or a folder saved by timm or transformers.
+            ``"hf-hub:timm/..."``, a folder saved by timm or transformers, or what torchvision has and timm has not, such
+            as ``"r3d_18"`` (``"r3d_18@16"`` has 16 channels where that has 64).
         num_labels: replace the classifier by a fresh one of this many classes; unchanged where it already has as many.
         pretrained: load the published weights of a name or id; a path loads a timm name's weights from that safetensors
             file instead; ``False`` starts from fresh ones.
@@ -138,9 +140,11 @@ def _load(
     if name.count("/") == 1:
         hub = name.startswith("timm/")
         return _timm(f"hf-hub:{name}", pretrained, input_size) if hub else _transformers(name, num_labels)
-    close = difflib.get_close_matches(name, timm.list_models(), n=3)
-    hint = f"; close timm names: {', '.join(close)}" if close else ""
-    raise ValueError(f"{name!r} is no timm model, Hugging Face id (user/name) or folder{hint}")
+    if name.partition("@")[0] in torchvision_names():
+        return _torchvision(name, pretrained)
+    close = difflib.get_close_matches(name, timm.list_models() + torchvision_names(), n=3)
+    hint = f"; close timm and torchvision names: {', '.join(close)}" if close else ""
+    raise ValueError(f"{name!r} is no timm model, torchvision model, Hugging Face id (user/name) or folder{hint}")
 
 
 def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | None) -> nn.Module:
@@ -164,6 +168,37 @@ def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | 
         return net
     # It takes one size, which only the network itself tells: once more for the other, its positions interpolated.
     return timm.create_model(name, **options, img_size=size[0] if size[0] == size[1] else size)
+
+
+def _torchvision(name: str, pretrained: bool | str | Path) -> nn.Module:
+    import torchvision
+    from safetensors.torch import load_file
+
+    name, _, width = name.partition("@")
+    if width and not width.isdecimal():
+        raise ValueError(f"{name}@{width}: the width is a whole number, of the channels of the first layer")
+    if width and pretrained is True:
+        raise ValueError(f"there are no published weights of {name} at width {width}: pass pretrained=False")
+    if pretrained is True:
+        return torchvision.models.get_model(name, weights="DEFAULT").eval()
+    if pretrained is False:
+        classes = len(torchvision.models.get_model_weights(name).DEFAULT.meta["categories"])
+        return build_named(name, classes, int(width) if width else None)
+    path = Path(pretrained)
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ValueError(f"pretrained={str(path)!r} is not a safetensors file; pass True, False or the path of one")
+    weights = load_file(path)
+    with torch.device("meta"):
+        layers = build_named(name, 2, int(width) if width else None).named_modules()
+    last = [layer for layer, module in layers if hasattr(module, "out_features") or hasattr(module, "out_channels")][-1]
+    classes = len(weights.get(f"{last}.weight", (0, 0)))
+    net = build_named(name, classes, int(width) if width else None)
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} holds the weights of another network than {name!r}: {why}") from error
+    return net
 
 
 def _other_weights(name: str, path: Path, error: Exception) -> str:
@@ -250,7 +285,7 @@ def _rebuilt(net: nn.Module, num_labels: int) -> nn.Module:
     """The same network with another number of classes, keeping every weight whose shape did not change."""
     spec = describe(net)
     if spec.source == "torchvision":
-        fresh = replace(spec, args={"num_classes": num_labels}).build()
+        fresh = replace(spec, args={**spec.args, "num_classes": num_labels}).build()
     else:
         inner = net.net if isinstance(net, FramesFirst) else net
         config = type(inner.config).from_dict(inner.config.to_dict())

@@ -10,6 +10,10 @@ from .clips import FramesFirst
 from .spec import IMAGENET, BackboneSpec, NotRebuildable, plain
 
 
+# Every how many frames of a film (of 25 or 30 a second) the published weights were shown, by model type; from their papers.
+STRIDES = {"videomae": 4, "timesformer": 32, "vivit": 2}
+
+
 def describe(net: nn.Module) -> BackboneSpec:
     name = type(net).__name__
     if name not in _rebuildable_classes():
@@ -53,6 +57,7 @@ def _preprocessing(net: nn.Module, origin: str | None) -> dict[str, Any]:
         **IMAGENET,
         "interpolation": "bicubic",
         "crop_pct": 1.0,
+        **({"stride": STRIDES[config.model_type]} if getattr(config, "model_type", None) in STRIDES else {}),
     }
     if not origin:
         return found

@@ -23,15 +23,15 @@ from PIL import Image
 from torch import nn
 
 from attention_refine.data.adopting import Listed
-from attention_refine.data.columns import label_names
+from attention_refine.data.columns import VIDEO, label_names
 from attention_refine.data.items import Prepared, Reader
 from attention_refine.data.matching import listed
 
 READ = 256  # images whose files are read
 MOST = 1 << 20  # bytes of each
 STATED = 100_000  # files of a column whose size and time are looked at
-FILES = ("image", "mask", "cue_mask", "maps")
-VALUES = ("bbox", "cue_bbox", "edited", "group", "mask_values", "mask_void", "mask_confidence")
+FILES = ("image", "video", "mask", "cue_mask", "maps")
+VALUES = ("bbox", "cue_bbox", "edited", "group", "mask_values", "mask_void", "mask_confidence", "start", "end")
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,7 @@ def _options(reader: Reader) -> dict[str, Any]:
         said = getattr(augment, "__qualname__", type(augment).__qualname__)
     options = {f"the preprocessing's {name}": _plain(value) for name, value in transform.preprocessing.items()}
     options |= {"the augmentation": said, "the list of classes": list(reader.names)}
+    options |= {"the number of clips": reader.clips} if reader.sampling is not None else {}
     return options | ({"the augmentation's seed": reader.seed} if reader.random else {})
 
 
@@ -208,7 +209,7 @@ def _of_table(dataset: Prepared) -> _Known:
         column, own = "labels" if dataset.is_multi_label else "label", label_names(table)
         cells = table.select_columns([column])[column]
         classes = [[own[label] for label in (cell if dataset.is_multi_label else [cell])] for cell in cells]
-    files = {name: _column(table, name) for name in FILES if name in table.column_names}
+    files = {"image" if name == "video" else name: _column(table, name) for name in FILES if name in table.column_names}
     values = {name: table.select_columns([name])[name] for name in VALUES if name in table.column_names}
     return _Known(classes, files, values, _options(dataset._reader))
 
@@ -217,7 +218,7 @@ def _column(table: datasets.Dataset, name: str) -> _Files:
     """A column's paths, and the sizes of what is in memory; that is not copied."""
     cells = table.data.column(name)
     one = table.select_columns([name])
-    if isinstance(table.features[name], datasets.Image):
+    if isinstance(table.features[name], (datasets.Image, *VIDEO)):
         paths = pyarrow.compute.struct_field(cells, "path")
         sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(cells, "bytes"))
     elif pyarrow.types.is_string(cells.type):  # of maps: paths of their files
@@ -238,7 +239,7 @@ def _column(table: datasets.Dataset, name: str) -> _Files:
     return _Files([path if size is None else None for path, size in zip(paths, sizes, strict=True)], sizes, content)
 
 
-IMAGE, LABEL = ("image", "img", "pixel_values"), ("label", "labels", "target")
+IMAGE, LABEL = ("image", "img", "video", "pixel_values"), ("label", "labels", "target")
 
 
 def _of_source(source: Any) -> _Known | None:

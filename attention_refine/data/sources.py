@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 
-from attention_refine import shapes
+from attention_refine import clips, shapes
 from attention_refine.data.clips import frame_boxes
 from attention_refine.data.columns import (
     ClassIndex,
@@ -30,6 +30,9 @@ from attention_refine.data.listing import split_folders
 from attention_refine.data.metadata import METADATA
 
 
+EMBEDDED = {"shapes": shapes, "clips": clips}
+
+
 def load_dataset(
     source: str | Path,
     split: str = "train",
@@ -50,8 +53,8 @@ def load_dataset(
     has them ``mask``, ``bbox``, ``cue_mask``, ``cue_bbox``, ``maps`` with ``edited``, ``start`` and ``end``, and ``group``.
 
     Args:
-        source: a folder, the id of a dataset on the Hub, or ``"shapes"`` (the embedded dataset; ``"shapes:test"`` names
-            a split). A folder holds images in class folders, or with ``metadata.jsonl`` (or ``.csv``, ``.parquet``)
+        source: a folder, the id of a dataset on the Hub, ``"shapes"`` (the embedded images; ``"shapes:test"`` names a
+            split) or ``"clips"`` (the embedded videos). A folder holds images in class folders, or with ``metadata.jsonl`` (or ``.csv``, ``.parquet``)
             beside them, or both: a line an image with ``file_name``, ``label`` or ``labels`` (default: the class
             folder), and if wanted ``mask_file_name``, ``bbox``, ``cue_mask_file_name`` and ``cue_bbox`` (what should
             not be looked at), ``maps_file_name`` (see :mod:`attention_refine.data.edits`) and ``group``. Files in
@@ -110,17 +113,17 @@ def load_source(source: str | Path, split: str, *, streaming: bool = False, miss
     """
     source, folder = str(source), Path(source).expanduser()
     word, _, named_split = source.partition(":")
-    if word == "shapes" and not folder.exists():
-        dataset = _shapes(named_split or split)
+    if word in EMBEDDED and not folder.exists():
+        dataset = _embedded(word, named_split or split)
         return _stream(dataset) if streaming else dataset
     if not folder.is_dir() and (folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise DataError(f"dataset {source!r} is not a folder that exists: give one, or the id of a dataset on the Hub")
     return _load_by_datasets(source, split, streaming=streaming, missing_ok=missing_ok, **options)
 
 
-def _shapes(split: str) -> datasets.Dataset:
+def _embedded(name: str, split: str) -> datasets.Dataset:
     try:
-        return shapes.make(split)
+        return EMBEDDED[name].make(split)
     except ValueError as error:
         raise DataError(str(error)) from None
 

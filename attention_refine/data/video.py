@@ -23,6 +23,7 @@ from PIL import Image
 
 from attention_refine.data.columns import DataError
 from attention_refine.data.images import to_rgb
+from attention_refine.filming import pyav
 
 FILMS = frozenset(
     (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")
@@ -94,14 +95,6 @@ def _is_moving_picture(source: Any) -> bool:
     return head.startswith((b"GIF8", b"\x89PNG")) or head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
 
-def _pyav() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("videos are decoded by PyAV: pip install attention-refine[video]") from error
-    return av
-
-
 class Film:
     """A file that PyAV decodes; see :func:`open_video`.
 
@@ -133,7 +126,7 @@ class Film:
         self._container.close()
 
     def _open(self) -> None:
-        av = _pyav()
+        av = pyav()
         if not isinstance(self._source, str):
             self._source.seek(0)
         self._container = av.open(self._source, metadata_errors="replace")

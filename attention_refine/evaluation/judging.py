@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from attention_refine import maps as map_functions
 from attention_refine import metrics
 from attention_refine.backbones import logits_of, reading_site
+from attention_refine.backbones.scopes import quiet
 from attention_refine.evaluation.altered import Sanity, attribution_maps
 from attention_refine.evaluation.measures import ATTRIBUTED, CONTROLS, measure_maps, names_of
 from attention_refine.evaluation.perturbed import perturb
@@ -106,6 +108,8 @@ class Judge:
         """``{position: {"sample": values, "curves": curves, "classes": number}}`` of a batch."""
         pixels = batch["pixel_values"].to(self.device)
         logits, maps = self.look(pixels, batch["index"])
+        if "more_clips" in batch:
+            logits = self._averaged(logits, batch["more_clips"])
         self._check_labels(batch, logits.shape[1])
         entries = self._predictions(batch, logits.float().cpu())
         curves: list[dict[str, Any]] = [{} for _ in entries]
@@ -113,6 +117,13 @@ class Judge:
         classes = logits.shape[1]
         records = zip(batch["position"], entries, curves)
         return {position: {"sample": entry, "curves": lines, "classes": classes} for position, entry, lines in records}
+
+    @torch.no_grad()
+    def _averaged(self, logits: Tensor, others: Tensor) -> Tensor:
+        """Logits averaged over those of a video's other clips ``(B, n, 3, T, H, W)``."""
+        with quiet(self.model):
+            found = [logits, *(logits_of(self.model(clips.to(self.device))) for clips in others.unbind(1))]
+        return torch.stack([each.float() for each in found]).mean(0)
 
     def _check_labels(self, batch: dict[str, Any], outputs: int) -> None:
         if self.classes and self.classes != outputs:
@@ -162,12 +173,14 @@ class Judge:
                 made[name] = grad_cam if maps is None else self._first(maps, target)
         # Noise at the size of the first map: coarse and fine noise score differently. The centre at the image's: it is
         # one control for all models, whatever their grid.
-        size = tuple(next(iter(made.values())).shape[-2:]) if made else (7, 7)
+        size = tuple(next(iter(made.values())).shape[2:]) if made else (7,) * (pixels.ndim - 2)
         for name in self.sources:
             if name not in made and name == "random":
-                made[name] = metrics.random_maps(index, size, self.seed)
+                noise = metrics.random_maps(index, (math.prod(size[:-1]), size[-1]), self.seed)
+                made[name] = noise.reshape(len(index), 1, *size)
             elif name not in made:
-                made[name] = metrics.centre_maps(len(index), image_size(pixels)[-2:])
+                spot = metrics.centre_maps(len(index), image_size(pixels)[-2:])
+                made[name] = spot if pixels.ndim == 4 else spot[:, :, None].expand(-1, -1, pixels.shape[2], -1, -1)
         made = {name: made[name].detach().float().to(self.device) for name in self.sources}
         for name, maps in made.items():
             broken = (~maps.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()

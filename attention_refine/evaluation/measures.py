@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attention_refine import metrics
 from attention_refine.metrics.truth import measurable
+from attention_refine.metrics.volume import laid_out
 
 
 @dataclass(frozen=True)
@@ -212,24 +213,29 @@ def measure_maps(
     """``{name: (B,)}`` of every measure that needs no forward; NaN where a sample lacks what it is compared with.
 
     Args:
-        maps: ``(B, 1, h, w)``.
-        mask: ``(B, 1, H, W)`` uint8, or None where no sample has one; an empty mask is no ground truth.
+        maps: ``(B, 1, h, w)``; of clips ``(B, 1, t, h, w)``, measured over the volume.
+        mask: ``(B, 1, H, W)`` (of clips ``(B, 1, T, H, W)``) uint8, or None where no sample has one; an empty mask is no ground truth.
         boxes: one ``(n, 4)`` an image, or None.
         correct: ``(B,)`` bool, whether the prediction is right.
         cue: ``(B, 1, H, W)`` uint8, 1 on what should not be looked at, or None where no sample has any.
         kinds: of measure; for ``"attribution"`` the maps are integrated gradients.
     """
     values = {}
-    mask = None if mask is None else measurable(mask)
+    given, cued = maps.flatten(2, 3) if maps.ndim == 5 else maps, maps
+    if cue is not None:
+        cued, cue = laid_out(maps, cue)
+    if mask is not None:
+        maps, mask = laid_out(maps, mask)
+        mask = measurable(mask)
     for name in names_of(measures, *kinds):
         measure, options = MEASURES[name], measures[name]
         if measure.function is None:
             continue  # given by what made the maps
         if measure.kind == "shape":
-            found = measure.function(maps, **options)
+            found = measure.function(given, **options)
         elif measure.kind == "cue":
             nothing = maps.new_full((len(maps),), torch.nan)
-            found = nothing if cue is None else measure.function(maps, cue, **options)
+            found = nothing if cue is None else measure.function(cued, cue, **options)
         elif mask is None or (measure.kind == "boxes" and boxes is None):
             found = maps.new_full((len(maps),), torch.nan)
         elif measure.kind == "boxes":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_refine import metrics
 from attention_refine.evaluation.measures import MEASURES, names_of, read, sharing
+from attention_refine.metrics.volume import on_sheets
 
 
 def perturb(
@@ -27,8 +28,12 @@ def perturb(
     """``{name: (B,)}`` of measures that need forwards, and ``{name: (curve (B, n), fractions (n,))}`` of their curves.
 
     Measures that share a function share its run, and the options of the one that has some. Insertion and deletion
-    share one too, unless either has options.
+    share one too, unless either has options. Of clips pixels of all frames are taken out, or put back, in one order.
     """
+    begun: dict[str, Tensor] = {}
+    if pixel_values.ndim == 5:
+        net, pixel_values, maps, blurred = on_sheets(net, pixel_values, maps)
+        begun = {"insertion_baseline": blurred}
     given = {"target": target, "labels": labels, "n_steps": n_steps, "score": score, "batch_size": batch_size}
 
     def run(function: Any, options: Mapping[str, Any]) -> Any:
@@ -38,9 +43,11 @@ def perturb(
     wanted = names_of(measures, "forwards")
     results: dict[str, Any] = {}
     if "insertion" in wanted and "deletion" in wanted and not measures["insertion"] and not measures["deletion"]:
-        results |= run(metrics.insertion_and_deletion, {})._asdict()
+        results |= run(metrics.insertion_and_deletion, begun)._asdict()
     for function, names in sharing(name for name in wanted if name not in results).items():
         options = next((measures[name] for name in names if measures[name]), {})
+        if names == ["insertion"] and begun:
+            options = {"baseline": begun["insertion_baseline"], **options}
         results |= dict.fromkeys(names, run(function, options))
     curves = {name: read(results[name], MEASURES[name].curve) for name in wanted if MEASURES[name].curve is not None}
     return (

@@ -33,8 +33,15 @@ def map_targets(batch: dict[str, Any], kind: str = "auto", dilation: float = 0.0
     target, known, given = _first_of_each(batch) if kind == "auto" else _of_kind(batch, kind)
     pixels = round(dilation * min(target.shape[-2:]))
     if pixels:
-        target = 1 - grown(1 - target, pixels) if kind == "cue" else grown(target, pixels) * known
+        target = 1 - _grown(1 - target, pixels) if kind == "cue" else _grown(target, pixels) * known
     return target, known, given
+
+
+def _grown(target: Tensor, pixels: int) -> Tensor:
+    """Grown in the picture, and not in time: frame by frame on clips."""
+    if target.ndim == 4:
+        return grown(target, pixels)
+    return grown(target.flatten(0, 2)[:, None], pixels).reshape(target.shape)
 
 
 def on_grid(target: Tensor, known: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from attention_refine.backbones.scopes import own_randomness
 from attention_refine.metrics.localisation import mask_correlation
 from attention_refine.metrics.modules import GroupAccuracy
 from attention_refine.metrics.truth import measurable
+from attention_refine.metrics.volume import laid_out
 from attention_refine.training.config import DRIFTS, TrainingError
 from attention_refine.training.drift import StartingPredictions
 
@@ -108,7 +109,8 @@ def validate(
                 add("loss", task(logits, labels) * len(labels), len(labels))
             maps = getattr(output, "maps", None)
             if maps is not None and "mask" in batch:
-                correlation = mask_correlation(_shown(model, maps.detach(), logits).float(), measurable(batch["mask"]))
+                shown, mask = laid_out(_shown(model, maps.detach(), logits).float(), batch["mask"])
+                correlation = mask_correlation(shown, measurable(mask))
                 add("mask_correlation", correlation.nansum(), correlation.isfinite().sum())  # nan: no object
     if start is not None:
         moved = torch.cat(predictions)

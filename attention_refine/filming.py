@@ -1,0 +1,60 @@
+"""Video files written, and PyAV, which writes and reads them, where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+KINDS = {".mp4": ("mp4", "libx264", "yuv420p"), ".mkv": ("matroska", "ffv1", "bgr0")}
+
+
+def pyav() -> ModuleType:
+    """PyAV.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("videos are decoded and written by PyAV: pip install attention-refine[video]") from error
+    return av
+
+
+def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> None:
+    """Frames as a file: H.264 in mp4, FFV1, which is exact, in mkv, or a GIF.
+
+    Args:
+        path: its ending says which: ``.mp4``, ``.mkv`` or ``.gif``.
+        frames: (H, W, 3) uint8 each; mp4 repeats the last row or column of an odd side.
+        fps: frames a second.
+
+    Raises:
+        ValueError: another ending.
+        ImportError: PyAV is not installed; a GIF needs none.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gif":
+        first, *others = [Image.fromarray(frame) for frame in frames]
+        first.save(path, save_all=True, append_images=others, duration=1000 / fps, loop=0)
+        return
+    if suffix not in KINDS:
+        raise ValueError(f"{path} must end in .mp4, .mkv or .gif")
+    muxer, codec, pixels = KINDS[suffix]
+    options = {"crf": "14", "bf": "0"} if codec == "libx264" else {}
+    av = pyav()
+    with av.open(str(path), "w", format=muxer) as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.pix_fmt = pixels
+        for number, frame in enumerate(frames):
+            if suffix == ".mp4":
+                frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
+            if number == 0:
+                stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
+        container.mux(stream.encode(None))
