@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 import attention_refine as ar
 from attention_refine import data, shapes
-from attention_refine.data import DataError, Prepared, Transform, collate, load_dataset, save_edits
+from attention_refine.data import DataError, Prepared, Transform, collate, discard_edits, load_dataset, save_edits
 
 edit_train = partial(save_edits, split="train")
 RECIPE = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
@@ -110,6 +110,36 @@ def test_a_write_that_breaks_off_leaves_what_was_there(folder, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         edit_train(folder, [1, 2], [map_of(5), map_of(6)])
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+# taken back ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["classes", "csv"])
+def test_an_edit_can_be_taken_back_and_made_again(tmp_path, suffix):
+    folder = plain_folder(tmp_path, suffix)
+    names = ["0.png", "3.png"]
+    first = save_edits(folder, names, [map_of(0), map_of(3)])
+    left = discard_edits(folder, "0.png")
+    assert sum(first["edited"]) == 2 and sum(left["edited"]) == 1 and len(left) == 4
+    assert [bool(item["edited"]) for item in Prepared(left, RECIPE)] == left["edited"]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert discard_edits(folder, ["0.png", "1.png"])["edited"] == left["edited"], "there is nothing to take back"
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert sum(save_edits(folder, "0.png", map_of(7))["edited"]) == 2
+
+
+def test_a_map_that_lies_there_by_its_name_alone_can_be_taken_back(tmp_path):
+    folder = plain_folder(tmp_path, "classes")
+    (folder / "maps").mkdir()
+    np.save(folder / "maps" / "1.npy", map_of(1))
+    assert sum(load_dataset(folder)["edited"]) == 1
+    left = discard_edits(folder, "b/1.png")
+    assert sum(left["edited"]) == 0 and sorted(left["label"]) == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="no split of .* has all of 'zebra.png'|no image of .* is called 'zebra.png'"):
+        discard_edits(folder, "zebra.png")
+    with pytest.raises(DataError, match="is not a folder that exists"):
+        discard_edits(folder / "nowhere", "1.png")
 
 
 # by file name, from any form, of a split that is known -----------------------------------------------------------------

@@ -33,7 +33,7 @@ from attention_refine.data.columns import (
     split_few_labels,
     split_train_validation,
 )
-from attention_refine.data.edits import map_from_clicks, read_map, save_edits
+from attention_refine.data.edits import discard_edits, map_from_clicks, read_map, save_edits
 from attention_refine.data.fingerprint import difference, fingerprint
 from attention_refine.data.images import read_image, read_mask
 from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
@@ -58,6 +58,7 @@ __all__ = [
     "collate",
     "describe",
     "difference",
+    "discard_edits",
     "fingerprint",
     "group_names",
     "is_multi_label",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,7 +26,7 @@ from attention_refine.data.images import open_image
 from attention_refine.data.listing import canonical_split, list_folder, split_folders
 from attention_refine.data.metadata import METADATA, existing, metadata_lines
 from attention_refine.data.sources import load_dataset
-from attention_refine.files import atomic_files
+from attention_refine.files import atomic_file, atomic_files
 
 FORMATS = ("npy", "png")
 
@@ -78,6 +78,38 @@ def save_edits(
     if not folder.is_dir():
         raise DataError(f"{str(dataset)!r} is not a folder that exists: give one, or a dataset in memory")
     split = _in_folder(folder, split, edits, format)
+    return load_dataset(folder, split)
+
+
+def discard_edits(
+    folder: str | Path, index: str | Path | Sequence[str | Path], *, split: str | None = None
+) -> datasets.Dataset:
+    """Take the edits of images back: their lines get ``"edited": false``, so that nothing learns them; the maps stay.
+
+    Args:
+        folder: of images.
+        index: the image's file, or several, named as in :func:`save_edits`; one without an edit stays as it is.
+        split: of the folder.
+
+    Returns:
+        The folder's split.
+
+    Raises:
+        DataError: as :func:`save_edits`.
+    """
+    wanted = [index] if isinstance(index, (str, Path)) else list(index)
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{str(folder)!r} is not a folder that exists")
+    split, rows = _split_of(folder, split, wanted)
+    chosen = _found(wanted, [row["_image"] for row in rows], f"the split {split!r} of {folder}")
+    images = {rows[i]["_image"] for i in chosen if is_edited(rows[i].get("edited"), rows[i].get("_maps"))}
+    for file, of_line, lines in _lines_of(folder, split, rows, images):
+        for image, line in zip(of_line, lines):
+            if image in images:
+                line.update(edited=False)
+        with atomic_file(file) as path:
+            _write_lines(path, lines, file.suffix)
     return load_dataset(folder, split)
 
 
@@ -212,14 +244,8 @@ def _in_folder(folder: Path, split: str | None, edits: list[tuple[Any, np.ndarra
     split, rows = _split_of(folder, split, wanted)
     chosen = _found(wanted, [row["_image"] for row in rows], f"the split {split!r} of {folder}")
     edited = {rows[i]["_image"]: values for i, (_, values) in zip(chosen, edits)}
-    here = split_folders(folder, split)[split]
-    for file, lines in _metadata(here, folder, rows, edited).items():
-        of_line = [existing(file, line.get("file_name"), "file_name", str(file)) for line in lines]
+    for file, of_line, lines in _lines_of(folder, split, rows, edited):
         mine = {image: edited[image] for image in of_line if image in edited}
-        if not mine:
-            continue
-        if file.suffix == ".parquet":
-            raise DataError(f"{file} cannot be edited in place: store the metadata as metadata.jsonl or .csv")
         targets = {image: file.parent / "maps" / f"{Path(image).relative_to(file.parent)}.{format}" for image in mine}
         for image, line in zip(of_line, lines):
             if image in mine:
@@ -232,6 +258,23 @@ def _in_folder(folder: Path, split: str | None, edits: list[tuple[Any, np.ndarra
                     _write_map(out, values, format)
             _write_lines(metadata, lines, file.suffix)
     return split
+
+
+def _lines_of(
+    folder: Path, split: str, rows: list[dict], images: Collection[str]
+) -> Iterator[tuple[Path, list[str], list[dict]]]:
+    """Each metadata file that names one of the images, or is to: the image of each line, and the lines.
+
+    Raises:
+        DataError: it is a file that cannot be edited in place.
+    """
+    for file, lines in _metadata(split_folders(folder, split)[split], folder, rows, images).items():
+        of_line = [existing(file, line.get("file_name"), "file_name", str(file)) for line in lines]
+        if not set(of_line).intersection(images):
+            continue
+        if file.suffix == ".parquet":
+            raise DataError(f"{file} cannot be edited in place: store the metadata as metadata.jsonl or .csv")
+        yield file, of_line, lines
 
 
 def _split_of(folder: Path, split: str | None, wanted: Sequence[int | str | Path]) -> tuple[str, list[dict]]:
@@ -267,7 +310,7 @@ def _any_split(folder: Path) -> str:
     )
 
 
-def _metadata(here: Path, root: Path, rows: list[dict], edited: dict[str, Any]) -> dict[Path, list[dict]]:
+def _metadata(here: Path, root: Path, rows: list[dict], edited: Collection[str]) -> dict[Path, list[dict]]:
     """The lines of each metadata file of a split, those of edited images that had none added.
 
     Where there is no file, one is to be made, with a line for every image.
