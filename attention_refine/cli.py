@@ -1,5 +1,5 @@
-"""The command line: ``attention-refine demo | check | finetune | evaluate | compare | audit | repair | explain | push | pull |
-inspect | backbones``."""
+"""The command line: ``attention-refine demo | check | finetune | evaluate | compare | audit | repair | explain | edit | serve |
+space | push | pull | inspect | backbones``."""
 
 from __future__ import annotations
 
@@ -156,6 +156,34 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     explain.add_argument("--whole", action="store_true", help="look at the whole photograph, not at its middle")
     _add_device(explain)
 
+    edit = _command(
+        commands, "edit", _edit, "draw a dataset's maps in the browser, worst image first, and repair the model"
+    )
+    edit.add_argument("model", metavar="MODEL", help="saved folder, run folder or Hub id")
+    edit.add_argument("data", metavar="DATA", help="folder of images, which the drawn maps are written into")
+    _add_dataset(edit)
+    edit.add_argument(
+        "--goal", default="accuracy", choices=("accuracy", "map", "parts"), help="of a repair (default: %(default)s)"
+    )
+    edit.add_argument("--recipe", help="YAML file or shipped config that a repair trains, not what is recommended")
+    _add_address(edit)
+    _add_device(edit)
+    _add_sections(edit, words, only=("training", "evaluation"))
+
+    serve = _command(
+        commands, "serve", _serve, "a page to drop images on: predictions, several maps side by side, a map to draw"
+    )
+    serve.add_argument("model", metavar="MODEL", help="saved folder, run folder or Hub id")
+    serve.add_argument("--data", help="folder of images: the editor of its maps, as a further page")
+    _add_dataset(serve)
+    _add_address(serve)
+    _add_device(serve)
+
+    space = _command(commands, "space", _space, "write a Hugging Face Space with the page of serve")
+    space.add_argument("model", metavar="MODEL", help="saved folder, which is copied, or Hub id, fetched there")
+    space.add_argument("folder", metavar="FOLDER", help="folder to write, which holds nothing yet")
+    space.add_argument("--title", help="of the Space (default: the model's name)")
+
     inspect = _command(commands, "inspect", _inspect, "say what a saved model is: backbone, site, head, classes, size")
     inspect.add_argument("model", metavar="MODEL", help="saved folder or Hub id; of the latter no weight is fetched")
     inspect.add_argument("--revision", help="branch, tag or commit of a Hub id")
@@ -195,6 +223,25 @@ def _command(commands: Any, name: str, run: Any, help: str) -> argparse.Argument
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", default="train", help="split whose maps are edited (default: %(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=_positive,
+        default=200,
+        help="audit so many images, the rest stand behind (default: %(default)s)",
+    )
+    parser.add_argument("--output", default="edit", help="folder for audit and repairs (default: %(default)s)")
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets others in (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="0 for a free one (default: %(default)s)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
 def _device(given: str | None) -> torch.device:
@@ -509,6 +556,40 @@ def _image_files(path: Path, output: Path) -> list[Path]:
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith((".", "__", "@")) for part in path.parts)
+
+
+def _edit(arguments: argparse.Namespace) -> None:
+    from .app import edit
+
+    overrides = _overrides(arguments)
+    if "output_dir" in overrides.get("training", {}):
+        raise ValueError("repairs write to folders of --output: give that in place of --training.output_dir")
+    edit(
+        _model_folder(arguments.model), arguments.data, arguments.output, split=arguments.split, limit=arguments.limit,
+        goal=arguments.goal, recipe=arguments.recipe, overrides=overrides, device=_device(arguments.device),
+        host=arguments.host, port=arguments.port, open_page=arguments.open,
+    )  # fmt: skip
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from .app import edit, serve
+
+    model, device = _model_folder(arguments.model), _device(arguments.device)
+    address = {"host": arguments.host, "port": arguments.port, "open_page": arguments.open}
+    if arguments.data is None:
+        serve(model, device=device, **address)
+    else:
+        edit(
+            model, arguments.data, arguments.output, split=arguments.split, limit=arguments.limit, device=device,
+            first="live", **address,
+        )  # fmt: skip
+
+
+def _space(arguments: argparse.Namespace) -> None:
+    from .app import write_space
+
+    folder = write_space(_model_folder(arguments.model), arguments.folder, title=arguments.title)
+    print(f"space: {folder}\nsend it: hf upload USER/NAME {folder} --repo-type space")
 
 
 def _inspect(arguments: argparse.Namespace) -> None:

@@ -182,7 +182,7 @@ def _audited(
     recipe: Recipe, model: RefinedModel, test: Any, output: Path, which: str, limit: int | None
 ) -> Sequence[Any]:
     found = examined(
-        model, prepare_evaluation(recipe, model, test), map=_map_of(model), groups=recipe.evaluation.groups, limit=limit,
+        model, prepare_evaluation(recipe, model, test), map=map_of(model), groups=recipe.evaluation.groups, limit=limit,
         batch_size=recipe.evaluation.batch_size, seed=recipe.training.seed, progress=recipe.training.progress,
     )  # fmt: skip
     write(*found, output / "audit", title=f"Audit {which}: what the model looks at")
@@ -190,7 +190,7 @@ def _audited(
     return found
 
 
-def _map_of(model: RefinedModel) -> str:
+def map_of(model: RefinedModel) -> str:
     """Its own map; of a token transformer without a head gradient rollout, since its Grad-CAM is no better than chance."""
     tokens = model.head is None and model.backbone.site is not None and model.backbone.site.layout.format == "NLC"
     return "gradient_rollout" if tokens else "model"
