@@ -145,9 +145,14 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     repair.add_argument("--limit", type=_positive, help="audit so many test images only, spread over the split")
     _add_sections(repair, words)
 
-    explain = _command(commands, "explain", _explain, "write images with the model's map drawn over them")
+    explain = _command(commands, "explain", _explain, "write images, or videos, with the model's map drawn over them")
     explain.add_argument("model", metavar="MODEL", help="saved folder or Hub id")
-    explain.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
+    explain.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files or folders; of a model of clips videos, written as mp4 and gif",
+    )
     explain.add_argument("--output", default="explained", help="folder to write to (default: %(default)s)")
     explain.add_argument(
         "--method", default="auto",
@@ -505,18 +510,18 @@ def _explain(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from .data import DataError
-    from .explanation import explain_image
     from .hub import load
 
     model = load(arguments.model, device=_device(arguments.device))
     output = Path(arguments.output)
-    files = [file for given in arguments.images for file in _image_files(Path(given), output)]
+    clips = len(model.preprocessing["input_size"]) == 4
+    files = [file for given in arguments.images for file in _image_files(Path(given), output, clips)]
     output.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     broken: list[Path] = []
     for file in tqdm(files, desc="explaining", disable=len(files) < 2):
         try:
-            found = explain_image(model, file, arguments.method, whole=arguments.whole)
+            found = model.show(file, method=arguments.method, whole=arguments.whole)
         except DataError as error:
             if len(files) == 1:
                 raise
@@ -527,15 +532,19 @@ def _explain(arguments: argparse.Namespace) -> None:
         while name in taken:  # a/cat.jpg and b/cat.jpg
             name += "_"
         taken.add(name)
-        found.save(output / f"{name}.png")
-        tqdm.write(f"{file}: {found.caption} -> {output / name}.png")
+        written = [output / f"{name}{ending}" for ending in ((".mp4", ".gif") if clips else (".png",))]
+        for path in written:
+            found.save(path)
+        tqdm.write(f"{file}: {found.caption} -> {', '.join(map(str, written))}")
     if broken:
         raise ValueError(f"{len(broken)} of {len(files)} images could not be explained: {', '.join(map(str, broken))}")
 
 
-def _image_files(path: Path, output: Path) -> list[Path]:
-    """An image, or those of a folder, without hidden ones and those that an earlier run wrote to ``output``."""
+def _image_files(path: Path, output: Path, clips: bool = False) -> list[Path]:
+    """An image (a video, for a model of clips), or those of a folder, without hidden ones and those that an earlier run
+    wrote to ``output``."""
     from .data.listing import CLOSED, readable
+    from .data.video import FILMS, MOVING
 
     if path.is_file():
         return [path]
@@ -548,7 +557,10 @@ def _image_files(path: Path, output: Path) -> list[Path]:
     if closed:
         print(f"attention-refine: {len(closed)} images are of kinds that Pillow cannot open here: {', '.join(closed[:3])}",
               file=sys.stderr)  # fmt: skip
-    files = [file for file in inside if file.suffix.lower() in readable() and file.is_file()]
+    endings = FILMS | MOVING if clips else readable()
+    files = [file for file in inside if file.suffix.lower() in endings and file.is_file()]
+    if not files and clips:
+        raise ValueError(f"{path} holds no videos, such as .mp4, .webm, .avi, .mov, .mkv or .gif")
     if not files:
         raise ValueError(f"{path} holds no images that can be opened, such as .jpg, .png, .gif, .webp or .tif")
     return files

@@ -111,7 +111,7 @@ def explain_image(
     """
     from .backbones.scopes import quiet
 
-    wanted = _class_index(model, target)
+    wanted = class_index(model, target)
     picture = read_image(image, str(image) if isinstance(image, (str, Path)) else "the image")
     method = model.explained_by(method)
     with torch.no_grad(), quiet(model):
@@ -127,7 +127,6 @@ def explain_image(
         drawn.thumbnail((LONGEST, LONGEST))
     across, down = drawn.width / picture.width, drawn.height / picture.height
     fitted = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    source = f"Map of the {model.head.name} head" if own else f"Map by {method}"
     return Explanation(
         label=model.labels[best],
         score=float(scores[best]),
@@ -135,8 +134,12 @@ def explain_image(
         method=method,
         map=heat,
         box=box,
-        note=f"{source}; {seen}.",
+        note=f"{whose_map(model, method)}; {seen}.",
     )
+
+
+def whose_map(model: RefinedModel, method: str) -> str:
+    return f"Map of the {model.head.name} head" if method == "model" else f"Map by {method}"
 
 
 Looked = tuple[Tensor, Tensor, tuple[float, float, float, float], str]  # pixels, logits, box, what was seen in words
@@ -174,7 +177,12 @@ def _predicted(model: RefinedModel, transform: Transform, picture: Image.Image) 
     return pixel_values, model(pixel_values, compute_losses=False).logits
 
 
-def _class_index(model: RefinedModel, target: Any) -> int | None:
+def class_index(model: RefinedModel, target: Any) -> int | None:
+    """The index of a class given by index or by name; None for none.
+
+    Raises:
+        ValueError: no such class.
+    """
     if isinstance(target, str):
         if target not in model.labels:
             raise ValueError(f"target {target!r} is not one of the model's classes: {', '.join(model.labels[:20])}")

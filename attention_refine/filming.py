@@ -26,22 +26,23 @@ def pyav() -> ModuleType:
     return av
 
 
-def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> None:
+def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float, kind: str | None = None) -> None:
     """Frames as a file: H.264 in mp4, FFV1, which is exact, in mkv, or a GIF.
 
     Args:
         path: its ending says which: ``.mp4``, ``.mkv`` or ``.gif``.
         frames: (H, W, 3) uint8 each; mp4 repeats the last row or column of an odd side.
         fps: frames a second.
+        kind: one of these endings, in place of the path's.
 
     Raises:
         ValueError: another ending.
         ImportError: PyAV is not installed; a GIF needs none.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = kind or Path(path).suffix.lower()
     if suffix == ".gif":
         first, *others = [Image.fromarray(frame) for frame in frames]
-        first.save(path, save_all=True, append_images=others, duration=1000 / fps, loop=0)
+        first.save(path, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
         return
     if suffix not in KINDS:
         raise ValueError(f"{path} must end in .mp4, .mkv or .gif")

@@ -40,6 +40,7 @@ from .objectives.base import objectives as objective_names
 from .output import RefinedOutput
 
 if TYPE_CHECKING:
+    from .clip_explanation import ClipExplanation
     from .explanation import Explanation
     from .hf_auto.config import RefinedConfig
 
@@ -396,22 +397,26 @@ class RefinedModel(nn.Module):
         from .data import Transform, read_clip, read_image
 
         where = str(image) if isinstance(image, (str, Path)) else "the image"
-        read = (
-            read_image(image, where)
-            if len(self.preprocessing["input_size"]) == 3
-            else read_clip(image, self.preprocessing)
-        )
+        clips = len(self.preprocessing["input_size"]) == 4
+        read = read_clip(image, self.preprocessing).frames if clips else read_image(image, where)
         pixels = Transform(self.preprocessing)(read)["pixel_values"]
         return pixels[None].to(next(self.parameters()).device)
 
     def show(
         self, image: Any, target: int | str | None = None, method: str = "auto", whole: bool = False
-    ) -> Explanation:
+    ) -> Explanation | ClipExplanation:
         """The whole photograph with the map over what the model saw of it, the class and its probability.
 
         In a notebook it shows itself; ``.save("shown.png")`` writes it. Arguments, attributes and errors are those of
-        :func:`attention_refine.explanation.explain_image`.
+        :func:`attention_refine.explanation.explain_image`. A model of clips takes a video, and shows its frames:
+        :func:`attention_refine.clip_explanation.explain_clip`, without ``whole``.
         """
+        if len(self.preprocessing["input_size"]) == 4:
+            from .clip_explanation import explain_clip
+
+            if whole:
+                raise ValueError("whole=True is of photographs: a clip is looked at as the model was trained to")
+            return explain_clip(self, image, method=method, target=target)
         from .explanation import explain_image
 
         return explain_image(self, image, method=method, target=target, whole=whole)

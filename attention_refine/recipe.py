@@ -63,6 +63,10 @@ class ModelOptions(Options):
     head: str | dict | None = option(None, "head by name, or {name: ..., option: value}; none for a plain fine-tune")
     objectives: list[str | dict] = option([], "objectives, each by name or {name: ..., option: value}")
     image_size: int | None = option(None, "side in pixels; the backbone's own if not given", at_least=8)
+    frames: int | None = option(None, "of clips: how many frames; the backbone's own if not given", at_least=1)
+    fps: float | None = option(None, "of clips: frames a second", above=0)
+    stride: int | None = option(None, "of clips, in place of fps: every how many frames of the file", at_least=1)
+    short: str | None = option(None, "what shorter videos are filled up with: hold (the last frame), or loop")
     resolution: int = option(1, "by how much finer the last grid is to be, from the same weights: 2, 4", at_least=1)
     teacher: dict | None = option(
         None, "a teacher to train first, on the same data: the keys of this section that differ for it, such as "
@@ -263,7 +267,6 @@ def build_model(options: ModelOptions, labels: list[str]) -> RefinedModel:
         for objective in made:
             model.add_objective(objective)
         return model
-    size = {"input_size": [3, options.image_size, options.image_size]} if options.image_size else None
     try:
         return wrap(
             options.backbone,
@@ -271,11 +274,23 @@ def build_model(options: ModelOptions, labels: list[str]) -> RefinedModel:
             objectives=made,
             labels=labels,
             pretrained=options.pretrained,
-            preprocessing=size,
+            preprocessing=_preprocessing(options),
             resolution=options.resolution,
         )
     except UnsupportedBackbone as error:
         raise ValueError(f"backbone {options.backbone!r}: {error}") from error
+
+
+def _preprocessing(options: ModelOptions) -> dict[str, Any] | None:
+    """What the options say of the size and the sampling of what the model is shown."""
+    sampling = {name: getattr(options, name) for name in ("fps", "stride", "short")}
+    sampling = {name: value for name, value in sampling.items() if value is not None}
+    side, frames = options.image_size, options.frames
+    if frames is None and side is None:
+        return sampling or None
+    if frames is not None and side is None:
+        raise ValueError("model.frames needs model.image_size beside it: together they are the size of a clip")
+    return {"input_size": [3, *([] if frames is None else [frames]), side, side], **sampling}
 
 
 def _made(registry: Any, entry: str | dict[str, Any]) -> Any:

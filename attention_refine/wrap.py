@@ -89,7 +89,11 @@ def wrap(
             spec = replace(spec, origin=None)  # timm names a checkpoint even where none was loaded
     except NotRebuildable:
         spec = None  # works, but saving it will say why it cannot
-    full = {**_DEFAULT_PREPROCESSING, **(spec.preprocessing if spec else {}), **_known(preprocessing or {})}
+    given, own = _known(preprocessing or {}), dict(spec.preprocessing if spec else {})
+    for one, other in (("fps", "stride"), ("stride", "fps")):  # a clip has either
+        if given.get(one) is not None and other not in given:
+            own.pop(other, None)
+    full = {**_DEFAULT_PREPROCESSING, **own, **given}
     backbone = Backbone(net, spec, input_size=full["input_size"])
     classes = _count_classes(backbone, size)
     model = RefinedModel(backbone, head, made, labels or _names_of(net, classes), full)

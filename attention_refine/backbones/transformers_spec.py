@@ -9,7 +9,6 @@ from torch import nn
 from .clips import FramesFirst
 from .spec import IMAGENET, BackboneSpec, NotRebuildable, plain
 
-
 # Every how many frames of a film (of 25 or 30 a second) the published weights were shown, by model type; from their papers.
 STRIDES = {"videomae": 4, "timesformer": 32, "vivit": 2}
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from attention_refine.data.adopting import as_prepared
 from attention_refine.data.checking import Check, check
 from attention_refine.data.clip_sampling import ClipSampling
-from attention_refine.data.clips import read_clip
+from attention_refine.data.clips import Clip, read_clip
 from attention_refine.data.columns import (
     DataError,
     as_canonical,
@@ -45,6 +45,7 @@ from attention_refine.data.unlabeled import load_unlabeled
 
 __all__ = [
     "Check",
+    "Clip",
     "ClipSampling",
     "DataError",
     "Prepared",

@@ -38,12 +38,14 @@ class Clip:
         frames: ``(T, 3, H, W)`` uint8.
         mask, cue_mask: ``(T, H, W)`` uint8, 1 object (cue), 0 background, 255 void; None where there is none.
         short: the video is shorter than a clip.
+        rate: frames a second, at which the clip lasts as long as in the video.
     """
 
     frames: Tensor
     mask: np.ndarray | None = None
     cue_mask: np.ndarray | None = None
     short: bool = False
+    rate: float = 1.0
 
 
 def read_clips(row: dict[str, Any], where: str, sampling: ClipSampling, places: Sequence[float]) -> list[Clip]:
@@ -72,13 +74,14 @@ def read_clips(row: dict[str, Any], where: str, sampling: ClipSampling, places: 
                 known.of("mask", "bbox", clip),
                 known.of("cue_mask", "cue_bbox", clip),
                 short,
+                rate if sampling.fps is not None else rate / sampling.stride,
             )
             for clip, shown in zip(moments, frames.reshape(len(places), sampling.frames, *frames.shape[1:]))
         ]
 
 
-def read_clip(video: Any, preprocessing: Mapping[str, Any]) -> Tensor:
-    """``(T, 3, H, W)`` uint8, the middle of a video, as ``preprocessing`` samples it.
+def read_clip(video: Any, preprocessing: Mapping[str, Any]) -> Clip:
+    """The middle of a video, as ``preprocessing`` samples it.
 
     Args:
         video: a path or bytes.
@@ -88,7 +91,7 @@ def read_clip(video: Any, preprocessing: Mapping[str, Any]) -> Tensor:
         DataError: it cannot be read as a video.
     """
     where = str(video) if isinstance(video, (str, Path)) else "the video"
-    return read_clips({"video": video}, where, ClipSampling.of(preprocessing), [0.5])[0].frames
+    return read_clips({"video": video}, where, ClipSampling.of(preprocessing), [0.5])[0]
 
 
 def check_video(row: dict[str, Any], where: str, sampling: ClipSampling) -> None:

@@ -109,7 +109,7 @@ class Judge:
         pixels = batch["pixel_values"].to(self.device)
         logits, maps = self.look(pixels, batch["index"])
         if "more_clips" in batch:
-            logits = self._averaged(logits, batch["more_clips"])
+            logits = self.averaged(logits, batch["more_clips"])
         self._check_labels(batch, logits.shape[1])
         entries = self._predictions(batch, logits.float().cpu())
         curves: list[dict[str, Any]] = [{} for _ in entries]
@@ -119,7 +119,7 @@ class Judge:
         return {position: {"sample": entry, "curves": lines, "classes": classes} for position, entry, lines in records}
 
     @torch.no_grad()
-    def _averaged(self, logits: Tensor, others: Tensor) -> Tensor:
+    def averaged(self, logits: Tensor, others: Tensor) -> Tensor:
         """Logits averaged over those of a video's other clips ``(B, n, 3, T, H, W)``."""
         with quiet(self.model):
             found = [logits, *(logits_of(self.model(clips.to(self.device))) for clips in others.unbind(1))]

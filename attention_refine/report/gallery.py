@@ -18,6 +18,7 @@ from attention_refine.evaluation.judging import Judge, map_sources
 from attention_refine.evaluation.measures import MEASURES
 from attention_refine.evaluation.preparing import prepared_for, rows_of
 from attention_refine.evaluation.results import Evaluation
+from attention_refine.frames import map_strip, pictures_of, truth_strip
 from attention_refine.overlay import denormalize, outline, overlay
 
 CUE_LINE = (255, 60, 50)
@@ -109,12 +110,20 @@ class _View:
         item = self.items[position]
         row = int(item.get("index", position))
         logits, maps = self.judge.look(item["pixel_values"][None].to(self.judge.device), torch.tensor([row]))
-        picture, labels = denormalize(item["pixel_values"], self.preprocessing), item["labels"]
+        if "more_clips" in item:
+            logits = self.judge.averaged(logits, item["more_clips"][None])
+        pixels, labels = item["pixel_values"], item["labels"]
         several = labels.ndim == 1
         predicted = (logits[0] > 0).nonzero().flatten().tolist() if several else [int(logits[0].argmax())]
         true = labels.nonzero().flatten().tolist() if several else [int(labels)]
-        drawn = overlay(picture.convert("L"), maps["model"][0], alpha=0.55)  # on grey, every colour is the map's
-        outlined = outline(outline(picture, item.get("mask")), item.get("cue"), colour=CUE_LINE)
+        if pixels.ndim == 4:  # a clip: some of its frames in a row
+            frames = pictures_of(pixels, self.preprocessing)
+            drawn = map_strip(frames, maps["model"][0, 0])
+            outlined = truth_strip(frames, item.get("mask"), item.get("cue"), CUE_LINE)
+        else:
+            picture = denormalize(pixels, self.preprocessing)
+            drawn = overlay(picture.convert("L"), maps["model"][0], alpha=0.55)  # on grey, every colour is the map's
+            outlined = outline(outline(picture, item.get("mask")), item.get("cue"), colour=CUE_LINE)
         names = [", ".join(self.classes[i] for i in each) for each in (true, predicted)]
         return _Look(outlined, drawn, names[0], names[1] or "nothing", predicted == true, row)
 
