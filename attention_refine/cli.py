@@ -4,6 +4,7 @@ space | push | pull | inspect | backbones``."""
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import typing
 from dataclasses import MISSING, fields
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     if left:
         parser.error(_unknown(left))
     try:
+        _check_alone(arguments)
         code = arguments.run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -38,6 +40,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"attention-refine: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     return code or 0
+
+
+def _check_alone(arguments: argparse.Namespace) -> None:
+    """Only ``finetune`` shares its work; several processes of another command would write to the same files."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if several > 1 and arguments.run is not _finetune:
+        raise ValueError(
+            f"{arguments.run.__name__.strip('_')} runs in one process, and torchrun or accelerate launch started "
+            f"{several}: start it by itself. finetune is the command that shares its work"
+        )
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
@@ -357,6 +369,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
             raise ValueError("name a YAML file or one of the shipped configs above")
         return
     done = run(Recipe.load(shipped(arguments.config), _overrides(arguments)))
+    if int(os.environ.get("RANK", 0)) > 0:  # of several processes one prints
+        return
     if done.evaluation is not None:
         print(done.evaluation)
     print(f"model: {done.model_path}\nreport: {done.report_path}")

@@ -45,7 +45,7 @@ from .objectives.base import objectives
 from .options import Options, option
 from .propagation import propagation
 from .report import galleries, strips, write_report
-from .training import TrainingConfig, TrainingResult, finetune
+from .training import TrainingConfig, finetune, make_accelerator
 from .wrap import wrap
 
 
@@ -349,9 +349,10 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
         recipe: the whole run.
         splits: from :func:`load_splits`, to share them between runs; loaded here if not given.
     """
+    accelerator = make_accelerator(recipe.training)
     splits = splits or load_splits(recipe.data, recipe.training.seed)
     if recipe.data.propagate is not None:
-        splits = {**splits, "train": _propagated(recipe, splits)}
+        splits = {**splits, "train": _propagated(recipe, splits, accelerator)}
     options = recipe.model if recipe.model.teacher is None else _taught(recipe, splits)
     torch.manual_seed(recipe.training.seed)  # the fresh classifier and head
     model = build_model(options, class_names(splits["train"]))
@@ -363,13 +364,16 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
         recipe.training,
         eval_dataset=prepare_evaluation(recipe, model, splits["validation"]),
         unlabeled=None if unlabeled is None else prepare_training(recipe, model, unlabeled, labeled=False),
+        accelerator=accelerator,
     )
-    with atomic_file(output / "recipe.yaml") as path:
-        path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    if accelerator.is_main_process:
+        with atomic_file(output / "recipe.yaml") as path:
+            path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
     evaluation = None
     if "test" in splits:
-        evaluation = judge(recipe, model, splits["test"], output)
-        _judge_last(recipe, result, splits["test"], output, next(model.parameters()).device)
+        evaluation = judge(recipe, model, splits["test"], output, accelerator)
+        if result.best_path is not None and result.best_step != result.steps:
+            _judge_last(recipe, result.last_path, splits["test"], output, accelerator)
     done = Run(
         model=model,
         history=result.history,
@@ -378,18 +382,16 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
         evaluation=evaluation,
         test=splits.get("test"),
     )
-    report(
-        {output.name: done}, done.report_path, title=f"{output.name} on {recipe.data.source}", config=recipe.to_dict()
-    )
+    if accelerator.is_main_process:
+        title = f"{output.name} on {recipe.data.source}"
+        report({output.name: done}, done.report_path, title=title, config=recipe.to_dict())
     return done
 
 
-def _judge_last(recipe: Recipe, result: TrainingResult, split: Any, output: Path, device: torch.device) -> None:
+def _judge_last(recipe: Recipe, path: str, split: Any, output: Path, accelerator: Any) -> None:
     """The last model's cheap measures, where it is another than the best one: ``compare`` shows both."""
-    if result.best_path is None or result.best_step == result.steps:
-        return
     quick = replace(recipe, evaluation=replace(recipe.evaluation, perturbation_images=0))
-    judge(quick, load(result.last_path, device=device), split, output / LAST)
+    judge(quick, load(path, device=accelerator.device), split, output / LAST, accelerator)
 
 
 def _taught(recipe: Recipe, splits: dict[str, Any]) -> ModelOptions:
@@ -413,7 +415,7 @@ PROPAGATION = (
 )  # fmt: skip
 
 
-def _propagated(recipe: Recipe, splits: dict[str, Any]) -> Any:
+def _propagated(recipe: Recipe, splits: dict[str, Any], accelerator: Any) -> Any:
     """The training images with masks for all of them, by models trained first in ``<output_dir>/propagate/round-<n>``.
 
     Each round's model learns from the masks of the round before; what people annotated stays theirs throughout.
@@ -423,7 +425,7 @@ def _propagated(recipe: Recipe, splits: dict[str, Any]) -> Any:
     if unknown:
         raise ValueError(f"data.propagate: key {unknown[0]!r} is not one of {', '.join(PROPAGATION)}")
     if given.get("method") == "segmenter":
-        return _segmented(recipe, given, splits["train"])
+        return _segmented(recipe, given, splits["train"], accelerator)
     rounds = given.pop("rounds", 1)
     if not isinstance(rounds, int) or rounds < 1:
         raise ValueError(f"data.propagate: rounds must be a whole number of 1 or more, got {rounds!r}")
@@ -439,16 +441,11 @@ def _propagated(recipe: Recipe, splits: dict[str, Any]) -> Any:
             training=TrainingConfig.from_dict(training | {"output_dir": str(folder)}),
         )
         done = run(stage, {**splits, "train": train})
-        found = propagation(
-            done.model, splits["train"], cache=folder / "maps", progress=recipe.training.progress, **given
-        )
-        with atomic_file(folder / "propagation.json") as path:
-            path.write_text(json.dumps(found.to_dict(), indent=1))
-        train = found.dataset
+        train = _masks(done.model, splits["train"], folder, recipe, accelerator, given)
     return train
 
 
-def _segmented(recipe: Recipe, given: dict[str, Any], train: Any) -> Any:
+def _segmented(recipe: Recipe, given: dict[str, Any], train: Any, accelerator: Any) -> Any:
     """The training images with masks from a segmenter on the features of a network that nobody trained for them."""
     unused = sorted(given.keys() & {"training", "rounds"})
     if unused:
@@ -456,12 +453,20 @@ def _segmented(recipe: Recipe, given: dict[str, Any], train: Any) -> Any:
     plain = {"teacher": None, "head": None, "objectives": [], "resolution": 1}
     options = ModelOptions.from_dict(recipe.model.to_dict() | plain | (given.pop("model", None) or {}))
     folder = Path(recipe.training.output_dir) / "propagate"
-    found = propagation(
-        build_model(options, class_names(train)), train, cache=folder / "maps", progress=recipe.training.progress,
-        **{"seed": recipe.training.seed} | given,
-    )  # fmt: skip
-    with atomic_file(folder / "propagation.json") as path:
-        path.write_text(json.dumps(found.to_dict(), indent=1))
+    model = build_model(options, class_names(train))
+    return _masks(model, train, folder, recipe, accelerator, {"seed": recipe.training.seed} | given)
+
+
+def _masks(
+    model: RefinedModel, train: Any, folder: Path, recipe: Recipe, accelerator: Any, given: dict[str, Any]
+) -> Any:
+    """The rows with the masks that a model gives; the first process makes them, the others read its maps."""
+    progress = recipe.training.progress and accelerator.is_main_process
+    with accelerator.main_process_first():
+        found = propagation(model, train, cache=folder / "maps", progress=progress, **given)
+        if accelerator.is_main_process:
+            with atomic_file(folder / "propagation.json") as path:
+                path.write_text(json.dumps(found.to_dict(), indent=1))
     return found.dataset
 
 
@@ -493,10 +498,11 @@ def _drawn(draw: Callable[..., dict[str, Any]], *of: Any) -> dict[str, Any]:
         return {}
 
 
-def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Evaluation:
+def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path, accelerator: Any = None) -> Evaluation:
     """The recipe's evaluation of a model on one split; ``evaluation.json`` and ``samples.csv`` go to ``output``.
 
-    A resumed run takes from ``output`` what is there already, of the same model, data and settings; else it judges anew.
+    The processes of an ``accelerate.Accelerator`` share the images. A resumed run takes from ``output`` what is there
+    already, of the same model, data and settings; else it judges anew.
     """
     options = recipe.evaluation
     judged = partial(
@@ -512,6 +518,7 @@ def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path) -> Eval
         seed=recipe.training.seed,
         progress=recipe.training.progress,
         output=output,
+        accelerator=accelerator,
     )
     try:
         return judged(resume=recipe.training.resume)

@@ -16,13 +16,17 @@ TESTS = Path(__file__).parent
 
 def in_two_processes(script: Path, *arguments: str | Path) -> None:
     """Run a script under torchrun on two processes of one thread each; it may import what lies beside it and here."""
-    path = os.pathsep.join(map(str, [script.parent, TESTS, TESTS.parent]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    torchrun(script, *arguments, PYTHONPATH=os.pathsep.join(map(str, [script.parent, TESTS, TESTS.parent])))
+
+
+def torchrun(*words: str | Path, **variables: str | None) -> str:
+    """What two processes of one thread each print; variables of the environment are set, or taken away by None."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    environment = {name: value for name, value in environment.items() if value is not None}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    done = subprocess.run(
-        [*launch, script, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def server_of(module: str) -> multiprocessing.context.BaseContext:

@@ -231,11 +231,6 @@ def test_what_says_nothing_of_its_rows_is_not_compared(tmp_path):
 # --- a run and an evaluation
 
 
-def folder_of_shapes(root, test="test"):
-    shapes.write(root, {"train": 12, test: 12}, size=64)
-    return root
-
-
 def test_a_resumed_training_whose_class_folders_were_swapped_is_refused(tmp_path):
     for i, name in enumerate(shapes.CLASSES):
         for j in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +132,13 @@ def evaluate(
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     journal = None
     if output is not None:
-        facts = {**settings, "weights": digest(model), "data": _of_first(partial(fingerprint, dataset), rank, world)}
+        # The first process's facts: other machines may hold copies of the data that were made at other times.
+        facts = _of_first(lambda: {**settings, "weights": digest(model), "data": fingerprint(dataset)}, rank, world)
         journal = Journal(Path(output), facts, resume, rank)
-        if accelerator is not None:
-            accelerator.wait_for_everyone()  # old files are gone, or read by all, before a new one is begun
+        wait = (lambda: None) if accelerator is None else accelerator.wait_for_everyone
+        wait()  # old files are read by all before they go
+        journal.begin()
+        wait()  # and gone before new ones come
 
     records = dict(journal.done) if journal else {}
     done, total = (
@@ -180,7 +182,7 @@ def _spread(count: int, size: int | None) -> Container:
 
 
 def _of_first(found: Callable[[], Any], rank: int, world: int) -> Any:
-    """The first process's value on all: other machines may hold copies of the data that were made at other times."""
+    """The first process's value on all."""
     value = [found() if rank == 0 else None]
     if world > 1:
         torch.distributed.broadcast_object_list(value)

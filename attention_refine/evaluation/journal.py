@@ -36,7 +36,7 @@ class Journal:
     Args:
         settings: all that decides the values; kept beside the records. ``data`` in it is the dataset's fingerprint.
         resume: read what is there (it is ``done``, by position) instead of removing it.
-        rank: of this process. The first one removes and begins the folder; wait for it before :meth:`add`.
+        rank: of this process.
 
     Raises:
         OtherEvaluation: ``resume`` with other settings, naming the first that differs.
@@ -45,14 +45,18 @@ class Journal:
     def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool, rank: int):
         self.parts, self.rank, self.done = folder / "parts", rank, {}
         self.file: Path | None = None
-        settings = json.loads(json.dumps(settings))
-        if resume and (self.parts / "settings.json").exists():
-            self._check(json.loads((self.parts / "settings.json").read_text(encoding="utf-8")), settings)
+        self.settings = json.loads(json.dumps(settings))
+        self.goes_on = resume and (self.parts / "settings.json").exists()
+        if self.goes_on:
+            self._check(json.loads((self.parts / "settings.json").read_text(encoding="utf-8")), self.settings)
             self.done = self._read()
-        elif rank == 0:
+
+    def begin(self) -> None:
+        """Remove what is not gone on with; the first process does, and all wait before it and before :meth:`add`."""
+        if self.rank == 0 and not self.goes_on:
             shutil.rmtree(self.parts, ignore_errors=True)
             self.parts.mkdir(parents=True)
-            atomic_text(self.parts / "settings.json", json.dumps(settings, indent=1))
+            atomic_text(self.parts / "settings.json", json.dumps(self.settings, indent=1))
 
     def add(self, records: Mapping[int, dict]) -> None:
         """Keep the records of a batch."""

@@ -2,5 +2,6 @@
 
 from .config import TrainingConfig, TrainingError
 from .loop import TrainingResult, finetune
+from .starting import make_accelerator
 
-__all__ = ["TrainingConfig", "TrainingError", "TrainingResult", "finetune"]
+__all__ = ["TrainingConfig", "TrainingError", "TrainingResult", "finetune", "make_accelerator"]

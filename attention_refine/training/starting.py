@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,11 +29,20 @@ SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # no second derivatives through 
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """What a run's processes share their work by; of those that ``torchrun`` starts on a CPU as well.
+
+    Raises:
+        TrainingError: a tracker that is not installed.
+    """
+    if PartialState().num_processes == 1 and processes_started() > 1:  # accelerate joins them on a GPU unasked
+        PartialState._reset_state()
+        PartialState(cpu=True)
     precision = resolved_precision(config.mixed_precision)
     # Accelerate keeps one precision per Python process; an earlier run's must not decide this one's.
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
     accelerator = Accelerator(
+        cpu=PartialState().device.type == "cpu",
         mixed_precision=precision,
         log_with=config.log_with,
         project_dir=config.output_dir,
@@ -44,6 +54,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         atexit.unregister(_leave)
         atexit.register(_leave)
     return accelerator
+
+
+def processes_started() -> int:
+    """How many processes ``torchrun``, or ``accelerate launch``, has started for this run."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
 
 
 def resolved_precision(asked: str) -> str:
@@ -74,6 +89,11 @@ def check_setting(
         raise TrainingError(
             f"{accelerator.distributed_type.name} is not supported, because objectives differentiate twice: use "
             "several processes with DistributedDataParallel (torchrun, or accelerate launch --multi_gpu)"
+        )
+    if accelerator.num_processes == 1 and processes_started() > 1:
+        raise TrainingError(
+            f"{processes_started()} processes were started, and the accelerator given knows of one: each would train for "
+            "itself, in the same folder. Make it with Accelerator(cpu=True), or leave it out"
         )
     precision = accelerator.mixed_precision
     if config.mixed_precision not in ("no", "auto", precision):
