@@ -87,7 +87,9 @@ def check_labels(labels: Any, names: Sequence[str]) -> None:
     if labels is None or isinstance(labels, Tensor):
         return
     several = labels if isinstance(labels, (list, tuple)) else [labels]
-    remedy = f"torch.tensor({labels!r})" if all(isinstance(one, int) for one in several) else "torch.tensor([0, 3])"
+    remedy = (
+        f"torch.tensor({list(several)!r})" if all(isinstance(one, int) for one in several) else "torch.tensor([0, 3])"
+    )
     if several and all(isinstance(one, str) for one in several):
         known = [name for name in several if name in names]
         remedy = "torch.tensor([model.labels.index(name) for name in names])"

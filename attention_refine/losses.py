@@ -9,7 +9,7 @@ from torch import Tensor
 
 def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy for class indices ``(B,)``, binary cross-entropy for multi-hot labels ``(B, classes)``."""
-    if labels.ndim == 1 and not labels.is_floating_point():
+    if labels.ndim == 1 and not labels.is_floating_point() and len(labels) == len(logits):
         _check_classes(labels, logits.shape[1])
         return F.cross_entropy(logits.float(), labels.long(), label_smoothing=label_smoothing)
     if labels.shape != logits.shape:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +119,22 @@ def _names(labels: Any, num_labels: int | None) -> list[str]:
     if not isinstance(labels, Iterable):
         raise TypeError(f"labels must be a list of class names, got {labels!r}; a number of classes is num_labels")
     labels = list(labels)
-    if all(isinstance(label, int) for label in labels) and len(set(labels)) < len(labels):
-        raise ValueError(
-            f"labels are the names of the classes, each once, got the numbers {labels[:6]} …; those of a dataset's "
-            "images go to the model with each batch: model(pixel_values, labels=...)"
+    if not labels:
+        raise ValueError("labels is empty: it names the classes, each once")
+    of_images = "those of a dataset's images go to the model with each batch: model(pixel_values, labels=...)"
+    for label in labels:
+        if not isinstance(label, (str, Integral)) or label == "":
+            raise TypeError(f"labels must be a list of class names, got {label!r} among them; {of_images}")
+        if labels.count(label) > 1:
+            several = labels.count(label)
+            raise ValueError(
+                f"labels names the classes, each once, and {label!r} is there {several} times; {of_images}"
+            )
+    if len(labels) == 1:
+        warnings.warn(
+            f"labels={labels} is a single class, which every image then belongs to: name all classes that an image may be "
+            "of, for yes or no both",
+            stacklevel=3,
         )
     if num_labels is not None and num_labels != len(labels):
         raise ValueError(f"num_labels={num_labels} but {len(labels)} labels are given")

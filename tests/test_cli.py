@@ -88,6 +88,11 @@ def test_compare_reads_finished_evaluations(runs, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "refined" in said and "plain" in page.read_text()
     assert "at least two" in _refused(capsys, "compare", runs / "plain")
+    said = _refused(capsys, "compare", tmp_path, runs / "plain")
+    assert f"{tmp_path} holds no evaluation.json: judge its model with attention-refine evaluate" in said
+    assert "best does not exist: give an evaluation.json" in _refused(
+        capsys, "compare", tmp_path / "best", runs / "plain"
+    )
 
 
 def test_measures_are_chosen_by_name(runs, folder, tmp_path, capsys):

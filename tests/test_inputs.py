@@ -68,10 +68,12 @@ def test_labels_that_are_no_tensor(model):
         model(CASE.images(1), labels=["Bengal"])
     with pytest.raises(TypeError, match=r"pass torch.tensor\(\[0, 3, 1\]\)"):
         model(CASE.images(), labels=[0, 3, 1])
-    with pytest.raises(TypeError, match=r"got int 3; pass torch.tensor\(3\)"):
+    with pytest.raises(TypeError, match=r"got int 3; pass torch.tensor\(\[3\]\)"):
         model(CASE.images(1), labels=3)
     with pytest.raises(TypeError, match="model.labels.index"):
         model(CASE.images(1), labels=["3"])
+    with pytest.raises(ValueError, match=r"class indices \(3,\) or multi-hot \(3, 5\), got torch.int64 \(2,\)"):
+        model(CASE.images(3), labels=LABELS[:2])
 
 
 def test_maps_of_0_to_255(model):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from .clips import FramesFirst
@@ -155,10 +156,15 @@ def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | 
     if not isinstance(pretrained, bool):
         path = Path(pretrained)
         if path.suffix != ".safetensors" or not path.is_file():
-            raise ValueError(f"pretrained={str(path)!r} is not a safetensors file; pass True, False or the path of one")
+            what = "is not there" if path.suffix == ".safetensors" else "is not a safetensors file"
+            raise ValueError(f"pretrained={str(path)!r} {what}; pass True, False or the path of a safetensors file")
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
     try:
         net = timm.create_model(name, **options)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{pretrained} is not a whole safetensors file ({error}); copy or download it again"
+        ) from error
     except RuntimeError as error:
         if isinstance(pretrained, bool):
             raise

@@ -67,6 +67,21 @@ def test_the_weights_of_another_network_are_said_in_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("cut.safetensors", "cut.safetensors is not a whole safetensors file .*; copy or download it again"),
+        ("none.safetensors", "none.safetensors' is not there; pass True, False or the path of a safetensors file"),
+        ("cut.pt", "cut.pt' is not a safetensors file; pass True, False or the path"),
+    ],
+)
+def test_what_is_no_file_of_weights(tmp_path, name, sentence):
+    for there in ("cut.safetensors", "cut.pt"):
+        (tmp_path / there).write_bytes(b"weights " * 40)
+    with pytest.raises(ValueError, match=sentence):
+        ar.wrap("test_resnet", pretrained=tmp_path / name)
+
+
+@pytest.mark.parametrize(
     "name, remedy", [("resnet18", "pretrained=False"), ("user/name", "the folder of a saved model")]
 )
 def test_a_name_that_cannot_be_fetched(name, remedy):
@@ -77,11 +92,28 @@ def test_a_name_that_cannot_be_fetched(name, remedy):
         ar.wrap(name, "abn")
 
 
-def test_labels_that_are_no_names():
-    with pytest.raises(TypeError, match="got 3; a number of classes is num_labels"):
-        ar.wrap(network(), labels=3)
-    with pytest.raises(
-        ValueError, match=r"names of the classes, each once, got the numbers \[0, 1, 0\].*with each batch"
-    ):
-        ar.wrap(network(), labels=[0, 1, 0])
+@pytest.mark.parametrize(
+    "labels, sentence",
+    [
+        (
+            ["cat", "dog", "cat"],
+            r"and 'cat' is there 2 times; those of a dataset's images go to the model with each batch",
+        ),
+        ([0, 1, 1, 2], "and 1 is there 2 times; those of a dataset's images"),
+        (["cat", None], "labels must be a list of class names, got None among them"),
+        (["cat", ""], "got '' among them"),
+        ([["cat", "dog"]], r"got \['cat', 'dog'\] among them"),
+        (torch.tensor([0, 1]), r"got tensor\(0\) among them"),
+        ([], "labels is empty: it names the classes, each once"),
+        (5, "got 5; a number of classes is num_labels"),
+    ],
+)
+def test_labels_that_are_no_class_names(labels, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        ar.wrap(network(), labels=labels)
+
+
+def test_a_single_class_is_said():
+    with pytest.warns(UserWarning, match=r"labels=\['Bengal'\] is a single class, which every image then belongs to"):
+        assert ar.wrap(network(), labels=["Bengal"], **SIZE).num_labels == 1
     assert ar.wrap(network(), labels=[7, 8, 9], **SIZE).labels == ["7", "8", "9"]
