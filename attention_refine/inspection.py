@@ -57,7 +57,11 @@ def _classes(labels: list[str]) -> str:
 
 def _input(preprocessing: dict) -> str:
     size = "x".join(map(str, preprocessing["input_size"]))
-    return f"{size}, {preprocessing['interpolation']}, crop {preprocessing['crop_pct']:g}"
+    pace = ""
+    if len(preprocessing["input_size"]) == 4:
+        fps, stride = preprocessing.get("fps"), preprocessing.get("stride") or 1
+        pace = f", {fps:g} frames a second" if fps else f", one frame of {stride}"
+    return f"{size}{pace}, {preprocessing['interpolation']}, crop {preprocessing['crop_pct']:g}"
 
 
 def _parameters(shapes: dict[str, tuple[int, ...]]) -> str:

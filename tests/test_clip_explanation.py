@@ -89,3 +89,12 @@ def test_a_report_shows_strips(model, folder):
     assert white == there and not all(there)  # the object is outlined where it is there
     red = [(outlined[:, 34 * place : 34 * place + 32] == (255, 60, 50)).all(-1).any() for place in range(6)]
     assert all(red)  # the cue in every frame
+
+
+def test_a_card_shows_strips_and_says_that_it_is_of_videos(model, folder):
+    from attention_refine.hub.card import Card, map_grid
+
+    videos = [folder / "test" / "00000.mp4", folder / "test" / "00002.mp4"]
+    assert map_grid(model, videos).size == (6 * 34 - 2, 4 * 32)
+    text = Card().render(model, "user/clips", [])
+    assert "video-classification" in text and "attention-refine[video]" in text and "photo.jpg" not in text

@@ -96,12 +96,12 @@ class Card:
         """The text of ``README.md``: metadata and Markdown, everything in it that comes from outside escaped."""
         from huggingface_hub import ModelCard, ModelCardData
 
-        spec = model.backbone.spec
+        spec, clips = model.backbone.spec, len(model.preprocessing["input_size"]) == 4
         base = self.base_model or base_model_of(model)
         licence = self.licence or _own_licence(model) or (licence_of(base) if base else None)
         data = ModelCardData(
             library_name="attention_refine",
-            pipeline_tag="image-classification",
+            pipeline_tag="video-classification" if clips else "image-classification",
             tags=["attention_refine", "explainability", *([model.head.name] if model.head else []), *model.objectives],
             license=licence,
             base_model=base,
@@ -113,6 +113,7 @@ class Card:
             data,
             template_str=(files("attention_refine.hub") / "card.md.jinja").read_text(encoding="utf-8"),
             repo_id=repo_id,
+            clips=clips,
             name=markdown(repo_id.rpartition("/")[2]),
             backbone=markdown(spec.name if spec else type(model.backbone.net).__name__),
             source=spec.source if spec else "",
@@ -169,11 +170,16 @@ class Card:
 
 
 def map_grid(model: RefinedModel, images: Sequence[Any], side: int = 224) -> Any:
-    """A PIL picture: each image as the model sees it, and under it the same with the model's map drawn over it."""
+    """A PIL picture: each image as the model sees it, and under it the same with the model's map drawn over it.
+
+    Of videos each is a strip of frames, and the strips stand under one another.
+    """
     from PIL import Image
 
     from ..overlay import denormalize, overlay
 
+    if len(model.preprocessing["input_size"]) == 4:
+        return _clip_grid(model, images)
     sheet = Image.new("RGB", (len(images) * side, 2 * side), "white")
     for column, image in enumerate(images):
         pixels = image[None] if isinstance(image, Tensor) else model.preprocess(image)
@@ -181,6 +187,23 @@ def map_grid(model: RefinedModel, images: Sequence[Any], side: int = 224) -> Any
         drawn = overlay(picture, model.explain(pixels, method="model")[0].mean(0))
         for row, each in enumerate((picture, drawn)):
             sheet.paste(each.resize((side, side), Image.Resampling.BILINEAR), (column * side, row * side))
+    return sheet
+
+
+def _clip_grid(model: RefinedModel, clips: Sequence[Any]) -> Any:
+    from PIL import Image
+
+    from ..frames import pictures_of, side_by_side, spread, with_maps
+
+    strips = []
+    for clip in clips:
+        pixels = clip[None] if isinstance(clip, Tensor) else model.preprocess(clip)
+        pictures = pictures_of(pixels[0], model.preprocessing)
+        drawn = with_maps(pictures, model.explain(pixels, method="model")[0].mean(0))
+        strips += [side_by_side([frames[i] for i in spread(len(frames))]) for frames in (pictures, drawn)]
+    sheet = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)), "white")
+    for place, strip in enumerate(strips):
+        sheet.paste(strip, (0, place * strip.height))
     return sheet
 
 
