@@ -21,6 +21,8 @@ class Objective(nn.Module):
     Attributes:
         needs_labels: whether unlabelled images are passed over.
         second_order: whether it differentiates a gradient, so that the forward pass must be twice differentiable.
+        takes_gradients: whether its loss is made of gradients in the network, of the first order or the second, such as
+            Grad-CAM; a model in shards cannot give them.
         own_passes: whether it makes its own forward passes and takes nothing from the model's. A training step of such
             objectives alone, without labels or head, then makes no other; its ``output.logits`` are theirs, if any.
         annotations: columns of the batch of which an image needs one to take part (``mask``, ``boxes``, ``edited_map``,
@@ -32,6 +34,7 @@ class Objective(nn.Module):
     config_class: type
     needs_labels = True
     second_order = False
+    takes_gradients = False
     own_passes = False
     annotations: tuple[str, ...] = ()
     needs_embedding = False

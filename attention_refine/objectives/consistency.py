@@ -182,6 +182,7 @@ class AttentionConsistency(Objective):
 
     config_class = AttentionConsistencyConfig
     own_passes = True
+    takes_gradients = True
 
     def __init__(self, teacher: nn.Module | str | None = None, **options: Any):
         given = isinstance(teacher, nn.Module)

@@ -38,7 +38,7 @@ from .base import objectives
 from .darc_config import DARCConfig
 from .decoder import fused, make_decoder
 from .hiding import Delayed, second_pass, site_for
-from .map_sources import make_source, on_grid
+from .map_sources import GradCam, make_source, on_grid
 from .occlusion import Occlusion
 from .regions import feature_errors, info_nce, pixel_errors, pooled
 
@@ -85,6 +85,7 @@ class DARC(Delayed):
         if backbone.site.layout.grid_rank != 2:
             raise ValueError("DARC: clips are not supported, only images; use another objective for video")
         self.source = make_source(model, config.source, config.block, config.second_order)
+        self.takes_gradients = isinstance(self.source, GradCam)
         self.second_order = self.source.second_order and config.task == "occluded"  # of the task's own pass
         if config.task == "occluded" and not hasattr(self.source, "from_output"):
             raise ValueError(

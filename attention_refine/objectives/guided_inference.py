@@ -101,6 +101,7 @@ class GuidedInference(Delayed):
         if self.config.source == "head" and model.head is None:
             raise ValueError("GuidedInference: source='head' needs a head, and this model has none; use 'grad_cam'")
         self.from_head = model.head is not None and self.config.source != "grad_cam"
+        self.takes_gradients = not self.from_head
         self.second_order = self.config.second_order and not self.from_head
         site_for(model, self.config.site, "GuidedInference")
 

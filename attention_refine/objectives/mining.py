@@ -100,6 +100,7 @@ class AttentionMining(Delayed):
     config_class = AttentionMiningConfig
 
     def attach(self, model: RefinedModel) -> None:
+        self.takes_gradients = model.head is None
         self.second_order = model.head is None and self.config.second_order
         if self.config.am_residual and model.head is None:
             raise ValueError("AttentionMining: am_residual=True scales by a head's map, and this model has no head")

@@ -42,6 +42,7 @@ from torch import Tensor
 
 from ..maps import normalize, resize
 from ..maps.conditions import full_precision
+from ..maps.names import CLASSLESS
 from ..maps.second_order import twice_differentiable
 from ..registry import check_choice
 from .annotations import TARGETS, columns_of, map_targets, on_grid
@@ -138,8 +139,10 @@ class MapSupervision(Objective):
     def attach(self, model: RefinedModel) -> None:
         if self.config.norm == "input_gradient":
             self.second_order = self.needs_labels = False
+            self.takes_gradients = True
             return
         self.source = chosen_map(model, self.config.maps, self.config.site, "MapSupervision")
+        self.takes_gradients = self.source not in ("head", *CLASSLESS)
         self.second_order = self.source == "grad_cam" and self.config.second_order
         self.needs_labels = needs_class(model, self.source)
 

@@ -175,6 +175,7 @@ class Transplant(Objective):
 
     def attach(self, model: RefinedModel) -> None:
         from_cam = self.config.map_agreement > 0 and model.head is None
+        self.takes_gradients = from_cam
         self.second_order = from_cam and self.config.second_order
         if from_cam:
             site_for(model, self.config.site, "Transplant")

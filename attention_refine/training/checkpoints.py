@@ -25,6 +25,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from attention_refine.training.config import TrainingError
+from attention_refine.training.sharding import divided_like, whole
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
@@ -182,7 +183,7 @@ def save_checkpoint(
     step: int,
     *,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: dict[str, torch.Tensor],
     state: dict[str, Any],
     generators: list[dict[str, Any]],
     keep_last: int,
@@ -190,6 +191,7 @@ def save_checkpoint(
     """Write ``root/step-<step>`` and delete all but the newest ``keep_last`` checkpoints. Main process only.
 
     Args:
+        optimizer: from :func:`optimizer_tensors`.
         state: plain values (JSON) that say where the run is.
         generators: one :func:`generator_states` per process.
 
@@ -205,7 +207,7 @@ def save_checkpoint(
     folder = root / f"step-{step:08d}"
     with atomic_folder(folder) as temporary:
         save_model(model, str(temporary / "model.safetensors"))
-        save_file(_optimizer_tensors(optimizer), str(temporary / "optimizer.safetensors"))
+        save_file(optimizer, str(temporary / "optimizer.safetensors"))
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         (temporary / "generators.json").write_text(json.dumps(generators), encoding="utf-8")
         write_manifest(temporary)
@@ -223,27 +225,43 @@ def read_state(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
 
-def load_checkpoint(folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, process: int) -> None:
-    """Put the weights, the optimiser's state and this process's random generators back as they were."""
-    try:
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Put the weights back as they were."""
+    with _of_the_same_model(folder):
         load_model(model, str(folder / "model.safetensors"))
+
+
+def load_progress(folder: Path, *, optimizer: torch.optim.Optimizer, process: int) -> None:
+    """Put the optimiser's state and this process's random generators back as they were."""
+    with _of_the_same_model(folder):
         _load_optimizer(optimizer, load_file(str(folder / "optimizer.safetensors")))
+    restore_generators(json.loads((folder / "generators.json").read_text(encoding="utf-8"))[process])
+
+
+@contextmanager
+def _of_the_same_model(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, KeyError, IndexError) as error:
         raise TrainingError(
             f"{folder} is a checkpoint of another model than the one given ({error}): "
             "wrap the same backbone, head and objectives"
         ) from error
-    restore_generators(json.loads((folder / "generators.json").read_text(encoding="utf-8"))[process])
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's state as ``"<parameter>.<name>"``. Its options are not saved: they come from the config."""
-    return {
-        f"{row}.{name}": value.detach().contiguous()
-        for row, entries in optimizer.state_dict()["state"].items()
-        for name, value in entries.items()
-        if torch.is_tensor(value)
-    }
+def optimizer_tensors(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, torch.Tensor]:
+    """The optimiser's state as ``"<parameter>.<name>"``. Its options are not saved: they come from the config.
+
+    Where it is in shards every process must ask, and the one that is to save it keeps it.
+    """
+    tensors = {}
+    for row, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            if torch.is_tensor(value):
+                found = whole(value.detach()).contiguous()
+                if keep:
+                    tensors[f"{row}.{name}"] = found.cpu()
+    return tensors
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
@@ -253,6 +271,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
         row, name = key.split(".", 1)
         parameter = parameters[int(row)]
         if value.ndim:  # in the parameter's own memory format, as it was before it was saved
+            value = divided_like(value, parameter)
             value = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
         state.setdefault(int(row), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -29,7 +29,9 @@ from attention_refine.training.checkpoints import (
     atomic_folder,
     atomic_text,
     generator_states,
-    load_checkpoint,
+    load_progress,
+    load_weights,
+    optimizer_tensors,
     read_state,
     save_checkpoint,
     weights_damage,
@@ -41,9 +43,10 @@ from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.kinds import check_annotations, read_by_objectives
 from attention_refine.training.masters import narrow, stored_as, widen
-from attention_refine.training.parameter_groups import frozen, keep_batch_norm, make_optimizer
+from attention_refine.training.parameter_groups import frozen, kept_batch_norms, make_optimizer
 from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
+from attention_refine.training.sharding import bring_back, divided
 from attention_refine.training.starting import (
     check_setting,
     claim_output,
@@ -52,7 +55,7 @@ from attention_refine.training.starting import (
     schedule,
     trackers,
 )
-from attention_refine.training.stepping import TrainStep, take_step
+from attention_refine.training.stepping import prepared, take_step
 from attention_refine.training.strategies import Strategy
 from attention_refine.training.validation import validate
 
@@ -189,27 +192,33 @@ def finetune(
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     with frozen(model, config):
-        optimizer = make_optimizer(model, config)
-        train_step, optimizer = accelerator.prepare(TrainStep(model, config.compile), optimizer)
-        accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
-        usual = config.monitor == "accuracy" and config.second_monitor in (None, "auto")
-        if validated and not usual and not progress.finished:
-            first_batch = partial(validate, islice(loader, 1), objectives=config.measures_objectives)
-            check_measured(_evaluate(first_batch, model, accelerator), config, MEASURED_LATER)
         if resume_from is None:
             start_at_prior(model, dataset, config)
             _try_saving(model)
         else:
-            load_checkpoint(resume_from, model=model, optimizer=optimizer, process=process)
+            load_weights(resume_from, model)
+        kept_norms = kept_batch_norms(model, config)
+        trained = divided(model, accelerator)
+        optimizer = make_optimizer(trained, config)
+        train_step, optimizer = prepared(trained, optimizer, config, accelerator)
+        accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
+        usual = config.monitor == "accuracy" and config.second_monitor in (None, "auto")
+        if validated and not usual and not progress.finished:
+            first_batch = partial(validate, islice(loader, 1), objectives=config.measures_objectives)
+            check_measured(_evaluate(first_batch, trained, accelerator), config, MEASURED_LATER)
+        if resume_from is not None:
+            load_progress(resume_from, optimizer=optimizer, process=process)
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
 
         def save() -> None:
             generators = gather_object([generator_states()])
+            bring_back(trained, model)
+            tensors = optimizer_tensors(optimizer, keep=accelerator.is_main_process)
             if accelerator.is_main_process:
                 scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
                 save_checkpoint(
-                    checkpoints, progress.step, model=model, optimizer=optimizer, generators=generators,
+                    checkpoints, progress.step, model=model, optimizer=tensors, generators=generators,
                     state={"progress": asdict(progress), "identity": facts, "scaler": scaler},
                     keep_last=config.keep_last,
                 )  # fmt: skip
@@ -223,6 +232,7 @@ def finetune(
             progress.evaluations_since_best = since_best(progress.history, config)
             progress.kept, progress.best_step = choice.kept, choice.step
             progress.best_metric = None if choice.entry is None else choice.entry[f"eval/{config.monitor}"]
+            bring_back(trained, model)
             if accelerator.is_main_process:
                 models.keep(model, progress.step, before, choice)
             accelerator.wait_for_everyone()
@@ -244,13 +254,14 @@ def finetune(
         ):
             if progress.step == 0 and config.starts_with_evaluation:
                 first = partial(evaluate, first=True) if validated else evaluate
-                metrics = _evaluate(first, model, accelerator)
+                metrics = _evaluate(first, trained, accelerator)
                 progress.history.append({"epoch": 0, "step": 0, **{f"eval/{name}": v for name, v in metrics.items()}})
                 remember(metrics)
                 accelerator.log({f"eval/{name}": value for name, value in metrics.items()}, step=0)
             while not progress.finished:
-                model.train()
-                keep_batch_norm(model, config)
+                trained.train()
+                for name in kept_norms:
+                    trained.get_submodule(name).eval()
                 steps = strategy.epoch(progress.epoch, progress.step_in_epoch)
                 for parts in steps if progress.step < total_steps else ():
                     for group in optimizer.param_groups:
@@ -273,7 +284,7 @@ def finetune(
 
                 last = progress.step >= total_steps
                 due = evaluate is not None and (last or (progress.epoch + 1) % config.eval_every == 0)
-                metrics = _evaluate(evaluate, model, accelerator) if due else {}
+                metrics = _evaluate(evaluate, trained, accelerator) if due else {}
                 close_epoch(progress, metrics, config.learning_rate * rate(progress.step - 1))
                 choice = remember(metrics) if due else None
                 if not hidden:
@@ -288,7 +299,9 @@ def finetune(
                 if progress.finished or (config.save_every_epochs and progress.epoch % config.save_every_epochs == 0):
                     save()
 
-    _share_buffers(model, accelerator)
+    _share_buffers(trained, accelerator)
+    bring_back(trained, model)
+    model.to(accelerator.device)
     with stored_as(model, kept):
         _save_model(model, output / "last", accelerator)
     verdict = sentence(choose(progress.history, config, progress.kept, supervised), progress.epoch)

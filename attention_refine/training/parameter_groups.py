@@ -61,15 +61,18 @@ def frozen(model: nn.Module, config: TrainingConfig) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def keep_batch_norm(model: nn.Module, config: TrainingConfig) -> None:
-    """After ``model.train()``: the backbone's or extractor's batch norm in evaluation mode, if the config says so."""
+def kept_batch_norms(model: nn.Module, config: TrainingConfig) -> list[str]:
+    """Names of the backbone's or extractor's batch norms that stay in evaluation mode, if the config says so."""
     if not (config.freeze_batch_norm or config.freeze_backbone or config.freeze_extractor):
-        return
+        return []
     everything = config.freeze_batch_norm or config.freeze_backbone
     learning = set() if everything else {inner for module in _after_site(model) for inner in module.modules()}
-    for module in backbone_of(model).modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in learning:
-            module.eval()
+    kept = {
+        module
+        for module in backbone_of(model).modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in learning
+    }
+    return [name for name, module in model.named_modules() if module in kept]
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

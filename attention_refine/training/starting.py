@@ -23,9 +23,8 @@ from attention_refine.data import fingerprint
 from attention_refine.training.checkpoints import list_checkpoints, newest_intact, restore_folder
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.schedules import learning_rate_factor
+from attention_refine.training.sharding import check_sharding
 from attention_refine.training.strategies import label_free
-
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # no second derivatives through their wrappers
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -85,11 +84,7 @@ def check_setting(
         raise TrainingError(
             "the length of an epoch of a stream is not known: give max_steps in place of epochs, and no milestones"
         )
-    if accelerator.distributed_type.name in SHARDED:
-        raise TrainingError(
-            f"{accelerator.distributed_type.name} is not supported, because objectives differentiate twice: use "
-            "several processes with DistributedDataParallel (torchrun, or accelerate launch --multi_gpu)"
-        )
+    check_sharding(model, config, accelerator)
     if accelerator.num_processes == 1 and processes_started() > 1:
         raise TrainingError(
             f"{processes_started()} processes were started, and the accelerator given knows of one: each would train for "

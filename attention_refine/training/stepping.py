@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.progress import Progress, check_finite, count_skipped
+from attention_refine.training.sharding import is_sharded, whole
 from attention_refine.training.strategies import Part
 from attention_refine.training.validation import check_labels
 
@@ -53,6 +54,16 @@ class TrainStep(nn.Module):
         logged = {**output.losses, **(getattr(output, "measures", None) or {})}
         carried = getattr(output, "carried", None) or {}
         return output.loss, {name: value.detach() for name, value in logged.items()}, carried
+
+
+def prepared(
+    model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainingConfig, accelerator: Accelerator
+) -> tuple[nn.Module, Any]:
+    """A :class:`TrainStep` of the model, on the device and shared between the processes, and the optimiser."""
+    if not is_sharded(accelerator):
+        return accelerator.prepare(TrainStep(model, config.compile), optimizer)
+    model, optimizer = accelerator.prepare(model, optimizer)  # in place, so that it is one also to evaluate it
+    return TrainStep(model), optimizer
 
 
 def not_compiled(model: nn.Module) -> list[str]:
@@ -115,8 +126,10 @@ def _update(
             inputs["objectives"] = part.objectives
         share = len(batch["pixel_values"]) / part.images
         accelerator.sync_gradients = slot == len(slots)
-        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(train_step):
-            loss, losses, columns = train_step(inputs)
+        wrapper = model if is_sharded(accelerator) else train_step
+        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(wrapper):
+            with accelerator.autocast():
+                loss, losses, columns = train_step(inputs)
             # DistributedDataParallel and backward() take means; in a short batch the shares are not all equal.
             accelerator.backward(loss * (share * accelerator.num_processes * config.gradient_accumulation_steps))
         handed_on.append(columns)
@@ -132,7 +145,7 @@ def _update(
     accelerator.unscale_gradients(optimizer)
     if config.clip_grad_norm is not None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm))
         if accelerator.scaler is None:
             check_finite({"gradient norm": norm.item()}, progress, config, cause)
     optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from attention_refine.metrics.truth import measurable
 from attention_refine.metrics.volume import laid_out
 from attention_refine.training.config import DRIFTS, TrainingError
 from attention_refine.training.drift import StartingPredictions
+from attention_refine.training.sharding import equally_often, is_sharded
 
 
 def check_labels(model: nn.Module, batch: dict[str, Any]) -> None:
@@ -85,11 +87,13 @@ def validate(
         totals[name] = totals[name] + both if name in totals else both
 
     with own_randomness(accelerator.device):
-        for batch in loader:
+        for batch, counts in _counted(loader, accelerator):
             check_labels(model, batch)
             batch = {key: _moved(value, accelerator.device) for key, value in batch.items()}
             with accelerator.autocast():
                 output = _output(model, batch, objectives)
+            if not counts:
+                continue
             logits, labels = output.logits.detach().float(), batch.get("labels")
             add("images", len(logits), 0)
             if objectives:
@@ -133,6 +137,10 @@ def validate(
         found = groups.compute()
         computed |= {name: found[name] for name in ("worst_group_accuracy", "group_gap") if not found[name].isnan()}
     return {**metrics, **{name: float(score) for name, score in computed.items()}}
+
+
+def _counted(loader: DataLoader, accelerator) -> Iterable[tuple[dict[str, Any], bool]]:
+    return equally_often(loader, accelerator) if is_sharded(accelerator) else ((batch, True) for batch in loader)
 
 
 def _moved(value: Any, device: torch.device) -> Any:

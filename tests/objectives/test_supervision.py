@@ -14,7 +14,7 @@ from torch import nn
 import attention_refine as ar
 from attention_refine.objectives import map_targets, on_grid
 from attention_refine.objectives.supervision import distance
-from attention_refine.training.parameter_groups import frozen, keep_batch_norm
+from attention_refine.training.parameter_groups import frozen, kept_batch_norms
 
 LABELS = torch.tensor([1, 4, 0])
 every_layout = pytest.mark.parametrize("name", ["resnet18", "swin", "vit-token"])
@@ -474,7 +474,8 @@ def test_the_extractor_alone_is_frozen(name):
             assert parameter.requires_grad == key.startswith(later), key
         assert all(p.requires_grad for p in model.head.parameters())
         model.train()
-        keep_batch_norm(model, config)
+        for norm in kept_batch_norms(model, config):
+            model.get_submodule(norm).eval()
         before = {key: value.clone() for key, value in model.backbone.net.state_dict().items()}
         model(images(name), labels=LABELS, edited_map=edited()).loss.backward()
         after = model.backbone.net.state_dict()
