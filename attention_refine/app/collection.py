@@ -69,6 +69,8 @@ class Collection:
             raise DataError(f"{self.folder} holds tables; the editor writes maps beside image files: export them first")
         self._writing = threading.Lock()
         self.rows = load_dataset(self.folder, split)
+        if "image" not in self.rows.column_names:
+            raise DataError(f"{self.folder} holds {', '.join(self.rows.column_names)}; the editor draws on images")
         self._entries = self._read(self.rows)
         self.order = list(self._entries)
         self._found: dict[str, tuple[str, bool]] = {}

@@ -52,9 +52,17 @@ class Viewer:
     Attributes:
         model: the refined model.
         own: the method of the map that is the model's: ``"model"``, its head's, or the one that an audit looks at.
+
+    Raises:
+        ValueError: a network of clips.
     """
 
     def __init__(self, model: RefinedModel):
+        if len(model.preprocessing["input_size"]) != 3:
+            raise ValueError(
+                f"this network takes clips of {model.preprocessing['input_size'][1]} frames, and the pages show photographs: "
+                "look at a video with model.show, and repair it with attention-refine repair"
+            )
         self.model = model.eval()
         self.own = map_of(model) if model.head is None else "model"
         self.own = model.explained_by(self.own)

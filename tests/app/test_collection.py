@@ -100,7 +100,7 @@ def test_a_folder_with_metadata_keeps_what_it_says(folder):
     assert len(rows) == 6 and sum(rows["edited"]) == 2 and rows["place"].count("sofa") == 2
 
 
-def test_bad_input_is_refused_in_a_sentence(folder, tmp_path):
+def test_bad_input_is_refused_in_a_sentence(folder, tmp_path, monkeypatch):
     collection = Collection(folder)
     for name in ("train/cat/nothing.png", "../../etc/passwd", "", "/etc/passwd"):
         with pytest.raises(NotHere, match="is not an image of the split 'train'"):
@@ -112,6 +112,10 @@ def test_bad_input_is_refused_in_a_sentence(folder, tmp_path):
         Collection("user/dataset")
     with pytest.raises(DataError, match="has no split 'validation': it has train, test"):
         Collection(folder, "validation")
+    videos = data.load_dataset(folder, "train").rename_column("image", "video")
+    monkeypatch.setattr("attention_refine.app.collection.load_dataset", lambda *args: videos)
+    with pytest.raises(DataError, match="holds video, label; the editor draws on images"):
+        Collection(folder)
     data.load_dataset(folder, "train").save_to_disk(tmp_path / "tables")
     with pytest.raises(DataError, match="holds tables"):
         Collection(tmp_path / "tables")

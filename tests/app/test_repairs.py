@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
+from attention_refine.app import repairs as module
 from attention_refine.app.repairs import BAR, Repairs
 
 DONE = """
@@ -26,6 +28,24 @@ with tqdm(total=4, desc="finetune", unit="step") as bar:
 print("\\nMended: much.\\nmodel: here\\nreport: there")
 """
 FAILS = "import sys; print('warning: something', file=sys.stderr); sys.exit('attention-refine: there is no test split')"
+TICKS = """
+import sys, time
+from pathlib import Path
+from tqdm import tqdm
+out = Path(sys.argv[sys.argv.index("--output") + 1])
+for tick in tqdm(range(10_000), mininterval=0):
+    (out / "ticks").write_text(str(tick))
+    time.sleep(0.02)
+"""
+KILLED = """
+import os, runpy, signal, sys, time
+from pathlib import Path
+found = runpy.run_path(sys.argv[3])["Repairs"]("model", "images", "train", sys.argv[1], command=[sys.executable, "-c", sys.argv[2]])
+found.start()
+while not (Path(sys.argv[1]) / "repair-1" / "ticks").exists():
+    time.sleep(0.02)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 LASTS = "import time; print('begun', flush=True); time.sleep(60)"
 
 
@@ -91,3 +111,16 @@ def test_one_at_a_time_and_it_can_be_stopped(tmp_path):
         os.kill(process, 0)
     found.start(), found.stop()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repair-1", "repair-2"]
+
+
+def test_a_repair_ends_when_the_editor_is_killed(tmp_path):
+    # The module by its file: the package would take seconds to import.
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), TICKS, module.__file__], timeout=300)
+    assert killed.returncode == -9
+    ticks = tmp_path / "repair-1" / "ticks"
+    for _ in range(40):
+        before = ticks.read_text()
+        time.sleep(0.5)
+        if ticks.read_text() == before:
+            return
+    pytest.fail("it goes on")

@@ -111,3 +111,10 @@ def test_what_is_shown_is_no_larger_than_a_page_needs(viewer):
     seen = viewer.look(make_photograph(7, 3000, 100))
     with Image.open(io.BytesIO(seen.picture)) as shown:
         assert shown.format == "JPEG" and shown.width == LONGEST and seen.size == (3000, 100)
+
+
+def test_a_network_of_clips_is_refused():
+    model = make_model()
+    model.preprocessing["input_size"] = [3, 8, 64, 64]
+    with pytest.raises(ValueError, match="takes clips of 8 frames, and the pages show photographs"):
+        Viewer(model)
