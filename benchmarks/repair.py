@@ -67,15 +67,11 @@ def _box(mask: Path) -> list[float]:
 
 def wrapped(arguments: argparse.Namespace, labels: list[str], seed: int, head=None, objectives=()) -> ar.RefinedModel:
     torch.manual_seed(seed)
-    name = arguments.weights.stem
     size = {"input_size": [3, arguments.image_size, arguments.image_size], "interpolation": "bilinear"}
-    made = ar.wrap(name, head=head, objectives=objectives, labels=labels, pretrained=arguments.weights)
-    if list(made.preprocessing["input_size"]) != size["input_size"]:
-        torch.manual_seed(seed)
-        made = ar.wrap(
-            name, head=head, objectives=objectives, labels=labels, pretrained=arguments.weights, preprocessing=size
-        )
-    return made
+    return ar.wrap(
+        arguments.weights.stem, head=head, objectives=objectives, labels=labels, pretrained=arguments.weights,
+        preprocessing=size,
+    )  # fmt: skip
 
 
 def segmented(arguments: argparse.Namespace, rows: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, dict]:
