@@ -27,6 +27,7 @@ from .objectives import (
     register_objective,
 )
 from .output import RefinedOutput
+from .version import __version__
 from .wrap import wrap
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from .retraining import retrain_classifier
     from .training import TrainingConfig, finetune
 
-__version__ = "0.1.0"
 
 # Imported at first use: datasets, accelerate and torchmetrics take seconds, and a loaded model needs none of them.
 _LATER = {
@@ -88,6 +88,7 @@ __all__ = [
     "Transplant",
     "Triplet",
     "UnsupportedBackbone",
+    "__version__",
     "audit",
     "backbones",
     "compare",

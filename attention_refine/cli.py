@@ -278,7 +278,7 @@ def _device(given: str | None) -> torch.device:
 
 
 def _version() -> str:
-    from . import __version__
+    from .version import __version__
 
     return __version__
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .data import Transform, read_image
 from .files import atomic_file
-from .model import RefinedModel
 from .overlay import overlay
+from .refined import Refined
 
 LONGEST = 1600  # pixels on the longer side of a picture
 NARROWEST = 320  # of a picture that is saved with its caption
@@ -84,7 +84,7 @@ class Explanation:
 
 
 def explain_image(
-    model: RefinedModel,
+    model: Refined,
     image: str | Path | Image.Image,
     method: str = "auto",
     target: int | str | None = None,
@@ -145,7 +145,7 @@ def whose_map(model: RefinedModel, method: str) -> str:
 Looked = tuple[Tensor, Tensor, tuple[float, float, float, float], str]  # pixels, logits, box, what was seen in words
 
 
-def _look(model: RefinedModel, picture: Image.Image) -> Looked:
+def _look(model: Refined, picture: Image.Image) -> Looked:
     """As the model was trained to look: at the middle."""
     transform = Transform(model.preprocessing)
     pixel_values, logits = _predicted(model, transform, picture)
@@ -157,7 +157,7 @@ def _look(model: RefinedModel, picture: Image.Image) -> Looked:
     return pixel_values, logits, box, seen
 
 
-def _look_at_all(model: RefinedModel, picture: Image.Image) -> Looked:
+def _look_at_all(model: Refined, picture: Image.Image) -> Looked:
     left, top, right, bottom = Transform(model.preprocessing).seen(*picture.size)
     channels, height, width = model.preprocessing["input_size"]
     sides = (height * picture.height / (bottom - top), width * picture.width / (right - left))
@@ -172,17 +172,21 @@ def _look_at_all(model: RefinedModel, picture: Image.Image) -> Looked:
     return pixel_values, logits, (0, 0, *picture.size), seen
 
 
-def _predicted(model: RefinedModel, transform: Transform, picture: Image.Image) -> tuple[Tensor, Tensor]:
+def _predicted(model: Refined, transform: Transform, picture: Image.Image) -> tuple[Tensor, Tensor]:
     pixel_values = transform(picture)["pixel_values"][None].to(next(model.parameters()).device)
     return pixel_values, model(pixel_values, compute_losses=False).logits
 
 
+<<<<<<< HEAD
 def class_index(model: RefinedModel, target: Any) -> int | None:
     """The index of a class given by index or by name; None for none.
 
     Raises:
         ValueError: no such class.
     """
+=======
+def _class_index(model: Refined, target: Any) -> int | None:
+>>>>>>> 5ee301f (No circle of imports, lazy and type-only ones counted: a protocol for the model, spec apart from rebuild, a record of the audit, one teacher for two objectives)
     if isinstance(target, str):
         if target not in model.labels:
             raise ValueError(f"target {target!r} is not one of the model's classes: {', '.join(model.labels[:20])}")

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from .backbones.saving import save_network
 from .backbones.scopes import quiet
-from .model import RefinedModel
+from .refined import Refined
 
 
 class _LogitsAndMaps(nn.Module):
     """The model with a plain tuple for its output: ``(B, C, H, W)`` to logits and maps, logits alone without a head."""
 
-    def __init__(self, model: RefinedModel):
+    def __init__(self, model: Refined):
         super().__init__()
         self.model = model
 
@@ -24,7 +24,7 @@ class _LogitsAndMaps(nn.Module):
         return output.logits if output.maps is None else (output.logits, output.maps)
 
 
-def export_program(model: RefinedModel, batch: int | None = None) -> torch.export.ExportedProgram:
+def export_program(model: Refined, batch: int | None = None) -> torch.export.ExportedProgram:
     """``torch.export`` of the model in evaluation mode; call it as ``program.module()(pixel_values)``.
 
     Args:
@@ -42,7 +42,7 @@ def export_program(model: RefinedModel, batch: int | None = None) -> torch.expor
     return program if batch or program.range_constraints else export_program(model, batch=1)
 
 
-def export_onnx(model: RefinedModel, path: str | Path, batch: int | None = None) -> None:
+def export_onnx(model: Refined, path: str | Path, batch: int | None = None) -> None:
     """The model as an ONNX file, with the input ``pixel_values`` and the outputs ``logits`` and ``maps``.
 
     Args:
@@ -61,7 +61,7 @@ def export_onnx(model: RefinedModel, path: str | Path, batch: int | None = None)
     made.save(str(path))
 
 
-def export_backbone(model: RefinedModel, folder: str | Path) -> None:
+def export_backbone(model: Refined, folder: str | Path) -> None:
     """Write the backbone alone, as its own library writes it, with the model's classes and preprocessing.
 
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` or transformers' ``from_pretrained(FOLDER)`` reads it.

@@ -38,6 +38,7 @@ from .maps.second_order import twice_differentiable
 from .objectives.base import Objective
 from .objectives.base import objectives as objective_names
 from .output import RefinedOutput
+from .refined import models
 
 if TYPE_CHECKING:
     from .clip_explanation import ClipExplanation
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .hf_auto.config import RefinedConfig
 
 
+@models.register("attention_refine")
 class RefinedModel(nn.Module):
     """A backbone whose map is made, used and trained. Built by :func:`wrap` or :meth:`from_pretrained`.
 

@@ -36,17 +36,25 @@ class Registry:
         """Whether ``build`` would make an object of this one's class from its name."""
         return self._classes.get(getattr(instance, "name", None)) is type(instance)
 
+    def named(self, name: str) -> type:
+        """The class of that name.
+
+        Raises:
+            ValueError: no such name.
+        """
+        if name not in self._classes:
+            close = difflib.get_close_matches(name, self.names(), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{self.kind} {name!r} is not one of {', '.join(self.names()) or '(none)'}{hint}")
+        return self._classes[name]
+
     def build(self, name: str, options: dict[str, Any] | None = None) -> Any:
         """An instance of the class of that name.
 
         Raises:
             ValueError: no such name, or an option it does not take.
         """
-        if name not in self._classes:
-            close = difflib.get_close_matches(name, self.names(), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{self.kind} {name!r} is not one of {', '.join(self.names()) or '(none)'}{hint}")
-        return self._classes[name](**(options or {}))
+        return self.named(name)(**(options or {}))
 
     def made(self, given: Any, base: type) -> Any:
         """What a name stands for, with its default options; an object of the class ``base`` is taken as it is.

@@ -17,8 +17,9 @@ from .backbones.adapter import Backbone
 from .backbones.classifier import fingerprint
 from .backbones.higher_resolution import higher_resolution
 from .backbones.loading import load_with_freshness
+from .backbones.rebuild import describe
 from .backbones.scopes import quiet
-from .backbones.spec import IMAGENET, NotRebuildable, describe
+from .backbones.spec import IMAGENET, NotRebuildable
 from .backbones.unwrapping import refuse_scripted, unwrapped
 from .calibration import drawn
 from .heads.base import Head, heads

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from attention_refine.auditing.audit import Audit
+from attention_refine.auditing.record import Audit
 
 
 def verdict(audit: Audit) -> str:

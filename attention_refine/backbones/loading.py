@@ -15,8 +15,9 @@ from torch import nn
 
 from .clips import FramesFirst
 from .pooling import PatchPooling
+from .rebuild import describe, rebuild
 from .resolution import Resolution
-from .spec import NotRebuildable, describe, library_of
+from .spec import NotRebuildable, library_of
 from .torchvision_spec import build_named, classes_of
 from .torchvision_spec import names as torchvision_names
 from .transformers_spec import image_classifiers, video_classifiers
@@ -291,7 +292,7 @@ def _rebuilt(net: nn.Module, num_labels: int) -> nn.Module:
     """The same network with another number of classes, keeping every weight whose shape did not change."""
     spec = describe(net)
     if spec.source == "torchvision":
-        fresh = replace(spec, args={**spec.args, "num_classes": num_labels}).build()
+        fresh = rebuild(replace(spec, args={**spec.args, "num_classes": num_labels}))
     else:
         inner = net.net if isinstance(net, FramesFirst) else net
         config = type(inner.config).from_dict(inner.config.to_dict())

@@ -11,7 +11,8 @@ from torch import nn
 from ..files import atomic_file
 from .clips import FramesFirst
 from .pooling import PatchPooling
-from .spec import NotRebuildable, describe, library_of
+from .rebuild import describe
+from .spec import NotRebuildable, library_of
 
 
 def save_network(net: nn.Module, folder: Path, labels: list[str], preprocessing: dict[str, Any]) -> None:

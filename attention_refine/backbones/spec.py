@@ -1,17 +1,12 @@
-"""What rebuilds a backbone: a small, JSON-able description, with no weights and no code in it."""
+"""What rebuilds a backbone: a small, JSON-able description, with no weights and no code in it (see ``rebuild``)."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
-from types import ModuleType
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
-
-from .clips import FramesFirst
-from .pooling import PatchPooling
-from .resolution import Resolution, inside, resolution_of
 
 SOURCES = ("timm", "transformers", "torchvision")
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -55,47 +50,11 @@ class BackboneSpec:
     def from_dict(cls, values: dict[str, Any]) -> BackboneSpec:
         return cls(**values)
 
-    def build(self) -> nn.Module:
-        """The network with fresh weights. Names outside the three libraries' registries are refused."""
-        net = _module(self.source).build(self)
-        if self.resolution is not None:
-            Resolution.from_dict(self.resolution).apply(inside(net))
-        return net if self.pooling is None else PatchPooling.from_dict(net, self.pooling)
-
-
-def describe(net: nn.Module) -> BackboneSpec:
-    """The spec of a timm, transformers or torchvision network, with patch pooling or without.
-
-    Raises:
-        NotRebuildable: another kind of module, a timm model built without ``create_model``, or arguments that are not
-            plain data.
-    """
-    resolution = resolution_of(net)
-    if resolution is not None:
-        with resolution.undone(inside(net)):
-            return replace(describe(net), resolution=resolution.to_dict())
-    if isinstance(net, PatchPooling):
-        return replace(describe(net.net), pooling=net.to_dict())
-    inner = net.net if isinstance(net, FramesFirst) else net
-    source = library_of(inner)
-    if source is None:
-        raise NotRebuildable(
-            f"{type(net).__name__} is neither a timm, a transformers nor a torchvision model, so a checkpoint of it "
-            "could not be loaded elsewhere; build it with timm.create_model or a transformers class"
-        )
-    return _module(source).describe(inner)
-
 
 def library_of(net: nn.Module) -> str | None:
     """``"timm"``, ``"transformers"`` or ``"torchvision"``, whichever the network's class is from."""
     library = type(net).__module__.partition(".")[0]
     return library if library in SOURCES else None
-
-
-def _module(source: str) -> ModuleType:
-    from . import timm_spec, torchvision_spec, transformers_spec  # here: they import this module's types
-
-    return {"timm": timm_spec, "transformers": transformers_spec, "torchvision": torchvision_spec}[source]
 
 
 def plain(args: dict[str, Any], what: str) -> dict[str, Any]:

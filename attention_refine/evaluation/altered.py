@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attention_refine import maps, metrics
 from attention_refine.evaluation.measures import names_of
+from attention_refine.refined import saved
 
 Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -28,9 +29,7 @@ class Sanity:
         self.options = {name: dict(measures[name]) for name in names_of(measures, "sanity")}
         self.other: nn.Module | None = None
         if "label_randomisation" in self.options:
-            from attention_refine import load
-
-            self.other = load(self.options["label_randomisation"].pop("model"))
+            self.other = saved(self.options["label_randomisation"].pop("model"))
 
     def __call__(self, net: nn.Module, explain: Explain, pixel_values: Tensor, target: Tensor) -> dict[str, Tensor]:
         """``{name: (B,)}``. The target is that of the model as it is: an altered one predicts another class."""

@@ -10,8 +10,8 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..hub import from_pretrained
 from ..inputs import naming_columns
-from ..model import RefinedModel
 from ..output import RefinedOutput
+from ..refined import Refined
 from .config import RefinedConfig
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
@@ -25,7 +25,7 @@ class RefinedForImageClassification(PreTrainedModel):
     main_input_name = "pixel_values"
     accepts_loss_kwargs = True
 
-    def __init__(self, config: RefinedConfig, refined: RefinedModel | None = None):
+    def __init__(self, config: RefinedConfig, refined: Refined | None = None):
         super().__init__(config)
         if refined is None:
             raise ValueError("a refined model is made by ar.wrap or read from a checkpoint, not from a config alone")
@@ -33,7 +33,7 @@ class RefinedForImageClassification(PreTrainedModel):
         self.register_load_state_dict_pre_hook(_prefixed)
 
     @classmethod
-    def of(cls, model: RefinedModel) -> RefinedForImageClassification:
+    def of(cls, model: Refined) -> RefinedForImageClassification:
         """The model in this form; it is not copied."""
         return cls(model.config, model).train(model.training)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..model import RefinedModel
+from ..refined import Refined
 from .card import Card
 from .checkpoint import Checkpoint, save_pretrained
 from .config import CONFIG, FORMAT, CheckpointError, build, model_config, read_config
@@ -43,7 +43,7 @@ def from_pretrained(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     device: str | torch.device | None = None,
-) -> RefinedModel:
+) -> Refined:
     """The model that :func:`save_pretrained` wrote or :func:`push_to_hub` sent, in evaluation mode.
 
     From the Hub, the config and the header of the weights are fetched and judged before the weights are; all files are

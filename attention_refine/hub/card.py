@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from torch import Tensor
 
-from ..model import RefinedModel
+from ..refined import Refined
 from .checkpoint import CARD
 from .config import for_others
 from .places import without_places
@@ -22,7 +22,7 @@ from .talking import redacted
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-    from ..evaluation import Evaluation
+    from ..evaluation.results import Evaluation
 
 PICTURE = "maps.png"
 LEADERBOARD = ".eval_results/attention_refine.yaml"
@@ -67,7 +67,7 @@ class Card:
 
     def write(
         self,
-        model: RefinedModel,
+        model: Refined,
         repo_id: str,
         folder: Path,
         licence_of: Callable[[str], str | None] = lambda base_model: None,
@@ -88,7 +88,7 @@ class Card:
 
     def render(
         self,
-        model: RefinedModel,
+        model: Refined,
         repo_id: str,
         results: list[EvalResult],
         licence_of: Callable[[str], str | None] = lambda base_model: None,
@@ -169,7 +169,7 @@ class Card:
         ]
 
 
-def map_grid(model: RefinedModel, images: Sequence[Any], side: int = 224) -> Any:
+def map_grid(model: Refined, images: Sequence[Any], side: int = 224) -> Any:
     """A PIL picture: each image as the model sees it, and under it the same with the model's map drawn over it.
 
     Of videos each is a strip of frames, and the strips stand under one another.
@@ -190,7 +190,7 @@ def map_grid(model: RefinedModel, images: Sequence[Any], side: int = 224) -> Any
     return sheet
 
 
-def _clip_grid(model: RefinedModel, clips: Sequence[Any]) -> Any:
+def _clip_grid(model: Refined, clips: Sequence[Any]) -> Any:
     from PIL import Image
 
     from ..frames import pictures_of, side_by_side, spread, with_maps
@@ -207,7 +207,7 @@ def _clip_grid(model: RefinedModel, clips: Sequence[Any]) -> Any:
     return sheet
 
 
-def base_model_of(model: RefinedModel) -> str | None:
+def base_model_of(model: Refined) -> str | None:
     """Hub id of the weights the backbone started from, where they have one."""
     spec = model.backbone.spec
     if spec is None or not spec.origin:
@@ -228,7 +228,7 @@ def _is_hub_id(name: str | None) -> bool:
     return found is not None and not Path(name).exists()
 
 
-def _own_licence(model: RefinedModel) -> str | None:
+def _own_licence(model: Refined) -> str | None:
     """timm says it beside the weights."""
     if base_model_of(model) is None:  # fresh weights: the architecture's page says nothing about these
         return None

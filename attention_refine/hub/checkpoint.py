@@ -13,7 +13,7 @@ import torch
 
 from ..backbones.spec import NotRebuildable
 from ..files import atomic_files
-from ..model import RefinedModel
+from ..refined import Refined
 from . import weights as stored
 from .config import CONFIG, CheckpointError, build, model_config, read_config, to_json
 from .outline import outline
@@ -55,7 +55,7 @@ class Checkpoint:
         if found:
             raise CheckpointError(f"{self.folder / self.names[0]} {found}: it belongs to another {CONFIG}")
 
-    def load(self) -> RefinedModel:
+    def load(self) -> Refined:
         """The model, in evaluation mode; :meth:`check` comes first."""
         with _building(self.folder / CONFIG):
             model = build(self.config)
@@ -81,7 +81,7 @@ def in_folder(folder: Path) -> Checkpoint:
 
 
 def save_pretrained(
-    model: RefinedModel, folder: str | Path, *, max_shard_size: int | str = "5GB", training_layers: bool = True
+    model: Refined, folder: str | Path, *, max_shard_size: int | str = "5GB", training_layers: bool = True
 ) -> None:
     """Write ``config.json``, ``model.safetensors`` and ``preprocessor_config.json`` into ``folder``, all or none.
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from ..backbones.adapter import Backbone
 from ..backbones.loading import num_classes
+from ..backbones.rebuild import describe, rebuild
 from ..backbones.sites import Site
-from ..backbones.spec import BackboneSpec, NotRebuildable, describe
+from ..backbones.spec import BackboneSpec, NotRebuildable
 from ..heads.base import heads
-from ..model import RefinedModel
 from ..objectives.base import objectives
-from ..objectives.distillation import OBJECT
+from ..objectives.teacher import OBJECT
+from ..refined import Refined, models
+from ..version import __version__
 
 CONFIG = "config.json"
 FORMAT = 1
@@ -41,7 +43,7 @@ class CheckpointError(ValueError):
     """A folder or repo that is no whole checkpoint of this library; the message names the file and what is wrong."""
 
 
-def model_config(model: RefinedModel, training_layers: bool = True) -> dict[str, Any]:
+def model_config(model: Refined, training_layers: bool = True) -> dict[str, Any]:
     """Everything that rebuilds ``model`` but its weights.
 
     Args:
@@ -51,8 +53,6 @@ def model_config(model: RefinedModel, training_layers: bool = True) -> dict[str,
         NotRebuildable: the backbone is a module that no library can build again, or a head or objective is not
             registered.
     """
-    from .. import __version__
-
     kept = list(model.objectives.values()) if training_layers else []
     for registry, parts in ((heads, [model.head] if model.head else []), (objectives, kept)):
         for part in parts:
@@ -228,11 +228,11 @@ def _check_numbers(value: Any, where: str, most: float = LARGEST_NUMBER) -> None
         raise CheckpointError(f"{where} is {value:.4g}, larger than {most:.4g}, which no layer needs; refused")
 
 
-def build(config: dict[str, Any]) -> RefinedModel:
+def build(config: dict[str, Any]) -> Refined:
     """The model a config describes, with fresh weights and without probing."""
     spec = BackboneSpec.from_dict(config["backbone"])
     site = Site.from_dict(config["site"]) if config["site"] else None
-    net = spec.build()
+    net = rebuild(spec)
     if num_classes(net) not in (None, len(config["labels"])):
         raise ValueError(f"the backbone has {num_classes(net)} classes but there are {len(config['labels'])} labels")
     if site is not None and site.name not in dict(net.named_modules()):
@@ -240,7 +240,10 @@ def build(config: dict[str, Any]) -> RefinedModel:
     backbone = Backbone(net, spec, site, config["preprocessing"]["input_size"])
     head = heads.build(config["head"]["name"], config["head"]["options"]) if config["head"] else None
     made = [objectives.build(entry["name"], entry["options"]) for entry in config["objectives"]]
-    model = RefinedModel(backbone, head, made, config["labels"], config["preprocessing"])
+    model = models.build(config["model_type"], {
+        "backbone": backbone, "head": head, "objective_list": made, "labels": config["labels"],
+        "preprocessing": config["preprocessing"],
+    })  # fmt: skip
     if head is not None:
         head.attach(backbone, model.num_labels, config["head"]["resolved"])
     for objective in made:

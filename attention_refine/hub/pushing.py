@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..model import RefinedModel
+from ..refined import Refined
 from . import weights as stored
 from .card import Card
 from .checkpoint import CARD, save_pretrained
@@ -27,7 +27,7 @@ class PushError(RuntimeError):
 
 
 def push_to_hub(
-    model: RefinedModel,
+    model: Refined,
     repo_id: str,
     *,
     create: bool = True,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ..registry import Registry, checked_options, show_options
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 objectives = Registry("objective")
 
@@ -64,17 +65,17 @@ class Objective(nn.Module):
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "options": asdict(self.config)}
 
-    def attach(self, model: RefinedModel) -> None:
+    def attach(self, model: Refined) -> None:
         """Make training-only layers for this model; nothing by default."""
 
-    def prepare(self, model: RefinedModel, batch: dict[str, Any]) -> dict[str, Any]:
+    def prepare(self, model: Refined, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch the model is to see when this objective's losses are computed; as it is, by default.
 
         What it adds is there for :meth:`forward`; nothing is kept on the module between the two.
         """
         return batch
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         """Scalar losses by name, each to be minimised.
 
         ``batch`` holds ``pixel_values``, ``labels`` where there are any, the ``smoothing`` of the labels, and every

@@ -28,7 +28,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from .. import maps
@@ -38,7 +37,6 @@ from ..maps.site import module_name
 from ..registry import check_choice
 from .base import Objective, objectives
 from .correlation import CORRELATIONS, correlation
-from .distillation import OBJECT
 from .hiding import site_for
 from .matching import (
     AT_A_SITE,
@@ -52,9 +50,11 @@ from .matching import (
     matched,
 )
 from .siblings import over_layers, over_models, over_views
+from .teacher import Teacher
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 COMPARISONS = ("maps", "views", "layers", "models")
 
@@ -185,14 +185,16 @@ class AttentionConsistency(Objective):
     takes_gradients = True
 
     def __init__(self, teacher: nn.Module | str | None = None, **options: Any):
-        given = isinstance(teacher, nn.Module)
-        super().__init__(teacher=OBJECT if given else teacher, **options)
-        self._teacher = [teacher] if given else []  # in a list, so that it is no part of this module
+        given = Teacher("AttentionConsistency", teacher)
+        super().__init__(teacher=given.source, **options)
+        self._teacher = given
         self.needs_labels = self.config.classes == "labels"
 
-    def attach(self, model: RefinedModel) -> None:
+    def attach(self, model: Refined) -> None:
         """Find the site, and read once, in a black image, what no network is sure to have: refused here, not later."""
         config = self.config
+        if self._teacher.network is not None:
+            self._teacher.check_classes(model, self._teacher.network)
         names = [config.first, config.second] if config.compare == "maps" else [config.first]
         if "head" in names and model.head is None:
             raise ValueError("AttentionConsistency: the map 'head' needs a head, and this model has none")
@@ -205,7 +207,7 @@ class AttentionConsistency(Objective):
                 maps.by_name(name)(model, model.backbone.example())
 
     @not_compiled  # a compiled graph cannot be differentiated twice
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         pixels = batch["pixel_values"]
         classes = Classes(self.config.classes, self.config.topk, batch["labels"], model.num_labels)
         with without_checkpointing(model):  # a checkpointed part runs again outside the contexts of these passes
@@ -219,7 +221,7 @@ class AttentionConsistency(Objective):
         output.measures["consistency_exact"] = h.new_tensor(float(not self.config.detach_mask))
         return {"consistency": -(h.masked_fill(silent, 0.0) * pairs.share).sum() / len(pixels)}
 
-    def _pairs(self, model: RefinedModel, pixels: Tensor, classes: Classes) -> Pairs:
+    def _pairs(self, model: Refined, pixels: Tensor, classes: Classes) -> Pairs:
         config = self.config
         first, second = self._choice("first", model), self._choice("second", model)
         if config.compare == "maps":
@@ -228,24 +230,12 @@ class AttentionConsistency(Objective):
             return over_views(model, pixels, classes, first, config, at_random=self.training)
         if config.compare == "layers":
             return over_layers(model, pixels, classes, first, config.layers)
-        return over_models(model, self._second_model(pixels.device), pixels, classes, first, config.site)
+        return over_models(model, self._teacher.of(model), pixels, classes, first, config.site)
 
-    def _choice(self, which: str, model: RefinedModel) -> MapChoice:
+    def _choice(self, which: str, model: Refined) -> MapChoice:
         name, options, site = getattr(self.config, which), getattr(self.config, f"{which}_options"), self.config.site
         if name == "grad_cam":
             options = {"temporal_weights": self.config.temporal_weights, **options}
         if site == "auto" and model.head is None and model.backbone.site is not None:  # the one that was stored
             site = replace(model.backbone.site, name=f"backbone.net.{model.backbone.site.name}")
         return MapChoice(name, options, site)
-
-    def _second_model(self, device: torch.device) -> nn.Module:
-        if not self._teacher:
-            if self.config.teacher == OBJECT:
-                raise ValueError(
-                    "AttentionConsistency: this model was saved without its teacher, which was an object; give it "
-                    "again with model.add_objective(ar.AttentionConsistency(teacher=..., compare='models'))"
-                )
-            from ..hub import load  # only to train: a loaded model must not fetch a second one to predict
-
-            self._teacher.append(load(self.config.teacher))
-        return self._teacher[0].to(device)

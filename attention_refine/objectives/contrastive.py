@@ -34,14 +34,15 @@ from torch import Tensor, nn
 from ..backbones.classifier import embedding_size, embeddings, last_layer
 from .base import Objective, objectives
 from .gathering import gathered, processes
-from .views import Views, check_views
+from .views import Views, ViewsConfig
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 
 @dataclass(frozen=True)
-class ContrastivePretrainingConfig:
+class ContrastivePretrainingConfig(ViewsConfig):
     """Options of :class:`ContrastivePretraining`.
 
     Args:
@@ -62,11 +63,6 @@ class ContrastivePretrainingConfig:
     dimension: int = 128
     layers: int = 2
     gather: bool = True
-    smallest_crop: float = 0.08
-    flip: float = 0.5
-    jitter: float = 1.0
-    grey: float = 0.2
-    blur: float = 0.5
     weight: float = 1.0
 
     def __post_init__(self):
@@ -77,7 +73,7 @@ class ContrastivePretrainingConfig:
                 raise ValueError(f"ContrastivePretraining: {name} must be 1 or more, got {getattr(self, name)}")
         if self.weight < 0:
             raise ValueError(f"ContrastivePretraining: weight must be 0 or more, got {self.weight}")
-        check_views("ContrastivePretraining", self)
+        self.check_views("ContrastivePretraining")
 
 
 @objectives.register("contrastive")
@@ -95,7 +91,7 @@ class ContrastivePretraining(Objective):
     needs_labels = False
     own_passes = True
 
-    def attach(self, model: RefinedModel) -> None:
+    def attach(self, model: Refined) -> None:
         size = embedding_size(last_layer(model.backbone.net, model.num_labels))
         widths = [size] * self.config.layers + [self.config.dimension]
         layers: list[nn.Module] = []
@@ -103,7 +99,7 @@ class ContrastivePretraining(Objective):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.projection = nn.Sequential(*layers[:-1])
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         pixels, views = batch["pixel_values"], batch.get("views")
         if views is None:
             make = Views(self.config, model.preprocessing)

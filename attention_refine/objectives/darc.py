@@ -43,7 +43,8 @@ from .occlusion import Occlusion
 from .regions import feature_errors, info_nce, pixel_errors, pooled
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 EMBEDDING = 128  # channels in which regions are compared
 
@@ -79,7 +80,7 @@ class DARC(Delayed):
     config_class = DARCConfig
     needs_labels = False
 
-    def attach(self, model: RefinedModel) -> None:
+    def attach(self, model: Refined) -> None:
         config, backbone = self.config, model.backbone
         site_for(model, config.site, "DARC")
         if backbone.site.layout.grid_rank != 2:
@@ -110,7 +111,7 @@ class DARC(Delayed):
         extra = {"darc_perceptual": self.config.perceptual_weight, "darc_contrast": self.config.contrast_weight}
         return extra.get(loss, self.weight)
 
-    def prepare(self, model: RefinedModel, batch: dict[str, Any]) -> dict[str, Any]:
+    def prepare(self, model: Refined, batch: dict[str, Any]) -> dict[str, Any]:
         """With ``task="occluded"``, in training: the first occlusion in place of the image, which is kept beside it."""
         if self.config.task == "clean" or not self.training or self.begun_steps < self.config.start_step:
             return batch
@@ -118,7 +119,7 @@ class DARC(Delayed):
         hidden = self._hide(batch, image, 0, batch.get("darc_map"))
         return {**batch, "pixel_values": image.masked_fill(hidden, 0.0), "darc_image": image, "darc_hidden": hidden}
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         nothing = output.logits.new_zeros((), dtype=torch.float32)
         extra = [name for name in ("darc_perceptual", "darc_contrast") if self.weight_of(name)]
         if self.waits():
@@ -136,7 +137,7 @@ class DARC(Delayed):
             losses.update(self._extra(model, batch, output, rounds))
         return losses
 
-    def rounds(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> Rounds:
+    def rounds(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> Rounds:
         """The N iterations on a batch of which ``output`` is the task's own pass.
 
         Occlusions that do not depend on the map go through the network as one batch. From an earlier update on the same
@@ -170,14 +171,14 @@ class DARC(Delayed):
         folded = [each.unflatten(0, (count, len(image))) for each in (where, reconstruction, errors, decoded)]
         return Rounds(folded[0], folded[1], torch.stack(maps), folded[2], folded[3])
 
-    def map_of(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> Tensor:
+    def map_of(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> Tensor:
         """The source's map of the whole image, ``(B, 1, h, w)`` on its own grid."""
         if hasattr(self.source, "from_output"):
             return self.source.from_output(model, output, batch["labels"])
         with second_pass(model, self.config.bn_second_pass, "all"):
             return self.source(model, batch["pixel_values"], batch["labels"])[1]
 
-    def _start(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput, fresh: list[Tensor]) -> Tensor:
+    def _start(self, model: Refined, batch: dict[str, Any], output: RefinedOutput, fresh: list[Tensor]) -> Tensor:
         """``a_0 (B, 1, h, w)`` on the feature's grid, a constant."""
         feature = output.feature
         if batch.get("darc_map") is not None:
@@ -201,9 +202,7 @@ class DARC(Delayed):
         by_generator = self.training and self.config.seed is None
         return self.occlusion.hide(image, maps, None if by_generator else (batch.get("update", 0), iteration))
 
-    def _extra(
-        self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput, rounds: Rounds
-    ) -> dict[str, Tensor]:
+    def _extra(self, model: Refined, batch: dict[str, Any], output: RefinedOutput, rounds: Rounds) -> dict[str, Tensor]:
         """The terms that compare regions with those of the feature of the whole image, a constant."""
         config, image = self.config, batch.get("darc_image", batch["pixel_values"])
         truth = output.feature.grid.detach()

@@ -36,11 +36,11 @@ from ..maps.conditions import full_precision
 from ..registry import check_choice
 from .base import Objective, objectives
 from .hiding import site_for
+from .teacher import Teacher
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
-
-OBJECT = "object"  # what stands in a saved config for a teacher that was an object
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 
 @dataclass(frozen=True)
@@ -98,19 +98,9 @@ class Distillation(Objective):
     needs_labels = False
 
     def __init__(self, teacher: Any = None, **options: Any):
-        given = teacher if isinstance(teacher, nn.Module) else None
-        super().__init__(teacher=OBJECT if given is not None else _as_text(teacher), **options)
-        # In a list: no submodule, whose weights would be counted, trained and saved as the student's.
-        self._teacher: list[nn.Module] = [] if given is None else [given]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
-        """A copy with the same teacher, not a copy of it."""
-        made = type(self)(
-            **{**vars(self.config), "teacher": self._teacher[0] if self._teacher else self.config.teacher}
-        )
-        made.training = self.training
-        memo[id(self)] = made
-        return made
+        given = Teacher("Distillation", teacher)
+        super().__init__(teacher=given.source, **options)
+        self._teacher = given  # no module: its weights are not counted, trained or saved as the student's
 
     @property
     def task_weight(self) -> float:
@@ -120,7 +110,7 @@ class Distillation(Objective):
         weights = {"distillation_features": self.config.feature_weight, "distillation_maps": self.config.map_weight}
         return weights.get(loss, self.config.interpolation * self.weight)
 
-    def attach(self, model: RefinedModel) -> None:
+    def attach(self, model: Refined) -> None:
         if self.config.teacher is None:
             raise ValueError(
                 "Distillation: there is no teacher; pass teacher=, a folder or Hub id of a saved model, or a model"
@@ -129,44 +119,26 @@ class Distillation(Objective):
             raise ValueError("Distillation: map_weight compares the heads' maps, and this model has no head")
         if self.config.feature_weight:
             site_for(model, self.config.site, "Distillation")
-        if self._teacher:
-            self._check(model, self._teacher[0])
+        if self._teacher.network is not None:
+            self._teacher.check_classes(model, self._teacher.network)
+            self._check(self._teacher.network)
 
-    def teacher(self, model: RefinedModel) -> nn.Module:
+    def teacher(self, model: Refined) -> nn.Module:
         """The teacher, loaded at the first call and where the model is; its own flags are never changed.
 
         Raises:
             ValueError: the model was saved with a teacher that was an object, or the teacher does not fit it.
         """
-        if not self._teacher:
-            if self.config.teacher == OBJECT:
-                raise ValueError(
-                    "Distillation: this model was saved without its teacher, which was an object; give it again with "
-                    "model.add_objective(ar.Distillation(teacher=...))"
-                )
-            from ..hub import load
+        return self._teacher.of(model, self._check)
 
-            loaded = load(self.config.teacher)
-            self._check(model, loaded)
-            self._teacher.append(loaded)
-        return self._teacher[0].to(next(model.parameters()).device)
-
-    def _check(self, model: RefinedModel, teacher: nn.Module) -> None:
-        labels = getattr(teacher, "labels", None)
-        if labels is not None and len(labels) != model.num_labels:
-            raise ValueError(f"Distillation: the teacher has {len(labels)} classes, the student {model.num_labels}")
-        if labels is not None and set(labels) == set(model.labels) and list(labels) != list(model.labels):
-            raise ValueError(
-                "Distillation: teacher and student have the same classes in another order; wrap the student with the "
-                f"teacher's labels ({', '.join(labels[:3])} ...)"
-            )
+    def _check(self, teacher: nn.Module) -> None:
         for option, part in (("feature_weight", "backbone"), ("map_weight", "head")):
             if getattr(self.config, option) and getattr(teacher, part, None) is None:
                 raise ValueError(f"Distillation: {option} needs a teacher with a {part} of this library; wrap it first")
         if self.config.feature_weight and teacher.backbone.site is None:
             raise ValueError("Distillation: feature_weight needs a teacher with a head, or an objective with a site")
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         logits, feature, maps = self._ask(model, batch["pixel_values"])
         if logits.shape != output.logits.shape:
             raise ValueError(
@@ -187,7 +159,7 @@ class Distillation(Objective):
         return losses
 
     @torch.no_grad()
-    def _ask(self, model: RefinedModel, pixel_values: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _ask(self, model: Refined, pixel_values: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The teacher's logits, its feature at the site and its maps, in evaluation mode."""
         teacher = self.teacher(model)
         pixels = as_seen_by(teacher, model, pixel_values, self.config.teacher_size)
@@ -237,7 +209,7 @@ def on_one_grid(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return pool(first, grid), pool(second, grid)
 
 
-def as_seen_by(teacher: nn.Module, model: RefinedModel, pixel_values: Tensor, size: int | None) -> Tensor:
+def as_seen_by(teacher: nn.Module, model: Refined, pixel_values: Tensor, size: int | None) -> Tensor:
     """The student's images normalised as the teacher's preprocessing says, and at its size if one is given."""
     theirs = getattr(teacher, "preprocessing", None)
     if theirs is not None:
@@ -253,11 +225,3 @@ def as_seen_by(teacher: nn.Module, model: RefinedModel, pixel_values: Tensor, si
     frames = pixel_values if pixel_values.ndim == 4 else pixel_values.transpose(1, 2).flatten(0, 1)
     frames = F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
     return frames if pixel_values.ndim == 4 else frames.unflatten(0, (len(pixel_values), -1)).transpose(1, 2)
-
-
-def _as_text(teacher: Any) -> str | None:
-    if teacher is None or isinstance(teacher, str):
-        return teacher
-    if hasattr(teacher, "__fspath__"):
-        return str(teacher)
-    raise TypeError(f"Distillation: teacher={teacher!r} is neither a folder, a Hub id nor a model")

@@ -29,7 +29,8 @@ from .base import Objective, objectives
 from .gathering import processes
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class GroupDRO(Objective):
         """``(groups,)`` float64: q, 0 for groups that were not seen yet."""
         return self.log_weights.masked_fill(~self.seen, -torch.inf).softmax(0).nan_to_num(0.0)
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         labels, smoothing = batch["labels"], batch.get("smoothing", 0.0)
         losses = image_losses(output.logits, labels, smoothing)
         for logits in output.aux_logits.values():

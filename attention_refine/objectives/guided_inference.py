@@ -48,7 +48,8 @@ from .hiding import (
 from .supervision import distance
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 FILLS = ("zero", "mean", "blur")
 BLUR = 21  # pixels of the box that blurs
@@ -97,7 +98,7 @@ class GuidedInference(Delayed):
 
     config_class = GuidedInferenceConfig
 
-    def attach(self, model: RefinedModel) -> None:
+    def attach(self, model: Refined) -> None:
         if self.config.source == "head" and model.head is None:
             raise ValueError("GuidedInference: source='head' needs a head, and this model has none; use 'grad_cam'")
         self.from_head = model.head is not None and self.config.source != "grad_cam"
@@ -109,7 +110,7 @@ class GuidedInference(Delayed):
         weights = {"guided_inference_area": self.config.area_penalty, "guided_inference_ext": self.config.ext_weight}
         return weights.get(loss, self.weight)
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         nothing = output.logits.new_zeros((), dtype=torch.float32)
         parts = {"": True, "_area": self.config.area_penalty > 0, "_ext": self.config.ext_weight > 0}
         names = [f"guided_inference{part}" for part, wanted in parts.items() if wanted]
@@ -132,7 +133,7 @@ class GuidedInference(Delayed):
             losses["guided_inference_ext"] = self._extra(model, batch, output, positive)
         return losses
 
-    def _maps(self, model: RefinedModel, output: RefinedOutput, positive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _maps(self, model: Refined, output: RefinedOutput, positive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each mask to be made: the image's row ``(P,)``, the map ``(P, 1, h, w)`` and the classes it hides."""
         everyone = torch.arange(len(positive), device=positive.device)
         per_class = model.head is not None and model.head.per_class and output.maps.shape[1] > 1
@@ -148,7 +149,7 @@ class GuidedInference(Delayed):
         wanted = torch.cat([wanted[row] for (_, wanted), row in zip(apart, rows)])
         return torch.cat(rows), scaled(kept, self.config.map_norm, self.from_head), wanted
 
-    def _joint(self, model: RefinedModel, output: RefinedOutput, positive: Tensor) -> Tensor:
+    def _joint(self, model: Refined, output: RefinedOutput, positive: Tensor) -> Tensor:
         """``(B, 1, h, w)``: one map of all true classes of an image, on the threshold's scale."""
         if self.from_head:
             maps = class_map(model, output, positive, False)
@@ -156,9 +157,7 @@ class GuidedInference(Delayed):
             (maps,) = grad_cam_at_site(model, output, [positive], self.config.second_order)
         return scaled(maps, self.config.map_norm, self.from_head)
 
-    def _hidden_score(
-        self, model: RefinedModel, pixels: Tensor, masks: Tensor, wanted: Tensor, several: bool
-    ) -> Tensor:
+    def _hidden_score(self, model: Refined, pixels: Tensor, masks: Tensor, wanted: Tensor, several: bool) -> Tensor:
         """The scores of the classes after hiding, summed over each image's ``wanted``, ``(P,)``."""
         if len(pixels) == 0:  # no image has a class
             return masks.flatten(1).sum(1)
@@ -168,7 +167,7 @@ class GuidedInference(Delayed):
             logits = model(hidden, compute_losses=False).logits
         return class_score(logits, wanted, self.config.score, several)
 
-    def _extra(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput, positive: Tensor) -> Tensor:
+    def _extra(self, model: Refined, batch: dict[str, Any], output: RefinedOutput, positive: Tensor) -> Tensor:
         target, known, given = map_targets(batch, self.config.ext_target)
         if not given.any():
             return given.sum()

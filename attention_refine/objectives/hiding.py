@@ -18,7 +18,8 @@ from ..registry import check_choice
 from .base import Objective
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 SCORES = ("auto", "softmax", "sigmoid", "logit")
 STATISTICS = ("freeze_stats", "eval", "train")
@@ -104,7 +105,7 @@ def one_class_each(positive: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 @contextmanager
-def second_pass(model: RefinedModel, batch_norm: str, gradient: str) -> Iterator[None]:
+def second_pass(model: Refined, batch_norm: str, gradient: str) -> Iterator[None]:
     """The conditions of a further forward pass in the same training step; every flag is restored.
 
     The head's own step counter stands still.
@@ -139,9 +140,7 @@ def second_pass(model: RefinedModel, batch_norm: str, gradient: str) -> Iterator
             parameter.requires_grad_(True)
 
 
-def grad_cam_at_site(
-    model: RefinedModel, output: RefinedOutput, positive: list[Tensor], second_order: bool
-) -> list[Tensor]:
+def grad_cam_at_site(model: Refined, output: RefinedOutput, positive: list[Tensor], second_order: bool) -> list[Tensor]:
     """``ReLU(sum_k w_k F_k)`` at the site for sums of logits, ``(B, 1, h, w)`` each, inside the graph.
 
     ``w_k`` is the mean over locations of the gradient of ``(logits * positive).sum(1)``. The forward pass already made
@@ -180,7 +179,7 @@ def of_class(maps: Tensor, classes: Tensor) -> Tensor:
     return maps[torch.arange(len(maps), device=maps.device), classes][:, None]
 
 
-def class_map(model: RefinedModel, output: RefinedOutput, labels: Tensor | None, second_order: bool = True) -> Tensor:
+def class_map(model: Refined, output: RefinedOutput, labels: Tensor | None, second_order: bool = True) -> Tensor:
     """One map an image, ``(B, 1, h, w)``, 0 or more, not scaled, inside the graph.
 
     The head's: of parts the largest at each location, of a map for each class the mean over the image's classes.
@@ -200,7 +199,7 @@ def class_map(model: RefinedModel, output: RefinedOutput, labels: Tensor | None,
     return (output.maps * share.reshape(*share.shape, *[1] * (output.maps.ndim - 2))).sum(1, keepdim=True)
 
 
-def site_for(model: RefinedModel, site: str = "auto", owner: str = "the objective") -> None:
+def site_for(model: Refined, site: str = "auto", owner: str = "the objective") -> None:
     """Give a model without a head the site where its map is read; refuse one that differs from the site it has.
 
     Raises:

@@ -24,7 +24,8 @@ from ..maps.conditions import full_precision
 from .hiding import grad_cam_at_site, multi_hot
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 SOURCES = ("auto", "head", "grad_cam", "class_attention", "block")
 # Classes of timm, torchvision and transformers whose output is a feature weighted by an attention of their own.
@@ -40,19 +41,19 @@ class HeadMap:
 
     second_order = False
 
-    def __init__(self, model: RefinedModel):
+    def __init__(self, model: Refined):
         if model.head is None:
             raise ValueError("DARC: source='head', and this model has no head; wrap it with head='abn', or 'grad_cam'")
 
-    def __call__(self, model: RefinedModel, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
+    def __call__(self, model: Refined, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
         feature = model.backbone.features(pixels)
         return feature, self._one(model, model.head(feature.grid)[1], labels)
 
-    def from_output(self, model: RefinedModel, output: RefinedOutput, labels: Tensor | None) -> Tensor:
+    def from_output(self, model: Refined, output: RefinedOutput, labels: Tensor | None) -> Tensor:
         return self._one(model, output.maps, labels)
 
     @staticmethod
-    def _one(model: RefinedModel, maps: Tensor, labels: Tensor | None) -> Tensor:
+    def _one(model: Refined, maps: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None or not model.head.per_class or maps.shape[1] == 1:
             return maps.amax(1, keepdim=True)
         positive = multi_hot(labels, maps.shape[1])
@@ -66,11 +67,11 @@ class GradCam:
     def __init__(self, second_order: bool):
         self.second_order = second_order
 
-    def __call__(self, model: RefinedModel, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
+    def __call__(self, model: Refined, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
         output = model.run(pixels, compute_aux=False, twice=self.second_order and torch.is_grad_enabled())
         return output.feature, self.from_output(model, output, labels)
 
-    def from_output(self, model: RefinedModel, output: RefinedOutput, labels: Tensor | None) -> Tensor:
+    def from_output(self, model: Refined, output: RefinedOutput, labels: Tensor | None) -> Tensor:
         if labels is None:
             labels = output.logits.detach().argmax(1)
         positive = multi_hot(labels, output.logits.shape[1])
@@ -86,7 +87,7 @@ class ClassAttention:
 
     second_order = False
 
-    def __init__(self, model: RefinedModel):
+    def __init__(self, model: Refined):
         backbone = model.backbone
         with quiet(backbone.net):
             self.row, live = probe(backbone.net, backbone.example(), "auto")
@@ -97,7 +98,7 @@ class ClassAttention:
                 "source='grad_cam' or a head"
             )
 
-    def __call__(self, model: RefinedModel, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
+    def __call__(self, model: Refined, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
         layers: list[Tensor] = []
         with AttentionWeights(len(pixels), layers.append):
             feature = model.backbone.features(pixels)
@@ -119,7 +120,7 @@ class BlockMap:
 
     second_order = False
 
-    def __init__(self, model: RefinedModel, block: str):
+    def __init__(self, model: Refined, block: str):
         backbone = model.backbone
         self.name = _last_block(backbone.net) if block == "auto" else block
         if self.name not in dict(backbone.net.named_modules()):
@@ -132,7 +133,7 @@ class BlockMap:
                 f"DARC: block={self.name!r} {problem}; name an attention block before {backbone.site.name!r}"
             )
 
-    def __call__(self, model: RefinedModel, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
+    def __call__(self, model: Refined, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
         feature, outputs = self._run(model.backbone, pixels)
         size = image_size_of(pixels)
         grid = to_grid(outputs[0], infer_layout(outputs[0], size), size)
@@ -151,7 +152,7 @@ class BlockMap:
 Source = HeadMap | GradCam | ClassAttention | BlockMap
 
 
-def make_source(model: RefinedModel, source: str, block: str, second_order: bool) -> Source:
+def make_source(model: Refined, source: str, block: str, second_order: bool) -> Source:
     """The source of that name; ``"auto"`` is the head where there is one, else Grad-CAM."""
     if source == "head" or source == "auto" and model.head is not None:
         return HeadMap(model)

@@ -19,7 +19,7 @@ from .correlation import is_constant
 from .hiding import multi_hot
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel
+    from ..refined import Refined
 
 MATCHINGS = ("mask", "cam_mask", "upsampling", "pooling")
 MASK_NORMS = ("std", "variance", "code")
@@ -71,7 +71,7 @@ def check_map(owner: str, field: str, name: str, options: dict[str, Any]) -> Non
             )
 
 
-def _head_map(model: RefinedModel, pixels: Tensor, target: Any, graph: bool) -> Tensor:
+def _head_map(model: Refined, pixels: Tensor, target: Any, graph: bool) -> Tensor:
     """The head's own map: of each class where it has one a class, else the largest of its parts."""
     with map_conditions(model, pixels, graph, attention=False) as (net, pixels):
         output = net(pixels, compute_losses=False)
@@ -118,7 +118,7 @@ class Classes:
             self.index = self.logits.topk(self.count, dim=1).indices
         return logits.gather(1, self.index)
 
-    def chosen(self, model: RefinedModel, pixels: Tensor, by: str) -> Any:
+    def chosen(self, model: Refined, pixels: Tensor, by: str) -> Any:
         """What the first map takes as its target: these classes, chosen by its own forward pass where it has one."""
         if self.index is None and by in _OF_THE_IMAGE:
             return self
@@ -175,7 +175,7 @@ def soft_guide(guide: Tensor, norm: str, slope: float, offset: float) -> Tensor:
 
 
 def matched(
-    model: RefinedModel, pixels: Tensor, classes: Classes, first: MapChoice, second: MapChoice, config: Any
+    model: Refined, pixels: Tensor, classes: Classes, first: MapChoice, second: MapChoice, config: Any
 ) -> Pairs:
     """The two maps of ``config.matching``."""
     graph = torch.is_grad_enabled()
@@ -199,7 +199,7 @@ def matched(
 
 
 def _both(
-    model: RefinedModel,
+    model: Refined,
     pixels: Tensor,
     classes: Classes,
     first: MapChoice,

@@ -53,7 +53,8 @@ from .hiding import (
 
 if TYPE_CHECKING:
     from ..backbones.adapter import Feature
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class AttentionMining(Delayed):
 
     config_class = AttentionMiningConfig
 
-    def attach(self, model: RefinedModel) -> None:
+    def attach(self, model: Refined) -> None:
         self.takes_gradients = model.head is None
         self.second_order = model.head is None and self.config.second_order
         if self.config.am_residual and model.head is None:
@@ -109,7 +110,7 @@ class AttentionMining(Delayed):
     def weight_of(self, loss: str) -> float:
         return self.config.area_penalty if loss == "mining_area" else self.weight
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         nothing = output.logits.new_zeros((), dtype=torch.float32)
         names = ["mining", "mining_area"] if self.config.area_penalty else ["mining"]
         if self.waits():
@@ -141,7 +142,7 @@ class AttentionMining(Delayed):
         return losses
 
     def _maps(
-        self, model: RefinedModel, output: RefinedOutput, positive: Tensor
+        self, model: Refined, output: RefinedOutput, positive: Tensor
     ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """For each pass the map ``(B, 1, h, w)``, the gain of ``am_residual``, and the classes it hides."""
         if model.head is None:
@@ -166,7 +167,7 @@ class AttentionMining(Delayed):
             levels = flat.new_full((len(flat),), self.config.threshold)
         return levels.reshape(-1, *[1] * (maps.ndim - 1))
 
-    def _perceive_hidden(self, model: RefinedModel, feature: Feature, mask: Tensor, gain: Tensor | None) -> Tensor:
+    def _perceive_hidden(self, model: Refined, feature: Feature, mask: Tensor, gain: Tensor | None) -> Tensor:
         """``P(F - T * F)``: equation 2, and perception with its own weights."""
         with second_pass(model, self.config.bn_second_pass, self.config.am_grad):
             grid = feature.grid.detach() if self.config.am_grad == "map_only" else feature.grid

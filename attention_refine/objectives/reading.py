@@ -14,7 +14,8 @@ from ..maps.names import CLASSLESS
 from .hiding import class_map, grad_cam_at_site, multi_hot, site_for
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 OWN = ("auto", "head", "grad_cam")  # read off the forward pass that the model makes anyway
 SAMPLED = ("occlusion", "rise", "score_cam")  # hundreds of forward passes an image, whose graphs would all be kept
@@ -36,7 +37,7 @@ def check_maps(owner: str, maps: str | dict[str, Any]) -> None:
         raise ValueError(f"{owner}: maps={name!r} takes no options, got {', '.join(sorted(maps.keys() - {'name'}))}")
 
 
-def chosen_map(model: RefinedModel, maps: str | dict[str, Any], site: str, owner: str) -> str:
+def chosen_map(model: Refined, maps: str | dict[str, Any], site: str, owner: str) -> str:
     """The name of the map for this model; gives a model without a head the site where Grad-CAM is read.
 
     ``"auto"`` is the head's where there is a head, gradient rollout where a class token alone is pooled (Grad-CAM of
@@ -55,13 +56,13 @@ def chosen_map(model: RefinedModel, maps: str | dict[str, Any], site: str, owner
     return name
 
 
-def needs_class(model: RefinedModel, name: str) -> bool:
+def needs_class(model: Refined, name: str) -> bool:
     """Whether the map of that name is one of a class, so that images need labels."""
     return model.head.per_class if name == "head" else name not in CLASSLESS
 
 
 def read_map(
-    model: RefinedModel, batch: dict[str, Any], output: RefinedOutput, name: str, rows: Tensor, second_order: bool,
+    model: Refined, batch: dict[str, Any], output: RefinedOutput, name: str, rows: Tensor, second_order: bool,
     options: dict[str, Any],
 ) -> Tensor:  # fmt: skip
     """``(B, 1, h, w)``, 0 or more, inside the graph: one map an image, of its true classes together where it has any.

@@ -18,7 +18,7 @@ from torch import Tensor
 from .darc import DARC, Rounds
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel
+    from ..refined import Refined
 
 PARTS = ("model", "head")
 
@@ -43,7 +43,7 @@ class Refinement:
 
 
 def refine(
-    model: RefinedModel,
+    model: Refined,
     pixel_values: Tensor,
     steps: int = 3,
     learning_rate: float = 0.01,
@@ -84,7 +84,7 @@ def refine(
 
 
 @torch.no_grad()
-def iterations(model: RefinedModel, pixel_values: Tensor) -> Rounds:
+def iterations(model: Refined, pixel_values: Tensor) -> Rounds:
     """The N iterations of a model's DARC objective on images, in evaluation mode: to look at."""
     from ..backbones.scopes import quiet
 
@@ -93,7 +93,7 @@ def iterations(model: RefinedModel, pixel_values: Tensor) -> Rounds:
         return _look(model, pixel_values)[0]
 
 
-def _look(model: RefinedModel, images: Tensor) -> tuple[Rounds, Tensor, Tensor]:
+def _look(model: Refined, images: Tensor) -> tuple[Rounds, Tensor, Tensor]:
     """The iterations, inside the graph, and the map and logits of the whole image, outside."""
     objective = _objective(model)
     with torch.no_grad():
@@ -104,7 +104,7 @@ def _look(model: RefinedModel, images: Tensor) -> tuple[Rounds, Tensor, Tensor]:
 
 
 def _descend(
-    model: RefinedModel, moved: list[Tensor], images: Tensor, steps: int, rate: float, tolerance: float
+    model: Refined, moved: list[Tensor], images: Tensor, steps: int, rate: float, tolerance: float
 ) -> tuple[Tensor, Tensor, list[float], list[float], list[float]]:
     """Steepest descent with the rate halved at every rise."""
     rounds, maps, logits = _look(model, images)
@@ -144,11 +144,11 @@ def _put(parameters: list[Tensor], values: list[Tensor]) -> None:
         parameter.copy_(value)
 
 
-def _objective(model: RefinedModel) -> DARC:
+def _objective(model: Refined) -> DARC:
     return next(each for each in model.objectives.values() if isinstance(each, DARC))
 
 
-def _check(model: RefinedModel, steps: int, learning_rate: float, part: str) -> None:
+def _check(model: Refined, steps: int, learning_rate: float, part: str) -> None:
     if not any(isinstance(each, DARC) for each in model.objectives.values()):
         has = ", ".join(model.objectives) or "none"
         raise ValueError(

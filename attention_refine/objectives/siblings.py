@@ -13,11 +13,11 @@ from ..maps import resize
 from .matching import Classes, MapChoice, Pairs
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel
+    from ..refined import Refined
 
 
 def over_views(
-    model: RefinedModel, pixels: Tensor, classes: Classes, chosen: MapChoice, config: Any, at_random: bool
+    model: Refined, pixels: Tensor, classes: Classes, chosen: MapChoice, config: Any, at_random: bool
 ) -> Pairs:
     """The map of the image, and that of a view of it laid back where the view was taken.
 
@@ -35,9 +35,7 @@ def over_views(
     return _pairs(a, b, classes)
 
 
-def over_layers(
-    model: RefinedModel, pixels: Tensor, classes: Classes, chosen: MapChoice, layers: tuple[str, str]
-) -> Pairs:
+def over_layers(model: Refined, pixels: Tensor, classes: Classes, chosen: MapChoice, layers: tuple[str, str]) -> Pairs:
     """The map read at two layers."""
     graph = torch.is_grad_enabled()
     target = classes.chosen(model, pixels, chosen.name)
@@ -46,7 +44,7 @@ def over_layers(
 
 
 def over_models(
-    model: RefinedModel, teacher: nn.Module, pixels: Tensor, classes: Classes, chosen: MapChoice, site: str
+    model: Refined, teacher: nn.Module, pixels: Tensor, classes: Classes, chosen: MapChoice, site: str
 ) -> Pairs:
     """The map, and that of a second model for the same classes, a constant, read at a ``site`` of its own."""
     a = chosen(model, pixels, classes.chosen(model, pixels, chosen.name), torch.is_grad_enabled())

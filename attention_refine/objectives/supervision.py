@@ -52,7 +52,8 @@ from .reading import check_maps, chosen_map, needs_class, read_map
 from .waiting import Waiting
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 DISTANCES = ("l2", "mse", "l1", "bce", "ppce", "energy")
 NO_ENERGY = 1e-12  # a map whose values add up to less is one that is nowhere
@@ -136,7 +137,7 @@ class MapSupervision(Objective):
     def annotations(self) -> tuple[str, ...]:
         return columns_of(self.config.target)
 
-    def attach(self, model: RefinedModel) -> None:
+    def attach(self, model: Refined) -> None:
         if self.config.norm == "input_gradient":
             self.second_order = self.needs_labels = False
             self.takes_gradients = True
@@ -146,7 +147,7 @@ class MapSupervision(Objective):
         self.second_order = self.source == "grad_cam" and self.config.second_order
         self.needs_labels = needs_class(model, self.source)
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         target, known, given = map_targets(batch, self.config.target, self.config.dilation)
         nothing = output.logits.new_zeros((), dtype=torch.float32)
         output.measures |= {"map_supervision_images": given.mean(), "map_supervision_empty": nothing}
@@ -186,9 +187,7 @@ class MapSupervision(Objective):
             target, known = torch.zeros_like(target), known * (1 - target)  # towards 0 on the cue, the rest is free
         return distance(maps, target, known, norm, self.config.eps, self.config.slack)
 
-    def _outside(
-        self, model: RefinedModel, batch: dict[str, Any], target: Tensor, known: Tensor, given: Tensor
-    ) -> Tensor:
+    def _outside(self, model: Refined, batch: dict[str, Any], target: Tensor, known: Tensor, given: Tensor) -> Tensor:
         """Squared gradients outside the target, summed over pixels, ``(B,)``; only the images that have one are run."""
         pixels, rows = batch["pixel_values"], given.bool()
         several = batch["labels"] is not None and batch["labels"].ndim > 1

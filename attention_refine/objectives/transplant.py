@@ -40,7 +40,8 @@ from .hiding import NORMS, STATISTICS, class_map, scaled, second_pass, site_for
 from .waiting import Waiting
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 CUES = ("swapped", "removed", "left")
 ENOUGH = 8  # copies from which their own batch statistics are better than the running ones
@@ -173,7 +174,7 @@ class Transplant(Objective):
         columns = columns_of(self.config.target)
         return columns if self.config.cues == "left" else (*columns, "cue")
 
-    def attach(self, model: RefinedModel) -> None:
+    def attach(self, model: Refined) -> None:
         from_cam = self.config.map_agreement > 0 and model.head is None
         self.takes_gradients = from_cam
         self.second_order = from_cam and self.config.second_order
@@ -187,7 +188,7 @@ class Transplant(Objective):
         }
         return own.get(loss, self.weight)
 
-    def prepare(self, model: RefinedModel, batch: dict[str, Any]) -> dict[str, Any]:
+    def prepare(self, model: Refined, batch: dict[str, Any]) -> dict[str, Any]:
         """With ``replace`` the batch with copies in it, and the column ``transplanted`` (B,) that says where."""
         if not (self.config.replace and model.training):
             return batch
@@ -212,7 +213,7 @@ class Transplant(Objective):
                 )
         return {**replaced, "transplanted": flags.index_fill_(0, donors, True)}
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         if self.config.replace:
             flags = batch.get("transplanted")
             output.measures["transplant_copies"] = (
@@ -322,7 +323,7 @@ class Transplant(Objective):
         left = labels[receivers] * (~(covered | whole))[:, None]
         return torch.maximum(labels[donors], left.to(labels))
 
-    def _look(self, model: RefinedModel, made: dict[str, Any]) -> RefinedOutput:
+    def _look(self, model: Refined, made: dict[str, Any]) -> RefinedOutput:
         statistics = self.config.bn_second_pass
         if statistics == "auto":
             statistics = "freeze_stats" if len(made["labels"]) >= ENOUGH else "eval"
@@ -333,14 +334,14 @@ class Transplant(Objective):
                 return model(made["pixel_values"], compute_losses=False)
             return model.run(made["pixel_values"], keep=bool(also or self.config.map_agreement), twice=twice)
 
-    def _also(self, model: RefinedModel) -> list[Objective]:
+    def _also(self, model: Refined) -> list[Objective]:
         for name in self.config.objectives:
             if name not in model.objectives:
                 has = ", ".join(each for each in model.objectives if each != "transplant") or "no other"
                 raise ValueError(f"Transplant: objectives names {name!r}, and this model has {has}")
         return [model.objectives[name] for name in self.config.objectives]
 
-    def _class_loss(self, model: RefinedModel, made: dict[str, Any], seen: RefinedOutput) -> Tensor:
+    def _class_loss(self, model: Refined, made: dict[str, Any], seen: RefinedOutput) -> Tensor:
         """The mean over the copies of what the model itself minimises: class losses, and objectives if asked for."""
         labels, smoothing = made["labels"], made["smoothing"]
         total = classification_loss(seen.logits, labels, smoothing)
@@ -352,7 +353,7 @@ class Transplant(Objective):
         return total
 
     def _map_distance(
-        self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput, made: dict[str, Any],
+        self, model: Refined, batch: dict[str, Any], output: RefinedOutput, made: dict[str, Any],
         seen: RefinedOutput, donors: Tensor, by: Tensor,
     ) -> Tensor:  # fmt: skip
         """``(N,)``: the mean squared difference of the maps, the image's moved as its object was."""

@@ -30,7 +30,8 @@ from .base import Objective, objectives
 from .gathering import gathered, processes
 
 if TYPE_CHECKING:
-    from ..model import RefinedModel, RefinedOutput
+    from ..output import RefinedOutput
+    from ..refined import Refined
 
 SOFT = "soft"
 
@@ -72,7 +73,7 @@ class Triplet(Objective):
     config_class = TripletConfig
     needs_embedding = True
 
-    def forward(self, model: RefinedModel, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
+    def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         labels = batch["labels"]
         if labels.ndim != 1:
             raise ValueError("Triplet: every image needs one class, and these have several labels an image")

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .contrastive import ContrastivePretrainingConfig
 
+@dataclass(frozen=True)
+class ViewsConfig:
+    """How a view differs from its image; the options of an objective that draws views begin with these.
 
-def check_views(owner: str, config: Any) -> None:
-    """Refuse strengths and probabilities out of range."""
-    if not 0 < config.smallest_crop <= 1:
-        raise ValueError(f"{owner}: smallest_crop must be above 0 and at most 1, got {config.smallest_crop}")
-    if not 0 <= config.jitter <= 1.25:
-        raise ValueError(f"{owner}: jitter must be between 0 and 1.25, got {config.jitter}")
-    for name in ("flip", "grey", "blur"):
-        chance = getattr(config, name)
-        if not 0 <= chance <= 1:
-            raise ValueError(f"{owner}: {name} is a probability and must be between 0 and 1, got {chance}")
+    Args:
+        smallest_crop: the smallest share of the image that a view shows; 1 does not crop.
+        flip: probability of a horizontal flip.
+        jitter: strength s of the colour jitter: brightness, contrast and saturation by up to 0.8 s, hue by up to 0.2 s,
+            with probability 0.8; 0.5 for CIFAR-10 in the paper.
+        grey: probability of a view without colour.
+        blur: probability of a Gaussian blur, by a kernel of a tenth of the image; 0 for CIFAR-10 in the paper.
+    """
+
+    smallest_crop: float = 0.08
+    flip: float = 0.5
+    jitter: float = 1.0
+    grey: float = 0.2
+    blur: float = 0.5
+
+    def check_views(self, owner: str) -> None:
+        """Refuse strengths and probabilities out of range."""
+        if not 0 < self.smallest_crop <= 1:
+            raise ValueError(f"{owner}: smallest_crop must be above 0 and at most 1, got {self.smallest_crop}")
+        if not 0 <= self.jitter <= 1.25:
+            raise ValueError(f"{owner}: jitter must be between 0 and 1.25, got {self.jitter}")
+        for name in ("flip", "grey", "blur"):
+            chance = getattr(self, name)
+            if not 0 <= chance <= 1:
+                raise ValueError(f"{owner}: {name} is a probability and must be between 0 and 1, got {chance}")
 
 
 class Views:
@@ -29,11 +46,11 @@ class Views:
     Every image has its own draws, from torch's CPU generator; all frames of a clip share one set.
 
     Args:
-        config: with ``smallest_crop``, ``flip``, ``jitter``, ``grey`` and ``blur``.
+        config: how they differ from the image.
         preprocessing: with the ``mean`` and ``std`` that the pixels are normalised by.
     """
 
-    def __init__(self, config: ContrastivePretrainingConfig, preprocessing: dict[str, Any]):
+    def __init__(self, config: ViewsConfig, preprocessing: dict[str, Any]):
         self.config = config
         self.mean, self.std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
 

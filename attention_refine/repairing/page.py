@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from attention_refine.auditing.audit import Audit
 from attention_refine.auditing.looking import Entries
 from attention_refine.auditing.page import TELLING, Drawer, Figure
+from attention_refine.auditing.record import Audit
 from attention_refine.evaluation.judging import Judge
 from attention_refine.overlay import legend
 from attention_refine.repairing.changes import Change, percent, signed

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from attention_refine.auditing.audit import Audit, examined, write
+from attention_refine.auditing.audit import examined, write
+from attention_refine.auditing.record import Audit
 from attention_refine.files import atomic_file
 from attention_refine.hub import load
 from attention_refine.model import RefinedModel

@@ -12,8 +12,9 @@ from torch import nn
 import attention_refine as ar
 from attention_refine.backbones import UnsupportedBackbone, higher_resolution, logits_of
 from attention_refine.backbones.loading import load_network
+from attention_refine.backbones.rebuild import describe, rebuild
 from attention_refine.backbones.resolution import Resolution, StrideOnePool, resolution_of
-from attention_refine.backbones.spec import BackboneSpec, describe
+from attention_refine.backbones.spec import BackboneSpec
 from attention_refine.backbones.trace import trace
 
 
@@ -103,7 +104,7 @@ def test_the_spec_rebuilds_it(name):
     _, fine, images = raised(name)
     stored = json.loads(json.dumps(describe(fine).to_dict()))
     assert stored["resolution"]["factor"] == 2
-    again = BackboneSpec.from_dict(stored).build().eval()
+    again = rebuild(BackboneSpec.from_dict(stored)).eval()
     again.load_state_dict(fine.state_dict())
     with torch.no_grad():
         assert torch.equal(logits_of(again(images)), logits_of(fine(images)))
@@ -116,7 +117,7 @@ def test_torchvision_too():
 
     net = higher_resolution(torchvision.models.get_model("resnet18", weights=None, num_classes=CLASSES).eval())
     images = torch.randn(1, 3, 64, 64)
-    again = BackboneSpec.from_dict(describe(net).to_dict()).build()
+    again = rebuild(BackboneSpec.from_dict(describe(net).to_dict()))
     again.load_state_dict(net.state_dict())
     with torch.no_grad():
         assert torch.equal(again(images), net(images))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 import attention_refine as ar
 from attention_refine.backbones.loading import load_network
 from attention_refine.backbones.narrowing import NAMES, build_narrow, width_of
-from attention_refine.backbones.spec import describe
+from attention_refine.backbones.rebuild import describe, rebuild
 
 SMALL = {"input_size": [3, 4, 32, 32], "fps": 8}
 
@@ -29,7 +29,7 @@ def test_a_narrow_network_is_described_and_rebuilt(name):
     net = load_network(f"{name}@8", num_labels=3, pretrained=False)
     spec = describe(net)
     assert width_of(net) == 8 and spec.args == {"num_classes": 3, "width": 8} and spec.preprocessing["fps"] == 15
-    again = type(spec).from_dict(spec.to_dict()).build()
+    again = rebuild(type(spec).from_dict(spec.to_dict()))
     again.load_state_dict(net.state_dict())
     clip = torch.randn(1, 3, 4, 32, 32)
     assert torch.equal(again.eval()(clip), net.eval()(clip))

@@ -16,7 +16,8 @@ from torch import nn
 import attention_refine as ar
 from attention_refine.backbones.loading import has_classifier, load_network, num_classes
 from attention_refine.backbones.pooling import PatchPooling
-from attention_refine.backbones.spec import BackboneSpec, NotRebuildable, describe
+from attention_refine.backbones.rebuild import describe, rebuild
+from attention_refine.backbones.spec import BackboneSpec, NotRebuildable
 
 MAKERS = {
     "timm": lambda: timm.create_model("deit_tiny_patch16_224", num_classes=5, **TINY_VIT),
@@ -30,7 +31,7 @@ def test_a_network_comes_back_from_its_description(source):
     net = MAKERS[source]().eval()
     spec = BackboneSpec.from_dict(json.loads(json.dumps(describe(net).to_dict())))
     assert spec.source == source
-    again = spec.build()
+    again = rebuild(spec)
     again.load_state_dict(net.state_dict(), strict=True)
     pixels = torch.randn(1, 3, 64, 64)
     own, other = net(pixels), again.eval()(pixels)
@@ -45,7 +46,7 @@ def test_the_input_size_is_the_one_it_was_built_for(source):
 def test_pooling_travels_with_the_description():
     net = load_network(MAKERS["timm"](), pool="avg").eval()
     assert isinstance(net, PatchPooling) and num_classes(net) == 5
-    again = BackboneSpec.from_dict(json.loads(json.dumps(describe(net).to_dict()))).build()
+    again = rebuild(BackboneSpec.from_dict(json.loads(json.dumps(describe(net).to_dict()))))
     again.load_state_dict(net.state_dict(), strict=True)
     pixels = torch.randn(1, 3, 64, 64)
     assert torch.equal(again.eval()(pixels), net(pixels))
@@ -84,7 +85,7 @@ def test_a_changed_torchvision_network_cannot_be_described():
 def test_a_description_that_is_not_plain_is_refused(change, words):
     spec = dict(source="timm", name="test_resnet", args={})
     with pytest.raises(ValueError, match=words):
-        BackboneSpec(**{**spec, **change}).build()
+        rebuild(BackboneSpec(**{**spec, **change}))
 
 
 def test_labels_replace_the_classifier_and_nothing_else():
@@ -186,4 +187,4 @@ def test_a_plain_module_does_not_take_labels():
 def test_an_unknown_pooling_in_a_description_is_not_ignored():
     spec = describe(MAKERS["timm"]())
     with pytest.raises((KeyError, TypeError)):
-        replace(spec, pooling={"site": {}}).build()
+        rebuild(replace(spec, pooling={"site": {}}))

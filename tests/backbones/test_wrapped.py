@@ -14,6 +14,7 @@ from torch import nn
 import attention_refine as ar
 from attention_refine.backbones.clips import FramesFirst
 from attention_refine.backbones.liven import liven
+from attention_refine.backbones.rebuild import rebuild
 from attention_refine.backbones.spec import NotRebuildable
 from attention_refine.backbones.trace import trace
 from attention_refine.layouts import Layout, to_grid
@@ -110,7 +111,7 @@ def test_a_torchvision_classifier_takes_other_labels():
     spec = model.backbone.spec
     assert (spec.source, spec.name, spec.args) == ("torchvision", "squeezenet1_1", {"num_classes": 3})
     assert torch.equal(model.backbone.net.features[0].weight, net.features[0].weight)
-    assert spec.build().state_dict().keys() == model.backbone.net.state_dict().keys()
+    assert rebuild(spec).state_dict().keys() == model.backbone.net.state_dict().keys()
 
 
 class Plain(nn.Module):

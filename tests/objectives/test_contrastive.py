@@ -274,7 +274,7 @@ def test_two_processes_equal_one(tmp_path):
         ({"smallest_crop": 0}, "smallest_crop must be above 0 and at most 1, got 0"),
         ({"jitter": 2}, "jitter must be between 0 and 1.25, got 2"),
         ({"flip": 1.5}, "flip is a probability and must be between 0 and 1, got 1.5"),
-        ({"tau": 0.1}, "ContrastivePretraining has no option 'tau'; its options are temperature"),
+        ({"tau": 0.1}, "ContrastivePretraining has no option 'tau'; its options are smallest_crop"),
     ],
 )
 def test_options_are_checked(options, said):
