@@ -19,7 +19,7 @@ from .explanation import LONGEST, class_index, whose_map
 from .files import atomic_file
 from .filming import write_video
 from .frames import side_by_side, spread, with_maps
-from .model import RefinedModel
+from .refined import Refined
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class ClipExplanation:
 
 
 def explain_clip(
-    model: RefinedModel, video: str | Path | bytes, method: str = "auto", target: int | str | None = None
+    model: Refined, video: str | Path | bytes, method: str = "auto", target: int | str | None = None
 ) -> ClipExplanation:
     """Predict the middle of a video and draw the map where it lies in its frames, all frames on one scale.
 

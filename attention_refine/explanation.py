@@ -138,7 +138,7 @@ def explain_image(
     )
 
 
-def whose_map(model: RefinedModel, method: str) -> str:
+def whose_map(model: Refined, method: str) -> str:
     return f"Map of the {model.head.name} head" if method == "model" else f"Map by {method}"
 
 
@@ -177,16 +177,12 @@ def _predicted(model: Refined, transform: Transform, picture: Image.Image) -> tu
     return pixel_values, model(pixel_values, compute_losses=False).logits
 
 
-<<<<<<< HEAD
-def class_index(model: RefinedModel, target: Any) -> int | None:
+def class_index(model: Refined, target: Any) -> int | None:
     """The index of a class given by index or by name; None for none.
 
     Raises:
         ValueError: no such class.
     """
-=======
-def _class_index(model: Refined, target: Any) -> int | None:
->>>>>>> 5ee301f (No circle of imports, lazy and type-only ones counted: a protocol for the model, spec apart from rebuild, a record of the audit, one teacher for two objectives)
     if isinstance(target, str):
         if target not in model.labels:
             raise ValueError(f"target {target!r} is not one of the model's classes: {', '.join(model.labels[:20])}")

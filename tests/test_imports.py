@@ -22,10 +22,10 @@ ORDER = [
      "version", "words"},
     {"backbones", "calibration", "clips"},
     {"data", "maps", "metrics", "output", "segmenter"},
-    {"heads", "training"},
+    {"frames", "heads", "training"},
     {"refined"},
     {"evaluation", "explanation", "export", "objectives"},
-    {"hub", "report"},
+    {"clip_explanation", "hub", "report"},
     {"auditing", "hf_auto", "inspection"},
     {"model"},
     {"propagation", "retraining", "wrap"},
@@ -33,6 +33,7 @@ ORDER = [
     {"publishing", "recommendation"},
     {"repairing"},
     {"__init__", "demo"},
+    {"app"},
     {"cli"},
 ]  # fmt: skip
 

@@ -55,7 +55,6 @@ def load_dataset(
         source: a folder, the id of a dataset on the Hub, ``"shapes"`` (the embedded images; ``"shapes:test"`` names a
             split) or ``"clips"`` (the embedded videos). A folder holds images in class folders, or with
             ``metadata.jsonl`` (or ``.csv``, ``.parquet``) beside them, or both: a line an image with ``file_name``,
-<<<<<<< HEAD
             ``label`` or ``labels`` (default: the class folder), and if wanted ``mask_file_name``, ``bbox``,
             ``cue_mask_file_name`` and ``cue_bbox`` (what should not be looked at), ``maps_file_name`` (see
             :mod:`attention_refine.data.edits`) and ``group``. Files in folders ``masks/``, ``cue_masks/`` and
@@ -63,15 +62,6 @@ def load_dataset(
             short names), and without any the whole folder is ``train``. A folder of parquet files or one written by
             ``save_to_disk`` is read as such. Folders of images are read anew at every call: nothing is cached. What
             is left out of a folder is said by :func:`describe`.
-=======
-            ``label`` or ``labels`` (default: the class
-            folder), and if wanted ``mask_file_name``, ``bbox``, ``cue_mask_file_name`` and ``cue_bbox`` (what should
-            not be looked at), ``maps_file_name`` (see :mod:`attention_refine.data.edits`) and ``group``. Files in
-            folders ``masks/``, ``cue_masks/`` and ``maps/`` go to the image with their stem. Splits are subfolders
-            (train, validation, test or their usual short names), and without any the whole folder is ``train``. A
-            folder of parquet files or one written by ``save_to_disk`` is read as such. Folders of images are read anew
-            at every call: nothing is cached. What is left out of a folder is said by :func:`describe`.
->>>>>>> 5ee301f (No circle of imports, lazy and type-only ones counted: a protocol for the model, spec apart from rebuild, a record of the audit, one teacher for two objectives)
         split: name of the split.
         streaming: give an iterable dataset; from the Hub nothing is downloaded beforehand.
         revision, token: of the Hub.

@@ -79,7 +79,10 @@ def test_a_changed_torchvision_network_cannot_be_described():
         (dict(source="transformers", name="ViTModel", args={"model_type": "vit9"}), "vit9"),
         (dict(source="transformers", name="ViTModel", args={"model_type": "vit", "auto_map": {}}), "remote code"),
         (dict(source="torchvision", name="resnet_of_tomorrow"), "not a model of torchvision"),
-        (dict(source="torchvision", name="resnet18", args={"weights": "DEFAULT"}), "num_classes and nothing else"),
+        (
+            dict(source="torchvision", name="resnet18", args={"weights": "DEFAULT"}),
+            "takes num_classes, a video ResNet width as well, and nothing else",
+        ),
     ],
 )
 def test_a_description_that_is_not_plain_is_refused(change, words):
@@ -163,8 +166,8 @@ def test_masked_autoencoder_weights_are_read_as_a_plain_transformer(tmp_path):
 @pytest.mark.parametrize(
     "source, options, words",
     [
-        ("resnet51", {}, "close timm names: resnet"),
-        ("no/such/thing", {}, "no timm model, Hugging Face id"),
+        ("resnet51", {}, "close timm and torchvision names: resnet"),
+        ("no/such/thing", {}, "no timm model, torchvision model, Hugging Face id"),
         ("test_resnet", {"num_labels": 0}, "num_labels must be at least 1"),
         ("test_resnet", {"pool": "max", "pretrained": False}, "pool='max'"),
     ],
