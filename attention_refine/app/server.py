@@ -24,7 +24,7 @@ from attention_refine.app.collection import Collection, NotHere, Overtaken
 from attention_refine.app.held import Held
 from attention_refine.app.repairs import Repairs
 from attention_refine.app.uploads import MOST_BYTES, opened
-from attention_refine.app.viewer import CELLS, Seen, Viewer
+from attention_refine.app.viewer import CELLS, FEWER, Seen, Viewer
 from attention_refine.overlay import colours
 from attention_refine.report.page import templates
 
@@ -150,6 +150,7 @@ class Server:
         return JSONResponse({
             "drawn": _encoded(_bytes(drawn)), "values": _encoded(values.numpy().astype("<f4")),
             "shape": list(values.shape), "low": float(values.min()), "high": float(values.max()),
+            "made_with": FEWER.get(method),
         })  # fmt: skip
 
     async def predict(self, request: Request) -> Response:

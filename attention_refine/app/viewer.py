@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,12 +16,15 @@ from torch import Tensor
 
 from attention_refine.backbones.scopes import quiet
 from attention_refine.data import Transform
-from attention_refine.maps.names import CLASSLESS, list_maps
+from attention_refine.maps.names import CLASSLESS, by_name, list_maps
+from attention_refine.maps.scale import resize
 from attention_refine.model import RefinedModel
 from attention_refine.repairing.repair import map_of
 
 CELLS = 256  # on the longer side of a map that is drawn on
 LONGEST = 1024  # pixels on the longer side of a picture that is shown
+# Maps of hundreds of passes are made from fewer than by default: somebody waits. The page says so.
+FEWER: dict[str, dict[str, int]] = {"rise": {"masks": 300}, "score_cam": {"top_channels": 64}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,9 @@ class Seen:
 
 
 class Viewer:
-    """A model in evaluation mode that several threads ask, one at a time.
+    """A model in evaluation mode that several threads ask.
+
+    Predictions are made one at a time, and so are maps, on a copy of the model: a slow one holds up no prediction.
 
     Attributes:
         model: the refined model.
@@ -67,7 +74,7 @@ class Viewer:
         self.own = map_of(model) if model.head is None else "model"
         self.own = model.explained_by(self.own)
         self._transform = Transform(model.preprocessing)
-        self._one_at_a_time = threading.Lock()
+        self._predicting, self._mapping = threading.Lock(), threading.Lock()
 
     @property
     def acts(self) -> bool:
@@ -100,7 +107,7 @@ class Viewer:
             ValueError: a map, and no head for it to act through.
         """
         maps = None if drawn is None else self._cropped(drawn)
-        with self._one_at_a_time, torch.no_grad(), quiet(self.model):
+        with self._predicting, torch.no_grad(), quiet(self.model):
             pixel_values = seen.pixel_values.to(self._device)
             maps = None if maps is None else maps.to(self._device)
             logits = self.model(pixel_values, maps=maps, compute_losses=False).logits
@@ -116,15 +123,17 @@ class Viewer:
         Raises:
             ValueError: an unknown method, or one that this network does not have.
         """
-        wanted = None if method in CLASSLESS else target
-        with self._one_at_a_time:
-            pixel_values = seen.pixel_values.to(self._device)
-            maps = self.model.explain(pixel_values, target=wanted, method=method)[0].float().cpu()
-            if method == "model" and self.model.head is not None and self.model.head.per_class:
-                with torch.no_grad(), quiet(self.model):
-                    best = int(self.model(pixel_values, compute_losses=False).logits.argmax())
-                return maps[best if target is None else target]
-        return maps[0]
+        pixel_values = seen.pixel_values.to(self._device)
+        if method == "model":
+            with self._predicting, torch.no_grad(), quiet(self.model):
+                output = self.model(pixel_values, compute_losses=False)
+            best = int(output.logits.argmax()) if target is None else target
+            made = output.maps[:, [best if self.model.head.per_class else 0]]
+        else:
+            wanted = None if method in CLASSLESS else target
+            with self._mapping, torch.no_grad():
+                made = by_name(method)(self._copy, pixel_values, target=wanted, **FEWER.get(method, {}))[:, :1]
+        return resize(made.float(), pixel_values.shape[2:])[0, 0].cpu()
 
     def placed(self, seen: Seen, values: Tensor, unit: bool) -> np.ndarray:
         """``(h, w)`` float32 in [0, 1] over the whole photograph, nothing outside of what the model sees.
@@ -148,6 +157,11 @@ class Viewer:
     def own_map(self, seen: Seen) -> np.ndarray:
         """The model's map over the whole photograph, as :meth:`placed` gives it."""
         return self.placed(seen, self.map(seen, self.own), unit=self.own == "model")
+
+    @cached_property
+    def _copy(self) -> RefinedModel:
+        with self._predicting:  # or the copy would keep the hooks of a pass on its way
+            return copy.deepcopy(self.model)
 
     @property
     def _device(self) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -105,6 +106,23 @@ def test_several_threads_are_told_what_one_is(viewer):
         together = list(pool.map(lambda pair: pair[0](pair[1]), ask * 3))
     for expected, found in zip(alone * 3, together):
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_slow_map_holds_up_no_prediction(viewer, monkeypatch):
+    seen, begun, go_on = viewer.look(make_photograph(8)), threading.Event(), threading.Event()
+
+    def slow(net, pixel_values, target=None, **options):
+        begun.set()
+        assert go_on.wait(60) and options == {"masks": 300}
+        return torch.zeros(1, 1, 4, 4)
+
+    monkeypatch.setattr("attention_refine.app.viewer.by_name", lambda name: slow)
+    with ThreadPoolExecutor(1) as pool:
+        map = pool.submit(viewer.map, seen, "rise")
+        assert begun.wait(60)
+        assert sum(viewer.predict(seen)) == pytest.approx(1) and viewer.own_map(seen).shape == seen.grid
+        go_on.set()
+        assert map.result(60).shape == (64, 64)
 
 
 def test_what_is_shown_is_no_larger_than_a_page_needs(viewer):

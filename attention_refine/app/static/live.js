@@ -113,11 +113,12 @@ async function maps() {
       const found = await ask("/api/map", { upload: image.upload, method, target: target || undefined });
       if (mine !== round) return;
       show(canvas, image.picture, image, bytes(found.drawn), colours);
-      caption.textContent = `${title(method)}: ${found.low.toPrecision(3)} to ${found.high.toPrecision(3)}`;
+      const fewer = Object.entries(found.made_with ?? {}).map(([name, count]) => ` (${count} ${name.replaceAll("_", " ")})`);
+      caption.textContent = `${title(method)}${fewer.join("")}: ${found.low.toPrecision(3)} to ${found.high.toPrecision(3)}`;
       const explained = target ? model.labels[target] : "the predicted one";
       buttons[0].addEventListener("click", () => canvas.toBlob((blob) => save(`${stem(image)}-${method}.png`, blob)));
       buttons[1].addEventListener("click", () => numbers(image, method, {
-        explained, scores: named(image.scores), shape: found.shape, map: rows(new Float32Array(bytes(found.values).buffer), found.shape[1]),
+        explained, made_with: found.made_with, scores: named(image.scores), shape: found.shape, map: rows(new Float32Array(bytes(found.values).buffer), found.shape[1]),
       }));
       for (const button of buttons) button.hidden = false;
     } catch (error) {
