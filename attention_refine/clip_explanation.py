@@ -75,10 +75,10 @@ class ClipExplanation:
             ImportError: an mp4, and PyAV is not installed.
         """
         suffix = Path(path).suffix.lower()
-        if suffix not in (".mp4", ".gif"):
-            self.picture.save(path)
-            return
         with atomic_file(Path(path)) as written:
+            if suffix not in (".mp4", ".gif"):
+                self.picture.save(written, Image.registered_extensions().get(suffix))
+                return
             write_video(written, [np.asarray(frame) for frame in self.frames], self.fps, suffix)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .backbones.saving import save_network
 from .backbones.scopes import quiet
+from .files import DiskFull, room_for
 from .refined import Refined
 
 
@@ -58,7 +59,13 @@ def export_onnx(model: Refined, path: str | Path, batch: int | None = None) -> N
     names = ["logits"] if model.head is None else ["logits", "maps"]
     program = export_program(model, batch)
     made = torch.onnx.export(program, input_names=["pixel_values"], output_names=names, dynamo=True, verbose=False)
-    made.save(str(path))
+    path = Path(path)
+    try:
+        with room_for(path):
+            made.save(str(path))
+    except DiskFull:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def export_backbone(model: Refined, folder: str | Path) -> None:

@@ -31,7 +31,7 @@ from .compositing import extent
 from .data import DataError, Prepared, collate
 from .data.columns import undecoded
 from .data.images import open_image
-from .files import atomic_file
+from .files import atomic_file, save_array
 from .maps import by_name, normalize, resize
 from .maps.names import CLASSLESS
 from .model import RefinedModel
@@ -203,8 +203,8 @@ def _maps(
                     bar.update(len(pieces[-1]))
                 found = torch.cat(pieces)
                 if file is not None:
-                    with atomic_file(file) as path, open(path, "wb") as out:
-                        np.save(out, found.numpy())
+                    with atomic_file(file) as path:
+                        save_array(path, found.numpy())
             yield found
 
 

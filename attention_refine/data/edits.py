@@ -26,7 +26,7 @@ from attention_refine.data.images import open_image
 from attention_refine.data.listing import canonical_split, list_folder, split_folders
 from attention_refine.data.metadata import METADATA, existing, metadata_lines
 from attention_refine.data.sources import load_dataset
-from attention_refine.files import atomic_file, atomic_files
+from attention_refine.files import atomic_file, atomic_files, save_array
 
 FORMATS = ("npy", "png")
 
@@ -254,8 +254,7 @@ def _in_folder(folder: Path, split: str | None, edits: list[tuple[Any, np.ndarra
             target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_files(*targets.values(), file) as (*paths, metadata):
             for path, values in zip(paths, mine.values()):
-                with open(path, "wb") as out:
-                    _write_map(out, values, format)
+                _write_map(path, values, format)
             _write_lines(metadata, lines, file.suffix)
     return split
 
@@ -340,11 +339,11 @@ def _line(image: str, row: dict, file: Path) -> dict:
     return {"file_name": Path(image).relative_to(file.parent).as_posix(), **label}
 
 
-def _write_map(out, values: np.ndarray, format: str) -> None:
+def _write_map(path: Path, values: np.ndarray, format: str) -> None:
     if format == "npy":
-        np.save(out, values)
+        save_array(path, values)
     else:
-        Image.fromarray(np.round(values * 65535).astype(np.uint16)).save(out, "PNG")
+        Image.fromarray(np.round(values * 65535).astype(np.uint16)).save(path, "PNG")
 
 
 def _write_lines(path: Path, lines: list[dict], suffix: str) -> None:

@@ -162,8 +162,7 @@ def evaluate(
     ordered = [records[position] for position in sorted(records)]
     evaluation = _result(ordered, settings, by_default=measures is None, skipped=skipped)
     if output is not None and rank == 0:
-        evaluation.to_json(Path(output) / "evaluation.json")
-        evaluation.to_csv(Path(output) / "samples.csv")
+        evaluation.write(Path(output))
     return evaluation
 
 

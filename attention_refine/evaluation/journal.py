@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from attention_refine.data import difference
+from attention_refine.files import room_for
 from attention_refine.training.checkpoints import atomic_text
 
 
@@ -55,7 +56,8 @@ class Journal:
         """Remove what is not gone on with; the first process does, and all wait before it and before :meth:`add`."""
         if self.rank == 0 and not self.goes_on:
             shutil.rmtree(self.parts, ignore_errors=True)
-            self.parts.mkdir(parents=True)
+            with room_for(self.parts):
+                self.parts.mkdir(parents=True)
             atomic_text(self.parts / "settings.json", json.dumps(self.settings, indent=1))
 
     def add(self, records: Mapping[int, dict]) -> None:
@@ -63,7 +65,7 @@ class Journal:
         if self.file is None:
             attempt = len(list(self.parts.glob(f"{self.rank:04d}-*.jsonl")))
             self.file = self.parts / f"{self.rank:04d}-{attempt:04d}.jsonl"
-        with self.file.open("a", encoding="utf-8") as file:
+        with room_for(self.file), self.file.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps([position, record]) + "\n" for position, record in records.items())
 
     def _read(self) -> dict[int, dict]:

@@ -18,6 +18,7 @@ from attention_refine import metrics
 from attention_refine.evaluation.groups import by_group
 from attention_refine.evaluation.measures import MEASURES, names_of
 from attention_refine.evaluation.whole_set import MAP_STATISTICS, statistic_of
+from attention_refine.files import atomic_files
 from attention_refine.training.checkpoints import atomic_text
 
 FORMAT = 1
@@ -64,10 +65,22 @@ class Evaluation:
             raise KeyError(f"the evaluation has no column {column!r}; it has {', '.join(known)}")
         return column_of(self.samples, column)
 
+    def write(self, folder: str | Path) -> None:
+        """``evaluation.json`` and ``samples.csv`` in a folder, both or neither."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {"evaluation.json": self._json(), "samples.csv": self._csv()}
+        with atomic_files(*(folder / name for name in texts)) as paths:
+            for path, text in zip(paths, texts.values()):
+                path.write_text(text, encoding="utf-8")
+
     def to_json(self, path: str | Path) -> None:
         """Write everything, whole or not at all."""
+        _write(path, self._json())
+
+    def _json(self) -> str:
         content = {"format": FORMAT, **{field.name: getattr(self, field.name) for field in fields(self)}}
-        _write(path, json.dumps(content, indent=1, allow_nan=False))
+        return json.dumps(content, indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Evaluation:
@@ -87,6 +100,9 @@ class Evaluation:
 
     def to_csv(self, path: str | Path) -> None:
         """Write the samples as a table, labels by name; whole or not at all."""
+        _write(path, self._csv())
+
+    def _csv(self) -> str:
         classes = self.settings["classes"]
 
         def readable(key: str, value: Any) -> Any:
@@ -100,7 +116,7 @@ class Evaluation:
         table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows({key: readable(key, value) for key, value in sample.items()} for sample in self.samples)
-        _write(path, text.getvalue())
+        return text.getvalue()
 
     def __str__(self) -> str:
         counts = self.summary["images"]

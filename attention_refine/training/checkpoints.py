@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
+from attention_refine.files import room_for
 from attention_refine.training.config import TrainingError
 from attention_refine.training.sharding import divided_like, whole
 
@@ -36,17 +37,21 @@ LATEST = "latest"
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``target`` when the block ends well and is removed otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """A folder to write into, which becomes ``target`` when the block ends well and is removed otherwise.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
     temporary, replaced = target.with_name(f".{target.name}.tmp"), _replaced(target)
     restore_folder(target)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        yield temporary
-        for path in sorted(temporary.rglob("*")):
-            _flush(path)
-        _flush(temporary)
+        with room_for(target, "; resume=True then goes on from the newest checkpoint"):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in sorted(temporary.rglob("*")):
+                _flush(path)
+            _flush(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -60,12 +65,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def atomic_text(target: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small file whole or not at all.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
     temporary = target.with_name(f".{target.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        _flush(temporary)
-        os.replace(temporary, target)
+        with room_for(target):
+            temporary.write_text(text, encoding="utf-8")
+            _flush(temporary)
+            os.replace(temporary, target)
     except BaseException:  # a full disk, for one: nothing half-written stays behind
         temporary.unlink(missing_ok=True)
         raise

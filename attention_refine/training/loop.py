@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from attention_refine.data import as_prepared
 from attention_refine.data.adopting import NoDataset
+from attention_refine.files import room_for
 from attention_refine.training.batches import Collate, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,
@@ -194,7 +195,8 @@ def finetune(
     with frozen(model, config):
         if resume_from is None:
             start_at_prior(model, dataset, config)
-            _try_saving(model)
+            if accelerator.is_main_process:
+                _try_saving(model, output)
         else:
             load_weights(resume_from, model)
         kept_norms = kept_batch_norms(model, config)
@@ -337,9 +339,9 @@ def _default_collate() -> Collate:
 # --- the end of an epoch ---------------------------------------------------------------------------------------------
 
 
-def _try_saving(model: nn.Module) -> None:
-    """A model that cannot be saved is refused before it is trained, not after."""
-    with tempfile.TemporaryDirectory() as folder:
+def _try_saving(model: nn.Module, output: Path) -> None:
+    """A model that cannot be saved, or not there, is refused before it is trained, not after."""
+    with room_for(output), tempfile.TemporaryDirectory(dir=output, prefix=".try-") as folder:
         model.save_pretrained(Path(folder))
 
 
