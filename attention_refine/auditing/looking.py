@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from attention_refine import metrics
@@ -16,6 +16,7 @@ from attention_refine.auditing.partners import Candidates
 from attention_refine.auditing.scenes import ON_PLACES, object_on, place_of, with_cue_of, without_cue
 from attention_refine.backbones import logits_of
 from attention_refine.backbones.scopes import quiet
+from attention_refine.data.loading import Loader
 from attention_refine.evaluation.judging import Judge
 
 Item = Mapping[str, Any]
@@ -92,7 +93,7 @@ def look(
     prediction for the partner's place alone, in ``mixed_rand``.
     """
     records = {}
-    loader = DataLoader(entries, batch_size=batch_size, collate_fn=list, num_workers=num_workers)
+    loader = Loader(entries, batch_size=batch_size, collate_fn=list, num_workers=num_workers)
     with quiet(model), tqdm(total=len(entries), desc="auditing", unit="image", disable=not progress) as bar:
         for batch in loader:
             records |= _batch(model, judge, map_name, batch)

@@ -8,10 +8,11 @@ from typing import Any
 
 import datasets
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from attention_refine.data import collate
 from attention_refine.data.columns import media_column
+from attention_refine.data.loading import Loader
 from attention_refine.evaluation.groups import column_values, item_group
 
 Entry = tuple[int, "str | None", "dict[str, str | None]", dict[str, Any]]
@@ -42,7 +43,7 @@ def evaluation_batches(
         groups: columns that group the images.
     """
     if isinstance(dataset, IterableDataset):
-        items = DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
+        items = Loader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
         numbered = (
             (position, None, {name: item_group(dataset, item, name, position) for name in groups}, item)
             for position, item in enumerate(items)
@@ -55,7 +56,7 @@ def evaluation_batches(
     batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
     # Its own generator: a loader that drew its workers' seeds from the global one would leave that changed.
     generator = torch.Generator().manual_seed(0)
-    yield from DataLoader(
+    yield from Loader(
         _Numbered(dataset, groups),
         batch_sampler=batches,
         collate_fn=_batch,

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
+from attention_refine.data.loading import Loader
 from attention_refine.training.drawing import drawn
 
 Batch = dict[str, Any]
@@ -174,7 +175,7 @@ def step_batches(
     # Its own generator: a loader that drew its workers' seeds from the global one would make a resumed run differ.
     options["generator"] = torch.Generator().manual_seed(mixed_seed(order.seed, epoch))
     if isinstance(dataset, IterableDataset):
-        items = iter(DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, **options))
+        items = iter(Loader(dataset, batch_size=None, collate_fn=_as_it_is, **options))
         for step in count():
             images = list(islice(items, order.whole))
             if len(images) < order.least:
@@ -183,21 +184,21 @@ def step_batches(
                 yield [collate(batch) for batch in order.divide(images, process)], len(images)
     rows = order.batches(epoch, process, first_step)
     seeded = SeededItems(dataset, order.seed, epoch)
-    loaded = iter(DataLoader(seeded, batch_sampler=rows, collate_fn=collate, **options))
+    loaded = iter(Loader(seeded, batch_sampler=rows, collate_fn=collate, **options))
     for step in range(first_step, order.steps):
         yield list(islice(loaded, order.slots)), min(order.whole, order.size - step * order.whole)
 
 
 def evaluation_batches(
     dataset: Dataset, batch_size: int, process: int, processes: int, *, seed: int, collate: Collate, **options: Any
-) -> DataLoader:
+) -> Loader | _DealtStream:
     """Every image once, in order, dealt out to the processes; a stream is read by all, and each keeps its share."""
     options["generator"] = torch.Generator().manual_seed(seed)
     if isinstance(dataset, IterableDataset):
         return _DealtStream(dataset, batch_size, process, processes, collate, options)
     rows = range(process, len(dataset), processes)
     batches = [list(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
-    return DataLoader(SeededItems(dataset, seed, 0), batch_sampler=batches, collate_fn=collate, **options)
+    return Loader(SeededItems(dataset, seed, 0), batch_sampler=batches, collate_fn=collate, **options)
 
 
 @dataclass
@@ -210,7 +211,7 @@ class _DealtStream:
     options: dict[str, Any]
 
     def __iter__(self) -> Iterator[Batch]:
-        items = iter(DataLoader(self.dataset, batch_size=None, collate_fn=_as_it_is, **self.options))
+        items = iter(Loader(self.dataset, batch_size=None, collate_fn=_as_it_is, **self.options))
         mine = islice(items, self.process, None, self.processes)
         while batch := list(islice(mine, self.batch_size)):
             yield self.collate(batch)

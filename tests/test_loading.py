@@ -1,0 +1,84 @@
+"""Worker processes that are started anew and cannot be: the reason and the remedy in a sentence."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import sys
+import threading
+import types
+
+import pytest
+import torch
+from test_evaluation import made_model
+from test_folders import PREPROCESSING
+
+from attention_refine import shapes
+from attention_refine.data import DataError, load_dataset, prepare
+from attention_refine.data.loading import Loader
+from attention_refine.evaluation import evaluate
+from attention_refine.training import TrainingConfig, finetune
+
+
+@pytest.fixture
+def spawned():
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+SAID = (
+    r"the dataset cannot be sent to worker processes, which are started by 'spawn' here .*; or num_workers=0 in place"
+)
+
+
+def test_a_lambda_in_the_augmentation(spawned, tmp_path):
+    data = prepare(shapes.make("train", 12, size=64), made_model().preprocessing, train=True, augment=lambda item: item)
+    config = TrainingConfig(output_dir=str(tmp_path), epochs=1, batch_size=6, num_workers=2, progress=False)
+    with pytest.raises(DataError, match=SAID + " of 2$"):
+        finetune(made_model(), data, config)
+
+
+class Holding(torch.utils.data.Dataset):
+    """A dataset that keeps something open, as those of HDF5 and LMDB do."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return {"pixel_values": torch.zeros(3, 64, 64), "labels": torch.tensor(0)}
+
+
+@pytest.mark.parametrize("what", [threading.Lock(), (i for i in range(3)), io.BufferedReader(io.BytesIO())])
+def test_what_is_held_open_in_a_dataset_of_ones_own(spawned, what):
+    with pytest.raises(DataError, match=SAID):
+        list(Loader(Holding(what), num_workers=1))
+    with pytest.raises(DataError, match=SAID):
+        evaluate(made_model(), Holding(what), num_workers=1, progress=False)
+    assert len(list(Loader(Holding(what), num_workers=0))) == 2
+
+
+def test_a_dataset_that_worker_processes_do_not_find(spawned):
+    """As one of a notebook, or of a script that starts itself again."""
+    gone = types.ModuleType("a_module_of_this_process")
+    gone.Kept = type("Kept", (Holding,), {"__module__": gone.__name__})
+    sys.modules[gone.__name__] = gone
+    try:
+        with pytest.raises(DataError, match=r"worker processes, which 'spawn' starts anew, ended as they began"):
+            list(Loader(gone.Kept(1), num_workers=1))
+    finally:
+        del sys.modules[gone.__name__]
+
+
+def test_what_an_item_says_is_left_as_it_is(tmp_path):
+    (tmp_path / "cat").mkdir()
+    for i in range(2):
+        (tmp_path / "cat" / f"{i}.png").write_bytes(b"no picture")
+    items = prepare(load_dataset(tmp_path), PREPROCESSING)
+    for workers in (0, 1):
+        with pytest.raises(DataError, match=r"^row 0 \(.*0\.png\) cannot be read as an image"):
+            list(Loader(items, num_workers=workers))
