@@ -10,7 +10,7 @@ from typing import Any
 
 from .evaluation import Evaluation
 from .hub import CONFIG, Card, load, push_to_hub
-from .hub.places import without_places
+from .places import without_places
 from .recipe import Recipe, load_split, prepare_evaluation, run, shipped
 
 PICTURES = 8

@@ -43,6 +43,7 @@ from .hub import load
 from .model import RefinedModel
 from .objectives.base import objectives
 from .options import Options, option
+from .places import marked
 from .propagation import propagation
 from .report import galleries, strips, write_report
 from .training import TrainingConfig, finetune, make_accelerator
@@ -183,6 +184,13 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name).to_dict() for each in fields(self)}
+
+    def to_yaml(self) -> str:
+        """The file's text; folders that are here begin with ``./``, so that they are no ids of the Hub later on."""
+        values = self.to_dict()
+        values |= {section: marked(values[section]) for section in ("model", "data")}
+        values["training"]["output_dir"] = marked(values["training"]["output_dir"])
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -368,7 +376,7 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
     )
     if accelerator.is_main_process:
         with atomic_file(output / "recipe.yaml") as path:
-            path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+            path.write_text(recipe.to_yaml(), encoding="utf-8")
     evaluation = None
     if "test" in splits:
         evaluation = judge(recipe, model, splits["test"], output, accelerator)

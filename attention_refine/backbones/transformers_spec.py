@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..places import without_places
 from .clips import FramesFirst
 from .spec import IMAGENET, BackboneSpec, NotRebuildable, plain
 
@@ -21,7 +22,7 @@ def describe(net: nn.Module) -> BackboneSpec:
     config["model_type"] = net.config.model_type
     config.pop("transformers_version", None)
     origin = net.config._name_or_path or None
-    return BackboneSpec("transformers", name, config, origin, _preprocessing(net, origin))
+    return BackboneSpec("transformers", name, config, without_places(origin), _preprocessing(net, origin))
 
 
 def image_classifiers() -> set[str]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from torch import Tensor
 
+from ..places import command_without_places, without_places
 from ..refined import Refined
 from .checkpoint import CARD
 from .config import for_others
-from .places import without_places
 from .talking import redacted
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Card:
         licence: of the weights, an identifier of the Hub's such as ``"apache-2.0"``; by default that of the base
             weights, where it can be found out.
         base_model: Hub id of those; found in the model by default.
-        command: that trained it.
+        command: that trained it; paths in it are told by their last name, too.
         config: that it was trained with, as :meth:`attention_refine.recipe.Recipe.to_dict` gives it.
         description: a paragraph of one's own.
         intended_use, limits: replace the standard paragraphs.
@@ -64,6 +64,7 @@ class Card:
 
     def __post_init__(self) -> None:
         self.dataset, self.config = without_places(self.dataset), without_places(dict(self.config))
+        self.command = self.command and command_without_places(self.command)
 
     def write(
         self,
@@ -118,7 +119,7 @@ class Card:
             backbone=markdown(spec.name if spec else type(model.backbone.net).__name__),
             source=spec.source if spec else "",
             base=markdown(base or ""),
-            origin=markdown((spec.origin if spec else None) or ""),
+            origin=markdown(without_places(spec.origin if spec else None) or ""),
             licence=markdown(licence or ""),
             head=_part(model.head),
             objectives=[_part(objective) for objective in model.objectives.values()],

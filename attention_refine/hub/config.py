@@ -15,6 +15,7 @@ from ..backbones.spec import BackboneSpec, NotRebuildable
 from ..heads.base import heads
 from ..objectives.base import objectives
 from ..objectives.teacher import OBJECT
+from ..places import without_places
 from ..refined import Refined, models
 from ..version import __version__
 
@@ -82,7 +83,7 @@ def for_others(part: dict[str, Any]) -> dict[str, Any]:
     object, which has to be given again where the model is trained further.
     """
     teacher = part["options"].get("teacher")
-    if isinstance(teacher, str) and Path(teacher).exists():
+    if isinstance(teacher, str) and without_places(teacher) != teacher:
         return {**part, "options": {**part["options"], "teacher": OBJECT}}
     return part
 

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..places import without_places
 from ..refined import Refined
 from . import weights as stored
 from .card import Card
@@ -76,6 +77,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, folder, max_shard_size=max_shard_size, training_layers=training_layers)
         config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+        config["backbone"]["origin"] = without_places(config["backbone"]["origin"])
         config["objectives"] = [for_others(objective) for objective in config["objectives"]]
         (Path(folder) / CONFIG).write_text(to_json(config) + "\n", encoding="utf-8")
         api = HfApi(token=token, library_name="attention_refine")

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from ..places import marked
 from ..refined import Refined, saved
 
 OBJECT = "object"  # what stands in a saved config for a teacher that was an object
@@ -34,7 +35,7 @@ class Teacher:
             raise TypeError(f"{owner}: teacher={given!r} is neither a folder, a Hub id nor a model")
         self.owner = owner
         self.network = given if isinstance(given, nn.Module) else None
-        self.source = OBJECT if self.network is not None else None if given is None else str(given)
+        self.source = OBJECT if self.network is not None else None if given is None else marked(str(given))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         """The same network, not a copy of it."""

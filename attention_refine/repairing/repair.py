@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from attention_refine.auditing.audit import examined, write
 from attention_refine.auditing.record import Audit
@@ -107,7 +106,7 @@ def repair(
     why = str(recommendation) if recommendation else f"{recipe}: chosen by hand"
     output.mkdir(parents=True, exist_ok=True)
     with atomic_file(output / "recipe.yaml") as path:
-        path.write_text(yaml.safe_dump(plan.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        path.write_text(plan.to_yaml(), encoding="utf-8")
     say(f"{why}\nequivalent config: {output / 'recipe.yaml'}")
 
     splits = load_splits(plan.data, plan.training.seed)
