@@ -176,6 +176,11 @@ def one_image() -> Iterator[None]:
         ) from error
 
 
+def is_inference() -> bool:
+    """Whether ``torch.inference_mode`` is on; ``torch.compile`` cannot follow the question."""
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+
+
 @contextmanager
 def in_inference_mode() -> Iterator[None]:
     """Losses inside ``torch.inference_mode``: what cannot be differentiated there is said with the remedy.

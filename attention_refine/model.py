@@ -25,6 +25,7 @@ from .inputs import (
     check_pixels,
     given_maps,
     in_inference_mode,
+    is_inference,
     naming_columns,
     one_image,
     unknown_columns,
@@ -179,13 +180,14 @@ class RefinedModel(nn.Module):
             output.embedding = self._embedding(output, last)
         if compute_losses:
             batch = Watched(batch, read) if unknown else batch
-            with in_inference_mode() if torch.is_inference_mode_enabled() else nullcontext():
+            with in_inference_mode() if wanted and is_inference() else nullcontext():
                 output.losses, output.loss = self._losses(batch, output, smoothing, wanted)
         if num_items_in_batch is not None and output.loss is not None:
             output.loss = output.loss * (labels.numel() / num_items_in_batch)
         if unknown - read:
             warn_unread(unknown - read)
-        return RefinedOutput(**{key: value for key, value in output.items() if key not in ("feature", "embedding")})
+        told = {key: value for key, value in output.items() if key not in ("feature", "embedding")}
+        return output if len(told) == len(output) else RefinedOutput(**told)
 
     def run(
         self,
@@ -195,11 +197,11 @@ class RefinedModel(nn.Module):
         keep: bool = True,
         twice: bool = False,
     ) -> RefinedOutput:
-        """One pass of the network, the head acting on its way; the output has its ``feature``, and no losses.
+        """One pass of the network, the head acting on its way; no losses.
 
         Args:
             maps, compute_aux: as in :meth:`forward`.
-            keep: whether :meth:`resume` and :meth:`perceive` may go on from the feature.
+            keep: the output has its ``feature``, from which :meth:`resume` and :meth:`perceive` may go on.
             twice: the head and what follows the site can be differentiated twice.
         """
         found: list[tuple[Feature, Action | None]] = []
@@ -212,13 +214,13 @@ class RefinedModel(nn.Module):
                 raise Reached(feature)  # what follows has no part in the prediction; a graph leaves it out by itself
             return (feature.grid, None) if action is None else (action.feature, action.gain)
 
-        keep = keep or self.head is not None and self.head.per_class
+        again = keep or self.head is not None and self.head.per_class
         try:
-            logits = self.backbone(pixel_values, act, keep, after=(twice_differentiable,) if twice else ())
+            logits = self.backbone(pixel_values, act, again, after=(twice_differentiable,) if twice else ())
         except Reached:
             logits = None
         with twice_differentiable() if twice else nullcontext():  # a pass for each further map
-            return self._output(*found[0], logits)
+            return self._output(*found[0], logits, keep)
 
     def resume(self, feature: Feature, maps: Tensor | None = None) -> RefinedOutput:
         """What follows from a feature at the site: the map, made or given, and the prediction; without the losses."""
@@ -245,10 +247,13 @@ class RefinedModel(nn.Module):
             maps = given_maps(maps, feature.grid, self.head.num_maps)
         return self.head.act(feature.grid, self.backbone.site.mechanism, maps, compute_aux)
 
-    def _output(self, feature: Feature, action: Action | None, backbone: Tensor | None) -> RefinedOutput:
+    def _output(
+        self, feature: Feature, action: Action | None, backbone: Tensor | None, keep: bool = True
+    ) -> RefinedOutput:
         """What a pass gave, from the backbone's logits; with per-class maps, logit ``k`` comes from a pass of map ``k``."""
+        kept = feature if keep else None
         if action is None:
-            return RefinedOutput(logits=backbone, aux_logits={}, losses={}, measures={}, feature=feature)
+            return RefinedOutput(logits=backbone, aux_logits={}, losses={}, measures={}, feature=kept)
         logits = action.predict(backbone)
         if action.others:
             passes = [logits]
@@ -263,7 +268,7 @@ class RefinedModel(nn.Module):
             aux_logits=action.aux_logits,
             losses={},
             measures={},
-            feature=feature,
+            feature=kept,
             embedding=action.embedding,
         )
 

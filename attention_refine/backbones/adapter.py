@@ -117,7 +117,7 @@ class Backbone(nn.Module):
             for name in before(self.net, site.name) if keep else ():
                 part = last_called(self.net.get_submodule(name))
                 stack.enter_context(recording(part, earlier.setdefault(name, [])))
-            with Passage(self.net, self.net.get_submodule(site.name), at_site) as passage:
+            with Passage(self.net, site.name, at_site) as passage:
                 logits = logits_of(self.net(pixel_values))
         if passage.sent is None:
             raise RuntimeError(f"the forward pass never called {site.name!r}, where the map acts")

@@ -18,7 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from .cutting import last_called
 from .outputs import first_tensor, with_first_tensor
-from .scopes import is_checkpointed, output_hook
+from .scopes import checkpoints, is_checkpointed, output_hook
 
 Context = AbstractContextManager[Any]
 MakesContext = Callable[[], Context]
@@ -35,20 +35,20 @@ class Passage:
         sent: what went on from the site; ``None`` before it was reached.
     """
 
-    def __init__(self, net: nn.Module, module: nn.Module, at_site: AtSite):
-        self.net, self.module, self.at_site = net, module, at_site
+    def __init__(self, net: nn.Module, name: str, at_site: AtSite):
+        self.net, self.name, self.at_site = net, name, at_site
+        self.module = net.get_submodule(name)
         self.sent: Any = None
         self.contexts: tuple[MakesContext, ...] = ()
         self.entered: list[Context] = []
 
     def __enter__(self) -> Passage:
         hook = self._hook
-        last = last_called(self.module)  # with checkpointing on, a chain is run module by module
-        grad, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
-        checkpointed = not compiling and (grad or last is not self.module) and is_checkpointed(self.net)
-        if checkpointed:
-            self.module = last
-        if checkpointed and grad:
+        if not torch.compiler.is_compiling():
+            last = last_called(self.module)
+            if last is not self.module and any(map(checkpoints, self._callers())):
+                self.module = last  # a caller that checkpoints runs a chain module by module
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled() and is_checkpointed(self.net):
             hook = self._unseen
             self._enter(recomputing(self.net, lambda: self._once_more(self.sent is not None)))
         self._enter(output_hook(self.module, hook))
@@ -57,6 +57,12 @@ class Passage:
     def __exit__(self, *error: Any) -> None:
         while self.entered:
             self.entered.pop().__exit__(*error)
+
+    def _callers(self) -> Iterator[nn.Module]:
+        module = self.net
+        for child in self.name.split("."):
+            yield module
+            module = getattr(module, child)
 
     def _enter(self, context: Context) -> None:
         context.__enter__()

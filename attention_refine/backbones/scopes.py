@@ -16,17 +16,23 @@ def _checkpointed(net: nn.Module) -> list[tuple[nn.Module, str]]:
     return [(module, flag) for module in net.modules() for flag in _CHECKPOINTING if vars(module).get(flag)]
 
 
-def is_checkpointed(net: nn.Module) -> bool:
-    """Whether timm's or transformers' gradient checkpointing is on anywhere in a network.
+def checkpoints(module: nn.Module) -> bool:
+    """Whether timm's or transformers' gradient checkpointing is on in a module itself."""
+    held = vars(module)
+    return bool(held.get(_CHECKPOINTING[0]) or held.get(_CHECKPOINTING[1]))
 
-    Asked at every pass, so by a walk that takes a tenth of the time of ``net.modules()``.
+
+def is_checkpointed(net: nn.Module) -> bool:
+    """Whether it is on anywhere in a network.
+
+    Asked at every pass in training, so by a walk that takes a tenth of the time of ``net.modules()``.
     """
     ahead: list[nn.Module | None] = [net]
     while ahead:
-        held = vars(ahead.pop())
-        if held.get(_CHECKPOINTING[0]) or held.get(_CHECKPOINTING[1]):
+        module = ahead.pop()
+        if checkpoints(module):
             return True
-        ahead += [module for module in held["_modules"].values() if module is not None]
+        ahead += [inner for inner in vars(module)["_modules"].values() if inner is not None]
     return False
 
 
