@@ -384,7 +384,7 @@ def test_wrap_refuses_a_wrapped_model_and_a_used_head():
 
 
 def test_an_unknown_name_is_refused_with_the_closest():
-    with pytest.raises(ValueError, match="'resnet5O'.*close timm names: .*resnet50"):
+    with pytest.raises(ValueError, match="'resnet5O'.*close timm and torchvision names: .*resnet50"):
         ar.wrap("resnet5O", "abn")
 
 

@@ -98,7 +98,7 @@ def test_the_network_may_be_a_module_a_name_or_a_saved_model(tmp_path, shapes_ro
     named = ar.recommend(bare, str(tmp_path / "run"))
     assert named.overrides == {"model": {"checkpoint": str(tmp_path / "run" / "best")}}
     assert saved_model(tmp_path) is None and saved_model("resnet18") is None
-    with pytest.raises(ValueError, match="'resnet81' is no timm model.*close timm names"):
+    with pytest.raises(ValueError, match="'resnet81' is no timm model.*close timm and torchvision names"):
         ar.recommend(bare, "resnet81")
 
 

@@ -144,7 +144,7 @@ def _load(
         return _timm(f"hf-hub:{name}", pretrained, input_size) if hub else _transformers(name, num_labels)
     if name.partition("@")[0] in torchvision_names():
         return _torchvision(name, pretrained)
-    close = difflib.get_close_matches(name, timm.list_models() + torchvision_names(), n=3)
+    close = difflib.get_close_matches(name, dict.fromkeys(timm.list_models() + torchvision_names()), n=3)
     hint = f"; close timm and torchvision names: {', '.join(close)}" if close else ""
     raise ValueError(f"{name!r} is no timm model, torchvision model, Hugging Face id (user/name) or folder{hint}")
 
