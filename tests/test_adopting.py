@@ -107,6 +107,18 @@ def test_a_dict_keeps_its_mask_and_boxes():
     assert items[0]["mask"].float().mean() == pytest.approx(0.5, abs=0.05) and items[0]["boxes"].shape == (1, 4)
 
 
+def test_lists_of_labels_name_classes_and_tensors_tell_of_each():
+    first, second, third = (picture(name) for name in NAMES)
+    items = as_prepared(model(), [(first, ["ant", "cow"]), (second, [1]), (third, [2, 2, 0])])
+    assert [item["labels"].tolist() for item in items] == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    hot = as_prepared(model(), [(first, torch.tensor([0, 1, 1]))])
+    assert hot[0]["labels"].tolist() == [0, 1, 1]
+    with pytest.raises(
+        DataError, match=r"row 0: label \[0, 1, 1\] seems to be 0 or 1 for each class, .* give torch.tensor"
+    ):
+        as_prepared(model(), [(first, [0, 1, 1])])[0]
+
+
 def test_looking_at_a_dataset_leaves_the_random_generators_alone():
     class Noisy(torch.utils.data.Dataset):
         def __len__(self):

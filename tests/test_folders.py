@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -217,6 +219,58 @@ def test_a_class_of_images_that_cannot_be_opened_is_refused(tmp_path):
         load_dataset(tmp_path)
 
 
+def test_tables_and_archives_beside_more_images_are_left_out(tmp_path):
+    """They do not make the folder another kind of dataset, in which masks are not found."""
+    root = classes(tmp_path)
+    mask(root / "masks" / "ant0.png")
+    for name in ("backup.zip", "ant/raw.tar", "features.parquet"):
+        (root / name).write_bytes(b"PK\5\6" + b"\0" * 18)
+    found = describe(load_dataset(root))
+    assert str(found) == "6 images, 3 classes, 1 mask, 0 boxes" and len(found.left_out) == 3
+    assert "1 .zip files, which are no images: backup.zip" in found.left_out
+
+
+def test_names_that_are_no_text_and_empty_folders_are_counted(tmp_path):
+    root = classes(tmp_path)
+    (root / "dog").mkdir()
+    name = os.path.join(os.fsencode(root / "ant"), b"caf\xe9.png")
+    try:
+        with open(name, "wb") as file:
+            file.write((root / "ant" / "ant0.png").read_bytes())
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    found = describe(load_dataset(root))
+    assert found.images == 6
+    assert set(found.left_out) == {
+        r"1 files whose names are not UTF-8 (rename them): ant/caf\xe9.png", "1 empty folders: dog"
+    }  # fmt: skip
+    os.rename(os.fsencode(root / "bee"), os.path.join(os.fsencode(root), b"b\xe9e"))
+    with pytest.raises(DataError, match=r"the name of the folder .*b\\xe9e is not UTF-8: rename it"):
+        load_dataset(root)
+
+
+def test_splits_one_folder_deeper_and_a_split_with_a_space_behind_it(tmp_path):
+    classes(tmp_path / "data" / "train")
+    classes(tmp_path / "data" / "test ")
+    with pytest.raises(DataError, match=r"holds its splits in data: give .*/data$"):
+        load_dataset(tmp_path)
+    assert describe(load_dataset(tmp_path / "data", "test")).images == 6
+
+
+def test_tables_as_people_save_them(tmp_path):
+    for i in range(2):
+        image(tmp_path / f"{i}.png")
+    table = tmp_path / "metadata.csv"
+    table.write_text("file_name,label\n0.png,cat\n\n1.png,dog\n,\n,,\n")
+    assert describe(load_dataset(tmp_path)).classes == {"cat": 1, "dog": 1}
+    table.write_text("file_name,label\n0.png,cat, black\n1.png,dog\n")
+    with pytest.raises(DataError, match=r"line 2 has more cells than the 2 columns, ' black': quote commas"):
+        load_dataset(tmp_path)
+    table.write_text("file_name,label\n0.png,cat\n1.png,dog\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"metadata\.csv is not UTF-8 text .*: save it as UTF-8"):
+        load_dataset(tmp_path)
+
+
 def test_links_are_followed_and_do_not_go_round(tmp_path):
     classes(tmp_path / "elsewhere", ("b",))
     classes(tmp_path / "data", ("a",))
@@ -303,6 +357,65 @@ def test_many_numbers_are_asked_about_unless_they_are_said_to_be_classes(tmp_pat
     with pytest.warns(UserWarning, match="label holds 25 different numbers.*a quantity, such as an age"):
         load_dataset(tmp_path)
     assert len(data.class_names(load_dataset(tmp_path, class_names=[str(i) for i in range(20, 45)]))) == 25
+
+
+@pytest.mark.parametrize(
+    "labels, said",
+    [
+        ([[0, 1, 0], [1, 0, 0]], r"labels holds \[0, 1, 0\], which seems to be 0 or 1 for each class: give the names"),
+        ([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]], r"0 or 1 for each class"),
+        ([["a"], [["b"]]], r"line 2: label \['b'\] is a list: give a name or a number"),
+        ([["a"], [0.2]], r"line 2: label 0.2 is a number with a fraction"),
+        ([{"name": "a"}, {"name": "b"}], r"line 1: label {'name': 'a'} is a dict: give a name"),
+        (
+            ["a", "a, b", "b"],
+            r"label holds 'a, b' \(1 rows\), and 'a' and 'b' are classes .* are a list, such as \[\"a\"",
+        ),
+        (["1", "01"], r"holds '01' \(1 rows\) and '1' \(1 rows\), the same number"),
+        (["1e3", "1000"], r"holds numbers with fractions, such as 1e3"),
+        (["<NA>", "a"], r"label holds '<NA>' in 1 rows: label or drop them"),
+    ],
+)
+def test_labels_written_in_another_way_are_refused(tmp_path, labels, said):
+    field = "labels" if isinstance(labels[0], list) else "label"
+    for i in range(len(labels)):
+        image(tmp_path / f"{i}.png")
+    lines(tmp_path, *({"file_name": f"{i}.png", field: label} for i, label in enumerate(labels)))
+    with pytest.raises(DataError, match=said):
+        load_dataset(tmp_path)
+    assert any(re.search(said, problem) for problem in data.check(tmp_path).problems)
+
+
+def test_lists_that_only_look_like_0_and_1_for_each_class_are_labels(tmp_path):
+    for i in range(2):
+        image(tmp_path / f"{i}.png")
+    for labels in ([[0, 1], [1, 0]], [[0, 1, 1], [1]], [["a", "a"], ["b", "a"]], [[0, 0, 2], [1, 2, 0]]):
+        lines(tmp_path, *({"file_name": f"{i}.png", "labels": each} for i, each in enumerate(labels)))
+        assert describe(load_dataset(tmp_path)).images == 2
+    hot = datasets.Dataset.from_dict({"image": ["a", "b"], "labels": [[0, 1, 1], [1, 0, 0]]}).cast_column(
+        "image", datasets.Image()
+    )
+    with pytest.raises(DataError, match="labels holds .*0 or 1 for each class"):
+        data.as_canonical(hot)
+
+
+def test_marks_without_a_width_and_doubled_spaces_do_not_make_classes(tmp_path):
+    for i in range(4):
+        image(tmp_path / f"{i}.png")
+    texts = ["new york", "new\t york\u200b", "\ufeffrome", "rome"]
+    lines(tmp_path, *({"file_name": f"{i}.png", "label": text} for i, text in enumerate(texts)))
+    assert describe(load_dataset(tmp_path)).classes == {"new york": 2, "rome": 2}
+
+
+def test_label_and_labels_in_one_line_are_asked_about(tmp_path):
+    for i in range(2):
+        image(tmp_path / f"{i}.png")
+    lines(tmp_path, {"file_name": "0.png", "label": "a", "labels": ["a", "b"]}, {"file_name": "1.png", "label": "b",
+                                                                                 "labels": ["b"]})  # fmt: skip
+    with pytest.raises(DataError, match=r"line 1 has both label \('a'\) and labels .*label_column='labels' or 'label'"):
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path, label_column="label")["label"] == [0, 1]
+    assert load_dataset(tmp_path, label_column="labels")["labels"] == [[0, 1], [1]]
 
 
 # --- groups, cues and corners

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from attention_refine import data
-from attention_refine.data import DataError, Prepared, Transform, load_dataset, read_mask
+from attention_refine.data import DataError, Prepared, Transform, check, collate, load_dataset, prepare, read_mask
+from attention_refine.data.images import as_boxes, check_boxes
 
 RECIPE = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
 
@@ -214,3 +215,65 @@ def test_the_middle_of_a_long_picture_is_the_middle(size):
     whole = transform(image, None, box)
     torch.testing.assert_close(cut["pixel_values"], whole["pixel_values"], rtol=0, atol=0.05)
     torch.testing.assert_close(cut["boxes"], whole["boxes"], rtol=0, atol=0.6)
+
+
+# --- what boxes and masks hold that is something else
+
+
+@pytest.mark.parametrize("box", [[0.5, 0.5, 0.2, 0.2], [0, 0, 1, 1], [0.1, 0.0, 1.0, 0.3]])
+def test_shares_of_the_image_are_no_pixels(box):
+    with pytest.raises(DataError, match=r"seems to be shares of its image of 40x32: give pixels. YOLO's"):
+        check_boxes([box], (40, 32), "row 0: bbox")
+    check_boxes([[2, 1, 1, 1], [0.5, 0.5, 1.5, 1]], (40, 32), "row 0: bbox")
+
+
+def test_flags_are_no_numbers_of_a_box():
+    with pytest.raises(DataError, match=r"bbox \[True, False, 5, 5\] is not \[x, y, width, height\] in pixels"):
+        as_boxes([True, False, 5, 5], "row 0")
+
+
+@pytest.mark.parametrize("size, box", [((40, 32), [20, 16, 1, 1]), ((1280, 1024), [600, 500, 10, 10]), ((40, 32), [20.3, 16.3, 0.5, 3])])  # fmt: skip
+def test_a_small_object_is_not_lost_by_making_its_picture_smaller(size, box):
+    transform = Transform({**RECIPE, "input_size": [3, 16, 16]})
+    item = transform(Image.new("RGB", size), None, [box])
+    assert len(item["boxes"]) == 1 and 1 <= int(item["mask"].sum()) <= 4
+    left, top, right, bottom = item["boxes"][0].tolist()
+    y, x = (each.tolist() for each in item["mask"][0].nonzero(as_tuple=True))
+    assert int((left + right) / 2) in x and int((top + bottom) / 2) in y
+    beside = transform(Image.new("RGB", (64, 32)), None, [[0, 10, 1, 1]])  # cut off with the sides
+    assert len(beside["boxes"]) == 0 and int(beside["mask"].sum()) == 0
+
+
+def test_no_boxes_say_nothing_of_where_the_object_is(tmp_path):
+    rows = [
+        {"file_name": "a/0.png", "label": "a", "bbox": []},
+        {"file_name": "b/0.png", "label": "b", "bbox": [1, 1, 9, 9]},
+    ]
+    for row in rows:
+        path = tmp_path / row["file_name"]
+        path.parent.mkdir()
+        Image.new("RGB", (32, 32)).save(path)
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    items = prepare(load_dataset(tmp_path), RECIPE)
+    assert items.annotations["mask"] == [False, True]
+    assert "mask" not in items[0] and "mask" in items[1]
+    assert collate([items[0], items[1]])["mask"][0].unique().tolist() == [255]
+
+
+def test_a_photograph_is_no_mask_and_a_value_is_either_object_or_void():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 40, 3), np.uint8))
+    with pytest.raises(DataError, match="holds more than 256 colours, as a photograph does"):
+        read_mask(noise)
+    with pytest.raises(DataError, match="cannot be read with 255 among both mask_values and void"):
+        read_mask(Image.new("L", (4, 4)), values=[1, 255], void=[255])
+
+
+def test_check_names_a_mask_without_an_object(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / f"{name}.png")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "masks" / "a.png")
+    assert check(tmp_path).problems == [
+        f"the mask {tmp_path / 'masks' / 'a.png'} holds no object: all of it is background, or void"
+    ]

@@ -13,6 +13,7 @@ from test_evaluation import close, made_model
 
 from attention_refine import shapes
 from attention_refine.data import DataError, load_dataset, match_classes, prepare
+from attention_refine.data.matching import class_places
 from attention_refine.evaluation import evaluate, retrieval
 from attention_refine.report.gallery import galleries
 from attention_refine.report.strips import _spread
@@ -82,6 +83,16 @@ def test_numbers_stand_for_as_many_names(data, plain):
     found = evaluate(made_model(), numbers, **PLAIN)
     close(found, plain)
     assert found.settings["classes"] == list(shapes.CLASSES)
+
+
+def test_numbers_in_another_order_are_names(data):
+    """As torchvision's ImageFolder sorts them: 0, 1, 10, 11, 2, ..."""
+    names = [str(i) for i in range(12)]
+    own = sorted(names)
+    assert own != names and class_places(own, names) == [int(name) for name in own]
+    assert class_places(names, own) == [own.index(name) for name in names]
+    assert class_places(["cat", "dog"], ["0", "1"]) == class_places(["0", "1"], ["cat", "dog"]) == [0, 1]
+    assert class_places(["1", "0"], ["0", "1", "2"]) == [1, 0]
 
 
 def test_items_that_name_classes_but_cannot_be_renumbered_are_refused():

@@ -217,6 +217,12 @@ class Listed(torch.utils.data.Dataset):
             if hot.shape != (len(self.class_names),) or not ((hot == 0) | (hot == 1)).all():
                 raise DataError(f"{where}: labels must be {len(self.class_names)} numbers of 0 or 1, got {label}")
             return hot
+        numbers = all(isinstance(one, int) for one in label)
+        if numbers and len(label) == len(self.class_names) > len(set(label)) and set(label) <= {0, 1}:
+            raise DataError(
+                f"{where}: label {label} seems to be 0 or 1 for each class, and a list holds the classes that are there: "
+                f"give torch.tensor({label})"
+            )
         found = torch.zeros(len(self.class_names))
         return found.index_fill_(0, torch.tensor([self._class(one, where) for one in label], dtype=torch.long), 1.0)
 

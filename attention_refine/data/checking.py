@@ -14,7 +14,15 @@ from PIL import Image
 
 from attention_refine.data.clip_sampling import ClipSampling
 from attention_refine.data.clips import check_video
-from attention_refine.data.columns import ClassIndex, DataError, as_list, from_corners, label_text, sorted_names
+from attention_refine.data.columns import (
+    ClassIndex,
+    DataError,
+    as_list,
+    check_lists,
+    from_corners,
+    label_text,
+    sorted_names,
+)
 from attention_refine.data.edits import is_edited, read_map
 from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
 from attention_refine.data.images import as_boxes, check_boxes, read_mask
@@ -107,12 +115,13 @@ def check(
             rows, left_out = read_split(folder, split, image_column, label_column, media=media)
             field = label_field(rows, label_column)
             labels = [as_list(field_value(row, field)) for row in rows]
+            check_lists((row.get(field) for row in rows), field)
             names = names or sorted_names((value for label in labels for value in label), field)
+            lines = tuple(left_out_lines(left_out, folder))
+            result.splits[split] = _summary(rows, labels, names, group_column or "group", lines)
         except DataError as error:
             result.problems.append(str(error))
             continue
-        lines = tuple(left_out_lines(left_out, folder))
-        result.splits[split] = _summary(rows, labels, names, group_column or "group", lines)
         result.problems.extend(_problems(split, rows, labels, field, names, options))
     return result
 
@@ -175,7 +184,7 @@ def _groups(rows: list[dict], asked: str | None) -> Iterator[str]:
 def _annotations(rows: list[dict], box_format: str) -> Iterator[str]:
     """Boxes and masks held against the sizes of their images."""
     kinds = ("_mask", "_cue_mask", "bbox", "cue_bbox")
-    annotated = [row for row in rows if any(row.get(kind) for kind in kinds)]
+    annotated = [row for row in rows if any(row.get(kind) not in (None, []) for kind in kinds)]
     for row in annotated[:: -(-len(annotated) // HEADERS) or 1]:
         try:
             size = _size(row["_image"])
@@ -219,7 +228,8 @@ def _masks(rows: list[dict], options: dict[str, Any]) -> Iterator[str]:
         }
         given = {name: as_list(each) if each is not None else None for name, each in given.items()}
         try:
-            read_mask(row["_mask"], f"the mask {row['_mask']}", **given)
+            if not (read_mask(row["_mask"], f"the mask {row['_mask']}", **given) == 1).any():
+                yield f"the mask {row['_mask']} holds no object: all of it is background, or void"
         except DataError as error:
             yield str(error)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import string
 import unicodedata
 import warnings
 from collections import Counter
@@ -21,11 +23,15 @@ class DataError(ValueError):
         super().__init__(message.rpartition("DataError: ")[2].strip())
 
 
+UNSEEN = "\u200b\u200e\u200f\u2060\ufeff"  # marks without a width, which copies from pages and tables leave behind
+
+
 def label_text(value, at: str = "a label") -> str | None:
-    """A label as a name: spaces around it taken off, accents in one form, 1.0 as 1; None where there is no label.
+    """A label as a name: spaces around it taken off, accents and spaces in it in one form, 1.0 as 1; None where there
+    is no label.
 
     Raises:
-        DataError: a number with a fraction: a quantity is no class.
+        DataError: a number with a fraction: a quantity is no class; a list, or keys and values.
     """
     if isinstance(value, (float, np.floating)):
         if math.isnan(value):
@@ -35,7 +41,9 @@ def label_text(value, at: str = "a label") -> str | None:
         value = int(value)
     if value is None:
         return None
-    text = unicodedata.normalize("NFC", str(value)).strip()
+    if isinstance(value, (list, tuple, dict, bytes)):
+        raise DataError(f"{at}: label {value!r} is a {type(value).__name__}: give a name or a number")
+    text = " ".join(unicodedata.normalize("NFC", str(value)).strip(UNSEEN + string.whitespace).split())
     return re.sub(r"^(-?\d+)\.0+$", r"\1", text) or None
 
 
@@ -75,14 +83,15 @@ def as_list(value) -> list:
 
 
 MANY_NUMBERS = 20
+NO_LABEL = ("nan", "null", "<na>", "#n/a", "nat")  # what tables write where there is nothing
 
 
 def sorted_names(values: Iterable, field: str = "label") -> list[str]:
     """Distinct labels as sorted names; in numeric order where all are whole numbers.
 
     Raises:
-        DataError: names that differ in case alone, or numbers with fractions. Warns of many numbers: they may be a
-            quantity.
+        DataError: names that differ in case alone or are the same number (``1`` and ``01``), several names in one text,
+            or numbers with fractions. Warns of many numbers: they may be a quantity.
     """
     counts = Counter(filter(None, (label_text(v) for v in values)))
     names = sorted(counts)
@@ -93,12 +102,26 @@ def sorted_names(values: Iterable, field: str = "label") -> list[str]:
     if alike is not None:
         shown = " and ".join(f"{name!r} ({counts[name]} rows)" for name in alike)
         raise DataError(f"{field} holds {shown}, which differ in case alone: write them alike, or give class_names=")
-    if "nan" in by_case:
-        raise DataError(f"{field} holds {by_case['nan'][0]!r} in {counts[by_case['nan'][0]]} rows: label or drop them")
+    nothing = next((by_case[word][0] for word in NO_LABEL if word in by_case), None)
+    if nothing is not None:
+        raise DataError(f"{field} holds {nothing!r} in {counts[nothing]} rows: label or drop them")
     if names and all(_is_number(name) for name in names) and not _numeric(names):
-        raise DataError(f"{field} holds numbers with fractions, such as {names[0]}: a quantity is no class")
+        odd = next(name for name in names if not _numeric([name]))
+        raise DataError(f"{field} holds numbers with fractions, such as {odd}: a quantity is no class")
     if not _numeric(names):
+        for name in names:
+            parts = [label_text(part) for part in re.split("[,;|]", name)]
+            if len(parts) > 1 and set(parts) <= set(names):
+                raise DataError(
+                    f"{field} holds {name!r} ({counts[name]} rows), and {' and '.join(map(repr, parts))} are classes "
+                    f"themselves: several labels are a list, such as {json.dumps(parts, ensure_ascii=False)}"
+                )
         return names
+    same = Counter(map(int, names))
+    alike = [name for name in names if same[int(name)] > 1]
+    if alike:
+        shown = " and ".join(f"{name!r} ({counts[name]} rows)" for name in alike[:3])
+        raise DataError(f"{field} holds {shown}, the same number: write them alike, or give class_names=")
     if len(names) > MANY_NUMBERS:
         warnings.warn(
             f"{field} holds {len(names)} different numbers, and each becomes a class: are they a quantity, such as an "
@@ -106,6 +129,25 @@ def sorted_names(values: Iterable, field: str = "label") -> list[str]:
             stacklevel=2,
         )
     return sorted(names, key=int)
+
+
+def check_lists(labels: Iterable, field: str) -> None:
+    """Refuse lists of 0 and 1 for each class where lists of the classes that are there are wanted.
+
+    Raises:
+        DataError: all are lists of 0 and 1 of one length, and one has a number twice.
+    """
+    lists = [label for label in labels if isinstance(label, list)]
+    numbers = {value for label in lists for value in label if isinstance(value, (int, float))}
+    plain = all(isinstance(value, (int, float)) for label in lists for value in label)
+    if len({len(label) for label in lists}) != 1 or not plain or not numbers <= {0, 1}:
+        return
+    hot = next((label for label in lists if len(set(label)) < len(label)), None)
+    if hot is not None:
+        raise DataError(
+            f"{field} holds {hot}, which seems to be 0 or 1 for each class: give the names of the classes that an image "
+            'has, such as ["cat", "dog"], or their numbers'
+        )
 
 
 def _is_number(name: str) -> bool:
@@ -360,7 +402,8 @@ def _relabel(dataset, column: str, own: list[str] | None, names: Sequence[str] |
 
     multi = column == "labels"
     if names is None:
-        read = (row[column] for row in dataset.select_columns([column]))
+        read = [row[column] for row in dataset.select_columns([column])]
+        check_lists(read, column)
         names = sorted_names((v for label in read for v in as_list(label)), column)
     index = ClassIndex(names)
 

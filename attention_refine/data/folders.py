@@ -50,7 +50,7 @@ def read_split(
     if media not in MEDIA:
         raise ValueError(f"media={media!r} is not one of {', '.join(MEDIA)}")
     root = Path(os.path.normpath(root))
-    label_column = None if label_column == "label" else label_column
+    asked, label_column = label_column, None if label_column == "label" else label_column
     found = split_folders(root, split)
     here = found[split]
     listing = list_folder(here)
@@ -63,6 +63,8 @@ def read_split(
     for column, what in ((image_column, "image files"), (label_column if labeled else None, "labels")):
         if column is not None and not listing.metadata:
             raise DataError(f"{here} has no metadata file, so no field {column!r} to take {what} from")
+    if asked == "label":
+        rows = [{key: value for key, value in row.items() if key != "labels"} for row in rows]
     known = {row["_image"] for row in rows}
     unnamed = [file for file in images if file.path not in known]
     if labeled:
@@ -246,6 +248,12 @@ def _labelled(
 
 def label_field(rows: list[dict], label_column: str | None) -> str:
     """The field that holds the label: the one asked for, ``label``, or ``labels`` where no line has that."""
+    both = next((row for row in rows if row.get("label") is not None and row.get("labels") is not None), None)
+    if both is not None and label_column is None:
+        raise DataError(
+            f"{both['_at']} has both label ({both['label']!r}) and labels ({both['labels']!r}): say which counts, "
+            "label_column='labels' or 'label'"
+        )
     several = any("labels" in row for row in rows) and not any("label" in row for row in rows)
     return label_column or ("labels" if several else "label")
 
@@ -282,7 +290,10 @@ def class_folders(files: list[File], here: Path, rows: list[dict]) -> dict[str, 
     inner = sorted({parts[1] for parts in deep.values() if len(parts) > 1})
     tops = sorted({parts[0] for parts in deep.values()})
     inside = [name for name in inner if canonical_split(name) is not None]
-    if inside or above and all(canonical_split(top) is not None for top in tops):
+    splits = bool(above) and all(canonical_split(top) is not None for top in tops)
+    if splits and inner:
+        raise DataError(f"{here} holds its splits in {'/'.join(above)}: give {os.path.join(here, *above)}")
+    if inside or splits:
         where = f"{tops[0]}/{inside[0]}" if inside else f"{above[-1]}/{tops[0]}"
         raise DataError(
             f"{here} holds splits inside of classes ({where}): splits come first, such as train/cat and test/cat"
@@ -407,6 +418,8 @@ def field_value(row: dict, field: str) -> Any:
         DataError: it has none.
     """
     value = row.get(field)
+    for one in value if isinstance(value, list) else ():
+        label_text(one, row["_at"])
     if isinstance(value, list) or label_text(value, row["_at"]) is not None:
         return value
     have = ", ".join(k for k in row if not k.startswith("_"))

@@ -92,10 +92,14 @@ def as_boxes(value, where: str) -> list[list[float]]:
         raise DataError(f"{where}: bbox {value!r} is not [x, y, width, height] in pixels")
     boxes = [value] if value and not any(isinstance(v, (list, tuple)) for v in value) else value
     for box in boxes:
-        numbers = isinstance(box, (list, tuple)) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+        numbers = isinstance(box, (list, tuple)) and all(_is_number(v) and math.isfinite(v) for v in box)
         if not numbers or len(box) != 4 or box[2] < 0 or box[3] < 0:
             raise DataError(f"{where}: bbox {box!r} is not [x, y, width, height] in pixels")
     return [[float(v) for v in box] for box in boxes]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 SLACK = 0.02  # of a side: what an annotation tool's rounding may leave a box out by
@@ -110,7 +114,8 @@ def check_boxes(boxes: list[list[float]], size: tuple[int, int], where: str) -> 
         where: what to call them in a message.
 
     Raises:
-        DataError: a box without an area, or one that leaves the image by more than 2 % of a side (and 2 pixels).
+        DataError: a box without an area, one that leaves the image by more than 2 % of a side (and 2 pixels), or one
+            whose numbers are all between 0 and 1: shares, as of YOLO, are no pixels.
     """
     width, height = size
     for box in boxes:
@@ -118,6 +123,11 @@ def check_boxes(boxes: list[list[float]], size: tuple[int, int], where: str) -> 
         shown = f"{where} {[round(v, 2) for v in box]} (x, y, width, height)"
         if w <= 0 or h <= 0:
             raise DataError(f"{shown} has no area: correct it, or leave it out")
+        if max(box) <= 1 and min(box) >= 0 and min(size) > 1:
+            raise DataError(
+                f"{shown} seems to be shares of its image of {width}x{height}: give pixels. YOLO's [centre x, centre y, w, "
+                "h] are pixels [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]"
+            )
         if _leaves(box, width, height):
             remedy = "correct it"
             if w > x and h > y and not _leaves([x, y, w - x, h - y], width, height):

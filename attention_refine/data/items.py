@@ -95,7 +95,7 @@ class Reader:
         image, boxes, edited = read_image(row["image"], where), None, None
         mask = self._mask(row, "mask", image, where) if self._has_mask else None
         cue_mask = self._mask(row, "cue_mask", image, where) if self._has_cue_mask else None
-        if self._has_boxes and row["bbox"] is not None:
+        if self._has_boxes and row["bbox"] is not None and len(row["bbox"]):  # an empty list says nothing of the object
             boxes = as_boxes(row["bbox"], where)
             check_boxes(boxes, image.size, f"{where}: bbox")
         if self._has_maps:

@@ -87,8 +87,16 @@ def _walk(folder: str, parts: tuple[str, ...], found: Listing, above: set[str]) 
     images, closed = 0, []
     with os.scandir(folder) as entries:
         entries = sorted(entries, key=lambda entry: entry.name)
+    if not entries:
+        found.leave_out("empty folders", folder)
     for entry in entries:
         name = entry.name
+        if not _is_text(name):
+            shown = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
+            if entry.is_dir():
+                raise DataError(f"the name of the folder {shown} is not UTF-8: rename it")
+            found.leave_out("files whose names are not UTF-8 (rename them)", shown)
+            continue
         if entry.is_dir():
             real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
             if name.startswith((".", "__", "@", "#", "$")):
@@ -107,7 +115,7 @@ def _walk(folder: str, parts: tuple[str, ...], found: Listing, above: set[str]) 
         elif side is not None and (suffix in readable() or _is_more_of(side, suffix)):
             found.sides[side].append(File(entry.path, (*parts, name)))
         elif not entry.is_file():
-            found.leave_out("links to nothing", entry.path)
+            found.leave_out("links to nothing" if entry.is_symlink() else "pipes and devices", entry.path)
         elif suffix in readable():
             images += 1
             found.images.append(File(entry.path, (*parts, name)))
@@ -129,6 +137,15 @@ def _walk(folder: str, parts: tuple[str, ...], found: Listing, above: set[str]) 
             found.leave_out(f"{kind} images, which Pillow cannot open here ({with_it} to JPEG or PNG)", path)
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name is text: bytes that are not UTF-8 come as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_more_of(side: str, suffix: str) -> bool:
     """Whether a file that is no image belongs into a folder of :data:`SIDES`: a map in numbers, the mask of a video."""
     return suffix == ".npy" if side == "maps" else suffix in FILMS
@@ -147,7 +164,7 @@ def without_mask(stem: str) -> str:
 
 def canonical_split(word: str) -> str | None:
     """The split that a folder's name means, as it stands or with a word for data behind it; None for other names."""
-    bare = re.sub(r"[ _-]?(set|data|dataset|split|images|imgs)$", "", word.lower())
+    bare = re.sub(r"[ _-]?(set|data|dataset|split|images|imgs)$", "", word.strip().lower())
     return next((name for name, short in SPLITS.items() if bare in short), None)
 
 

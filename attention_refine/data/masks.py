@@ -21,6 +21,7 @@ from attention_refine.data.columns import DataError
 
 VOID = 128
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
+MOST_COLOURS = 256
 VOC_VOID = (224, 224, 192)  # as a colour
 
 
@@ -45,6 +46,9 @@ def object_pixels(
         return _from_colours(labels, lossy)
     if values is None and void is None:
         return _lossy(labels) if lossy else _by_rule(labels)
+    both = sorted(set(values or ()) & set(void or ()))
+    if both:
+        raise DataError(f"cannot be read with {both[0]} among both mask_values and void: leave it out of one")
     unknown = np.isin(labels, list(void or ()))
     found = np.isin(labels, list(values)) if values is not None else (labels != 0) & ~unknown
     if values is not None and not found.any() and (labels == 255).any() and 255 not in (*values, *(void or ())):
@@ -81,6 +85,8 @@ def _from_colours(colours: np.ndarray, lossy: bool) -> np.ndarray:
         raise DataError("is in colours that JPEG has mixed: store it as PNG")
     if (colours == VOC_VOID).all(-1).any():
         raise DataError("holds the colour of VOC's border, which is void there: store class ids, with void=255")
+    if len(np.unique(colours.reshape(-1, 3), axis=0)) > MOST_COLOURS:
+        raise DataError(f"holds more than {MOST_COLOURS} colours, as a photograph does: is it a mask?")
     background, void = (colours == 0).all(-1), (colours == VOID).all(-1)
     return np.where(background, 0, np.where(void, 255, 1)).astype(np.uint8)
 

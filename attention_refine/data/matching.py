@@ -42,9 +42,10 @@ def match_classes(dataset: Any, names: Sequence[str], owner: str = "the model") 
 
 def class_places(own: Sequence[str], names: Sequence[str], owner: str = "the model") -> list[int]:
     """The place among ``names`` of each of a dataset's own classes, by :func:`match_classes`'s rules and errors."""
-    if not own or not names or (is_numbered(own) or is_numbered(names)) and len(own) == len(names):
-        return list(range(len(own)))
     missing = [name for name in own if name not in set(names)]
+    numbered = (is_numbered(own) or is_numbered(names)) and len(own) == len(names)
+    if not own or not names or missing and numbered:
+        return list(range(len(own)))
     lists = f"the dataset has {listed(own)}; {owner}: {listed(names)}"
     if missing:
         raise DataError(

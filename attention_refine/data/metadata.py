@@ -25,11 +25,18 @@ def metadata_lines(file: Path) -> Iterator[tuple[str, dict]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
     if file.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text))
         for row in reader:
             at = f"{file} line {reader.line_num}"
+            if any(row.get(None) or ()):
+                more = ", ".join(row[None])
+                raise DataError(
+                    f"{at} has more cells than the {len(reader.fieldnames)} columns, {more!r}: quote commas"
+                )
+            if not any(value for name, value in row.items() if name):  # as tables end when they are written by hand
+                continue
             # A cell has no type: a list is written as JSON, an empty cell is no value.
             yield at, {k: _json(v, at) if v and v.startswith("[") else v or None for k, v in row.items() if k}
         return

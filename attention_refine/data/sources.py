@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from attention_refine.data.columns import (
     as_list,
     check_box_format,
     check_groups,
+    check_lists,
     declares_classes,
     from_corners,
     group_indices,
@@ -26,7 +28,7 @@ from attention_refine.data.columns import (
 )
 from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
 from attention_refine.data.images import as_boxes
-from attention_refine.data.listing import split_folders
+from attention_refine.data.listing import FILMS, readable, split_folders
 from attention_refine.data.metadata import METADATA
 
 EMBEDDED = {"shapes": shapes, "clips": clips}
@@ -133,11 +135,16 @@ def _stream(dataset: datasets.Dataset) -> datasets.IterableDataset:
 
 
 def has_tables(folder: Path) -> bool:
-    """Whether the folder holds tables that ``datasets`` reads, rather than image files."""
+    """Whether the folder holds tables that ``datasets`` reads, and no more image files than tables beside them."""
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return True
     kinds = [f"{at}*.{kind}" for kind in ("parquet", "arrow", "tar", "zip") for at in ("", "*/")]
-    return any(path.name not in METADATA for kind in kinds for path in folder.glob(kind))
+    tables = sum(path.name not in METADATA for kind in kinds for path in folder.glob(kind))
+    if not tables:
+        return False
+    suffixes = readable() | FILMS
+    names = (name for _, _, names in os.walk(folder) for name in names)
+    return sum(os.path.splitext(name)[1].lower() in suffixes for name in names) <= tables
 
 
 def _load_by_datasets(source, split, *, streaming, revision=None, token=None, missing_ok=False):
@@ -169,6 +176,7 @@ def _read_folder(
     found = split_folders(folder, split)
     rows, left_out = read_split(folder, split, **columns)
     field = label_field(rows, label_column)
+    check_lists((row.get(field) for row in rows), field)
     if names is None:
         other = "train" in found and found["train"] != found[split]
         train = read_split(folder, "train", **columns)[0] if other else rows

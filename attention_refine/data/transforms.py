@@ -118,8 +118,8 @@ class Transform:
 
         Returns:
             ``pixel_values`` (3, H, W) float32; ``mask`` (1, H, W) uint8 if there is a mask or boxes (those then filled
-            in); ``boxes`` (n, 4) float32 left, top, right, bottom, clipped, without those left with less than a pixel a
-            side; ``edited_map`` (1, H, W) float32 in [0, 1] and ``cue`` (1, H, W) uint8, 1 on it, if there is one. Of a
+            in); ``boxes`` (n, 4) float32 left, top, right, bottom, clipped, without those of which the crop left less than
+            a pixel a side; ``edited_map`` (1, H, W) float32 in [0, 1] and ``cue`` (1, H, W) uint8, 1 on it, if there is one. Of a
             clip ``pixel_values`` (3, T, H, W), ``mask`` and ``cue`` (1, T, H, W).
         """
         clip = isinstance(image, Tensor)
@@ -238,14 +238,20 @@ def _corners(boxes, image: Image.Image) -> tv_tensors.BoundingBoxes:
 
 
 def _inside_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes cut at the image's sides; of those that are cut, what is left of less than a pixel is dropped."""
+    boxes = boxes.float()
     limit = torch.tensor([size[1], size[0], size[1], size[0]], dtype=torch.float32)
-    boxes = torch.minimum(boxes.float().clamp_min(0), limit)
-    return boxes[((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)]
+    inside = torch.minimum(boxes.clamp_min(0), limit)
+    sides, whole = inside[:, 2:] - inside[:, :2], (inside == boxes).all(1)
+    return inside[(sides >= 1).all(1) | whole & (sides > 0).all(1)]
 
 
 def _filled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, H, W) uint8: 1 on the pixels whose centre lies in a box."""
-    y, x = (torch.arange(side) + 0.5 for side in size)
-    left, top, right, bottom = boxes[:, :, None].unbind(1)
-    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    """(1, H, W) uint8: 1 on the pixels whose centre lies in a box, and on the one that a smaller box lies in."""
+    inside = []
+    for low, high, side in zip(boxes[:, :2].T, boxes[:, 2:].T, size[::-1]):
+        low, high, at = low[:, None], high[:, None], torch.arange(side)
+        small = (high - low < 1) & (at == ((low + high) / 2).floor())
+        inside.append((at + 0.5 >= low) & (at + 0.5 < high) | small)
+    columns, rows = inside
     return (rows[:, :, None] & columns[:, None, :]).any(0, keepdim=True).to(torch.uint8)
