@@ -10,6 +10,7 @@ import difflib
 import itertools
 import json
 import re
+import typing
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -203,7 +204,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"config {path} does not exist")
     try:
-        values = words.read(path.read_text(encoding="utf-8"))
+        hints = {section: typing.get_type_hints(kind) for section, kind in Recipe.sections().items()}
+        values = words.read_fields(path.read_text(encoding="utf-8"), hints)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if values is None:

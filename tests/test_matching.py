@@ -85,6 +85,17 @@ def test_numbers_stand_for_as_many_names(data, plain):
     assert found.settings["classes"] == list(shapes.CLASSES)
 
 
+def test_names_written_in_another_way_are_the_same_or_the_difference_is_said():
+    assert class_places(["cafe\u0301 ", "new  york"], ["new york", "caf\xe9"]) == [1, 0]
+    for own in (["Cat", "dog"], ["c-a_t", "dog"]):
+        with pytest.raises(
+            DataError, match=r"of the model \(they differ in case, spaces or hyphens alone\): the dataset"
+        ):
+            class_places(own, ["cat", "dog"])
+    with pytest.raises(DataError, match=r"among those of the model: the dataset has cow, dog; the model: cat, dog\."):
+        class_places(["cow", "dog"], ["cat", "dog"])
+
+
 def test_numbers_in_another_order_are_names(data):
     """As torchvision's ImageFolder sorts them: 0, 1, 10, 11, 2, ..."""
     names = [str(i) for i in range(12)]
@@ -146,6 +157,17 @@ def test_what_is_drawn_is_what_was_judged(broken, raw):
         grey = np.asarray(row.picture)[:, :, 0]
         assert abs(np.median(grey) - 20 * sample["index"]) <= 1, "the picture is the judged image"
         assert row.cells[0].prediction == shapes.CLASSES[sample["prediction"]]
+
+
+def test_pictures_of_another_dataset_are_not_drawn_beside_the_values(data, plain):
+    models, evaluations = {"plain": made_model()}, {"plain": plain}
+    turned = data.select(range(len(data) - 1, -1, -1))
+    with pytest.raises(
+        ValueError, match="not the one that the evaluations are of: row 0 has another label than was judged"
+    ):
+        galleries(models, turned, evaluations)
+    with pytest.raises(ValueError, match="are of: it has 5 images, and row 6 was judged"):
+        galleries(models, data.select(range(5)), evaluations)
 
 
 def test_pictures_pass_over_what_cannot_be_read(broken, plain):

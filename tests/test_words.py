@@ -48,6 +48,32 @@ def test_the_words_of_a_file():
     assert isinstance(said["b"], float)
 
 
+def test_fields_of_text_keep_the_words_of_a_file_and_numbers_are_decimal(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "data: {revision: 0123, source: 2024-01-01, label_column: 12:30, unlabeled: 1_000, group_column: 1e5,\n"
+        "       train_split: 0x10, test_split: null, mask_values: [010, 2]}\n"
+        "training: {epochs: 010, seed: 7, learning_rate: 1.e-4, output_dir: 007, alternated_alpha: .5}\n"
+        "evaluation: {groups: [1, no, 2.50]}\n"
+    )
+    found = Recipe.load(path)
+    data, training = found.data, found.training
+    assert (data.revision, data.source, data.label_column, data.unlabeled) == ("0123", "2024-01-01", "12:30", "1_000")
+    assert (data.group_column, data.train_split, data.test_split, data.mask_values) == ("1e5", "0x10", None, [10, 2])
+    assert (training.epochs, training.learning_rate, training.output_dir) == (10, 1e-4, "007")
+    assert training.alternated_alpha == 0.5 and found.evaluation.groups == ["1", "no", "2.50"]
+    path.write_text(found.to_yaml())
+    assert Recipe.load(path) == found
+
+
+@pytest.mark.parametrize("text", ["training: {epochs: 3, epochs: 5}", "data:\n  source: a\n  source: b\n", "data: {}\ndata: {}"])  # fmt: skip
+def test_a_key_that_is_there_twice_is_refused(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"is not YAML: key '(epochs|source|data)' is there twice .* line \d"):
+        Recipe.load(path)
+
+
 def test_no_is_a_precision_and_a_truth_where_one_is_asked_for(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import datasets
@@ -57,7 +58,7 @@ def _decoded(cell, where: str, convert: Callable[[Image.Image], object]):
     except DataError as error:
         raise DataError(f"{where} {error}") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = re.sub(r" ?<[^<>]* object at 0x\w+>", "", " ".join(str(error).split())) or type(error).__name__
         raise DataError(f"{where} cannot be read as an image ({reason})") from error
 
 

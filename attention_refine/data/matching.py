@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from attention_refine.data.columns import ClassIndex, DataError
+from attention_refine.data.columns import ClassIndex, DataError, label_text
 
 SHOWN = 8
 
@@ -42,18 +42,24 @@ def match_classes(dataset: Any, names: Sequence[str], owner: str = "the model") 
 
 def class_places(own: Sequence[str], names: Sequence[str], owner: str = "the model") -> list[int]:
     """The place among ``names`` of each of a dataset's own classes, by :func:`match_classes`'s rules and errors."""
-    missing = [name for name in own if name not in set(names)]
+    place = {label_text(name): i for i, name in enumerate(names)}
+    missing = [name for name in own if label_text(name) not in place]
     numbered = (is_numbered(own) or is_numbered(names)) and len(own) == len(names)
     if not own or not names or missing and numbered:
         return list(range(len(own)))
     lists = f"the dataset has {listed(own)}; {owner}: {listed(names)}"
     if missing:
+        alike = {_bare(name) for name in missing} <= {_bare(name) for name in names}
+        hint = " (they differ in case, spaces or hyphens alone)" if alike else ""
         raise DataError(
-            f"{len(missing)} of the dataset's {len(own)} classes are not among those of {owner}: {lists}. Rename "
+            f"{len(missing)} of the dataset's {len(own)} classes are not among those of {owner}{hint}: {lists}. Rename "
             "the dataset's classes, or take a model that knows them"
         )
-    place = {name: i for i, name in enumerate(names)}
-    return [place[name] for name in own]
+    return [place[label_text(name)] for name in own]
+
+
+def _bare(name: str) -> str:
+    return "".join(letter for letter in str(label_text(name)).casefold() if letter.isalnum())
 
 
 def is_numbered(names: Sequence[str]) -> bool:

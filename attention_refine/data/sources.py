@@ -93,6 +93,8 @@ def load_dataset(
         ValueError: an unknown ``box_format`` or ``media``.
     """
     check_box_format(box_format)
+    if not str(source).strip() or str(source) != str(source).strip("\0"):
+        raise DataError(f"dataset {str(source)!r} names nothing: give a folder, or the id of a dataset on the Hub")
     columns = {"label_column": label_column, "image_column": image_column}
     more = {"group_column": group_column, "box_format": box_format, "mask_values": mask_values, "void": void}
     folder = Path(source).expanduser()

@@ -21,6 +21,7 @@ from attention_refine.evaluation.results import Evaluation
 from attention_refine.frames import map_strip, pictures_of, truth_strip
 from attention_refine.overlay import denormalize, outline, overlay
 
+OTHER = "the dataset is not the one that the evaluations are of"
 CUE_LINE = (255, 60, 50)
 # What says best whether a map of an image is good, in this order, where it was measured.
 DECISIVE = ("mask_correlation", "iou", "box_iou", "energy_inside", "insertion")
@@ -62,6 +63,9 @@ def gallery(
         positions: which images.
         evaluations: of the same models and dataset: the pictures are of the images that were judged, wherever rows were
             left out, and with ``measure`` its value is noted under each. An image that cannot be read is left out.
+
+    Raises:
+        ValueError: a stream, or another dataset than the evaluations are of.
     """
     if isinstance(dataset, (datasets.IterableDataset, IterableDataset)):
         raise ValueError("a gallery needs images by number: load the dataset without streaming")
@@ -106,7 +110,9 @@ class _View:
     def look(self, position: int, sample: Mapping[str, Any] | None) -> _Look:
         """The image that was judged at a position: with rows behind the items, the sample's row, not its position."""
         if sample is not None and self.place is not None:
-            position = self.place[sample["index"]]
+            position = self.place.get(sample["index"], len(self.items))
+        if position >= len(self.items):
+            raise ValueError(f"{OTHER}: it has {len(self.items)} images, and row {sample['index']} was judged")
         item = self.items[position]
         row = int(item.get("index", position))
         logits, maps = self.judge.look(item["pixel_values"][None].to(self.judge.device), torch.tensor([row]))
@@ -116,6 +122,8 @@ class _View:
         several = labels.ndim == 1
         predicted = (logits[0] > 0).nonzero().flatten().tolist() if several else [int(logits[0].argmax())]
         true = labels.nonzero().flatten().tolist() if several else [int(labels)]
+        if sample is not None and true != (sample["label"] if several else [sample["label"]]):
+            raise ValueError(f"{OTHER}: row {row} has another label than was judged there")
         if pixels.ndim == 4:  # a clip: some of its frames in a row
             frames = pictures_of(pixels, self.preprocessing)
             drawn = map_strip(frames, maps["model"][0, 0])
