@@ -35,7 +35,7 @@ class Clicked(torch.utils.data.Dataset):
     def __init__(self, size: int, noise: float = 0.3):
         generator = torch.Generator().manual_seed(7)
         self.labels = torch.randint(0, 3, (size,), generator=generator)
-        self.images = torch.randn(size, 3, 32, 32, generator=generator) + self.labels.view(-1, 1, 1, 1)
+        self.images = torch.randn(size, 3, 32, 32, generator=generator).double() + self.labels.view(-1, 1, 1, 1)
         self.maps = torch.rand(size, 1, 32, 32, generator=generator)
         self.noise = noise
 
@@ -43,16 +43,19 @@ class Clicked(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, row):
-        item = {"pixel_values": self.images[row] + self.noise * torch.randn(3, 32, 32), "labels": self.labels[row]}
+        item = {
+            "pixel_values": self.images[row] + self.noise * torch.randn(3, 32, 32).double(),
+            "labels": self.labels[row],
+        }
         return item | {"edited_map": self.maps[row], "edited": torch.tensor(row % 3 == 0), "index": torch.tensor(row)}
 
 
 def model(objective: str, head: bool, **options) -> ar.RefinedModel:
     torch.manual_seed(3)
     net = lively(timm.create_model("test_resnet", num_classes=3, output_stride=8), torch.randn(8, 3, 32, 32))
-    # Not calibrated: the laws here compare runs to rounding, which norms fitted to drawn images magnify on a random net.
+    # In float64: the laws here compare runs to rounding, which a random net magnifies.
     branch = ar.AttentionBranch(fade_in_steps=0, branch="light", map_init="normal", calibrate=False) if head else None
-    return ar.wrap(net, branch, [OBJECTIVES[objective](**options)], preprocessing={"input_size": [3, 32, 32]})
+    return ar.wrap(net, branch, [OBJECTIVES[objective](**options)], preprocessing={"input_size": [3, 32, 32]}).double()
 
 
 def keep_statistics(head: nn.Module, inputs) -> None:

@@ -23,7 +23,9 @@ every_layout = pytest.mark.parametrize("name", ["resnet18", "swin", "vit-token"]
 @functools.cache
 def base(name: str, head: str | None) -> ar.RefinedModel:
     maps = {"abn": "shared", "per_class": "per_class"}
-    return BY_NAME[name].wrap(head and ar.AttentionBranch(fade_in_steps=0, map_init="normal", maps=maps[head]))
+    return BY_NAME[name].wrap(
+        head and ar.AttentionBranch(fade_in_steps=0, map_init="normal", maps=maps[head], hidden_channels="classes")
+    )
 
 
 def wrap(name: str = "resnet18", head: str | None = "abn", **options) -> ar.RefinedModel:
@@ -172,7 +174,7 @@ def by_hand(maps: torch.Tensor, norm: str, kind: str, grown: int = 0, slack: flo
 @pytest.mark.parametrize("norm", ["energy", "l1", "ppce"])
 def test_the_losses_of_rao_et_al_are_their_equations(name, head, kind, norm):
     options = dict(map_norm="max") if head and norm != "energy" else {}
-    rim = 0.002 if norm == "energy" else 0.1
+    rim = 0.002 if norm == "energy" else 0.02
     for extra, grown, slack in (({}, 0, 0.0), (dict(dilation=0.05, slack=rim), 3, rim)):
         model = wrap(name, head, norm=norm, target=kind, **options, **extra).double()
         pixels = images(name).double()
@@ -264,7 +266,7 @@ def test_slack_and_dilation_forgive_the_rim():
 @pytest.mark.parametrize("norm", ["l2", "mse", "bce", "l1", "ppce", "energy", "input_gradient"])
 def test_steps_take_the_map_off_the_cue(norm):
     model, pixels = wrap(head=None, norm=norm, target="cue"), images()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-5 if norm == "input_gradient" else 1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-5 if norm == "input_gradient" else 1e-4)
     losses = []
     for _ in range(6):
         loss = model(pixels, labels=LABELS, cue=CUE).losses["map_supervision"]
