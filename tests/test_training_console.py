@@ -96,3 +96,69 @@ def test_one_that_reads_what_is_there_is_not():
             timm.create_model("test_resnet", num_classes=6), head="abn", objectives=[ar.MapSupervision(target=target)]
         )
         check_annotations(model, prepared(model, ["mask"]))
+
+
+# --- what would do nothing
+
+
+def made(objectives=(), head=None, **options):
+    net = timm.create_model("test_resnet", num_classes=6)
+    head = ar.AttentionBranch(**options) if head else None
+    return ar.wrap(net, head=head, objectives=list(objectives), labels=list(shapes.CLASSES),
+                   preprocessing={"input_size": [3, 64, 64]})  # fmt: skip
+
+
+def run(folder, model, dataset, unlabeled=None, **options):
+    config = TrainingConfig(output_dir=str(folder), **{"batch_size": 4, "max_steps": 2, "progress": False, **options})
+    return finetune(model, dataset, config, unlabeled=unlabeled)
+
+
+def test_an_objective_that_begins_after_the_end_is_refused(tmp_path):
+    rows = shapes.make("train", 8, size=64)
+    mining = ar.AttentionMining(start_step=4)
+    with pytest.raises(
+        TrainingError, match=r"mining would do nothing: it begins after 4 training passes .* run has 2$"
+    ):
+        run(tmp_path / "a", made([mining], head=True), rows)
+    run(tmp_path / "b", made([mining], head=True), rows, batch_size=2, gradient_accumulation_steps=2, max_steps=3)
+    begun = made([ar.AttentionMining(start_step=4)], head=True)
+    begun.objectives["mining"].begun_steps.fill_(3)
+    run(tmp_path / "c", begun, rows)
+
+
+def test_a_map_that_is_not_in_by_the_end_is_said(tmp_path, capsys):
+    rows = shapes.make("train", 8, size=64)
+    run(tmp_path / "a", made(head=True, fade_in_steps=8), rows, progress=True)
+    said = "map: it comes in over 8 training passes (fade_in_steps) and acts by 25% in the end"
+    assert said in capsys.readouterr().out.splitlines()
+    run(tmp_path / "b", made(head=True, fade_in_steps=2), rows, progress=True)
+    assert "fade_in_steps" not in capsys.readouterr().out
+
+
+def test_a_monitor_that_nothing_measures_and_a_single_class_are_said(tmp_path):
+    rows = shapes.make("train", 12, size=64)
+    with pytest.warns(
+        UserWarning, match="monitor='macro_f1' chooses the best epoch, and nothing measures it: give eval_"
+    ):
+        run(tmp_path / "a", made(), rows, monitor="macro_f1")
+    with pytest.warns(
+        UserWarning, match="all 2 images are of one class, 'striped disc', of 6: there is nothing to tell"
+    ):
+        run(tmp_path / "b", made(), rows.select([0, 6]), batch_size=2)
+
+
+def test_unlabelled_images_without_what_the_objective_reads_are_refused(tmp_path):
+    rows = shapes.make("train", 8, size=64)
+    bare = rows.remove_columns(["mask", "bbox", "cue_bbox"])
+    said = r"an unlabelled dataset needs an objective .* are map_supervision \(map_supervision reads .*mask.*, which the im"
+    with pytest.raises(TrainingError, match=said):
+        run(tmp_path / "a", made(["map_supervision"], head=True), rows, bare)
+    run(tmp_path / "b", made(["map_supervision", "consistency"], head=True), rows, bare)
+
+
+def test_a_batch_in_which_no_image_has_what_the_objective_reads_teaches_nothing(tmp_path):
+    """Three of four label-free batches have no mask: their loss depends on no weight."""
+    rows = shapes.make("train", 8, size=64).remove_columns(["bbox", "cue_bbox"])
+    few = rows.map(lambda row, i: {"mask": row["mask"] if i == 0 else None}, with_indices=True)
+    result = run(tmp_path, made(["map_supervision"], head=True), few, strategy="finetune", batch_size=2, max_steps=4)
+    assert result.steps == 4 and result.history[-1]["train/map_supervision_images"] == pytest.approx(1 / 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,13 @@ def as_prepared(
         raise DataError(
             f"there is one class to learn, {made.class_names[0]!r}: its loss is 0 whatever the model does. Give images "
             "of another class, or several labels an image"
+        )
+    present = set(getattr(made, "labels", None) or ()) if isinstance(made, Prepared) and not made.is_multi_label else ()
+    if train and labeled and len(present) == 1:
+        name = made.class_names[next(iter(present))]
+        warnings.warn(
+            f"all {len(made)} images are of one class, {name!r}, of {len(made.class_names)}: there is nothing to tell apart",
+            stacklevel=3,
         )
     return made
 

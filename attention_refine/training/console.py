@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from attention_refine.data import describe
 from attention_refine.training.choosing import Choice, Entry
@@ -27,6 +28,18 @@ def half_line(types: Mapping[str, torch.dtype], kept: bool) -> str:
     names = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in types.values()}))
     end = f"saved as {names}" if kept else f"saved so (keep_dtype=True saves {names})"
     return f"weights: {names}, trained as float32 and {end}"
+
+
+def fading_line(model: nn.Module, passes: int) -> str | None:
+    """How far a head's map will have come in after so many training passes; None where it is in by then."""
+    head = getattr(model, "head", None)
+    whole = getattr(getattr(head, "config", None), "fade_in_steps", 0)
+    left = whole - int(getattr(head, "begun_steps", 0)) - passes
+    if left <= 0:
+        return None
+    return (
+        f"map: it comes in over {whole} training passes (fade_in_steps) and acts by {1 - left / whole:.0%} in the end"
+    )
 
 
 def epoch_line(entry: Entry, epochs: int | None, config: TrainingConfig, choice: Choice | None) -> str:

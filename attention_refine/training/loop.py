@@ -39,7 +39,7 @@ from attention_refine.training.checkpoints import (
 )
 from attention_refine.training.choosing import MEASURED_LATER, Choice, check_measured, choose, sentence, since_best
 from attention_refine.training.config import TrainingConfig, TrainingError
-from attention_refine.training.console import data_line, epoch_line, half_line
+from attention_refine.training.console import data_line, epoch_line, fading_line, half_line
 from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.kinds import check_annotations, read_by_objectives
@@ -49,12 +49,14 @@ from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
 from attention_refine.training.sharding import bring_back, divided
 from attention_refine.training.starting import (
+    check_beginnings,
     check_setting,
     claim_output,
     identity,
     make_accelerator,
     schedule,
     trackers,
+    training_passes,
 )
 from attention_refine.training.stepping import prepared, take_step
 from attention_refine.training.strategies import Strategy
@@ -114,7 +116,8 @@ def finetune(
     ``last/`` and ``history.json``, each of them whole or absent. With an evaluation the model in memory ends with the
     best weights, without one with the last. Weights in half precision become float32, in place, and stay so
     (``config.keep_dtype`` puts them back in the end, and saves them as they came). Batch statistics are per process, as
-    in DistributedDataParallel; the global random generators are seeded. On several machines ``output_dir`` must be a folder that all of them see.
+    in DistributedDataParallel; the global random generators are seeded. On several machines ``output_dir`` must be a
+    folder that all of them see.
 
     Args:
         model: takes ``model(pixel_values=, labels=, ...)`` and returns an object with ``.loss``, ``.losses`` (scalars
@@ -162,6 +165,7 @@ def finetune(
     strategy = Strategy(model, dataset, unlabeled, config, process, processes, loading)
     total_steps = config.max_steps or config.epochs * strategy.steps
     rate = schedule(config, total_steps, strategy.steps)
+    check_beginnings(model, config, total_steps)
     output = Path(config.output_dir)
     start = None
     if config.max_prediction_drift is not None:
@@ -247,6 +251,9 @@ def finetune(
                     print(data_line(name, data))
             if half:
                 print(half_line(half, config.keep_dtype))
+            fading = fading_line(model, training_passes(config, total_steps))
+            if fading is not None:
+                print(fading)
             if config.mixed_precision == "auto":
                 print(f"mixed_precision: auto is {accelerator.mixed_precision} on this {accelerator.device.type}")
         epochs = None if strategy.steps is None else -(-total_steps // strategy.steps)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch.utils.data import Dataset, IterableDataset
 from attention_refine.data import fingerprint
 from attention_refine.training.checkpoints import list_checkpoints, newest_intact, restore_folder
 from attention_refine.training.config import TrainingConfig, TrainingError
+from attention_refine.training.kinds import objectives_of
 from attention_refine.training.schedules import learning_rate_factor
 from attention_refine.training.sharding import check_sharding
 from attention_refine.training.strategies import label_free
@@ -103,6 +105,12 @@ def check_setting(
             f"early_stopping_patience={config.early_stopping_patience} watches {config.monitor!r}, which nothing "
             "measures: give eval_dataset or evaluate"
         )
+    if config.monitor != TrainingConfig.monitor and not evaluated:
+        warnings.warn(
+            f"monitor={config.monitor!r} chooses the best epoch, and nothing measures it: give eval_dataset or evaluate. "
+            "The last weights are kept",
+            stacklevel=3,
+        )
     if config.measures_objectives and validated and not label_free(model):
         asked = "eval_objectives=True" if config.eval_objectives else f"monitor={config.monitor!r}"
         raise TrainingError(f"{asked} measures the label-free objectives, and of those the model has none")
@@ -111,6 +119,28 @@ def check_setting(
         raise TrainingError(f"{given} evaluates the starting model, and nothing does: give eval_dataset or evaluate")
     if not callable(getattr(model, "save_pretrained", None)):
         raise TrainingError(f"{type(model).__name__} has no save_pretrained: wrap it first, attention_refine.wrap(net)")
+
+
+def training_passes(config: TrainingConfig, total_steps: int) -> int:
+    """How often a process runs the model in training."""
+    return total_steps * config.gradient_accumulation_steps * config.updates_per_batch
+
+
+def check_beginnings(model: nn.Module, config: TrainingConfig, total_steps: int) -> None:
+    """Refuse an objective that begins after the run has ended.
+
+    Raises:
+        TrainingError: naming the objective and the passes there are.
+    """
+    passes = training_passes(config, total_steps)
+    for name, objective in objectives_of(model).items():
+        start = getattr(objective.config, "start_step", 0) if hasattr(objective, "config") else 0
+        done = int(getattr(objective, "begun_steps", 0))
+        if start and start - done >= passes:
+            raise TrainingError(
+                f"{name} would do nothing: it begins after {start} training passes (start_step), {done} are done, and this "
+                f"run has {passes}"
+            )
 
 
 def schedule(config: TrainingConfig, total_steps: int, epoch_steps: int | None) -> Callable[[int], float]:

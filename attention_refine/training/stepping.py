@@ -51,9 +51,14 @@ class TrainStep(nn.Module):
                 "the model returned no loss for a batch with "
                 f"{', '.join(inputs)}: the dataset needs labels, or the model an objective that does without"
             )
+        loss = output.loss
+        if (
+            not loss.requires_grad and torch.is_grad_enabled()
+        ):  # no image had what the objectives read: nothing to learn
+            loss = loss + 0 * next(p for p in self.model.parameters() if p.requires_grad).sum()
         logged = {**output.losses, **(getattr(output, "measures", None) or {})}
         carried = getattr(output, "carried", None) or {}
-        return output.loss, {name: value.detach() for name, value in logged.items()}, carried
+        return loss, {name: value.detach() for name, value in logged.items()}, carried
 
 
 def prepared(

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from attention_refine.training.batches import Batch, BatchOrder, mixed_seed, step_batches
 from attention_refine.training.config import TrainingConfig, TrainingError
-from attention_refine.training.kinds import kinds_of_images, objectives_of
+from attention_refine.training.kinds import kinds_of_images, objectives_of, read_by_objectives
 
 _DRAWS, _UNLABELED = 1, 2  # keep the generators of the draws and of the unlabelled images apart from the others
 
@@ -166,6 +166,16 @@ def _objectives(model: nn.Module) -> dict[str, Any]:
     return dict(getattr(model, "objectives", None) or {})
 
 
+def _of_images(model: nn.Module, dataset: Dataset) -> list[str]:
+    """Of :func:`label_free`, those that the images have the annotations for."""
+    there = None if isinstance(dataset, IterableDataset) else getattr(dataset, "annotations", None)
+    if not isinstance(there, dict):
+        return label_free(model)
+    counts = {column for column, flags in there.items() if any(flags)}
+    read = read_by_objectives(model)
+    return [name for name in label_free(model) if name not in read or set(read[name]) & counts]
+
+
 def _check(model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config: TrainingConfig) -> None:
     if config.unlabeled_batch_size is not None and unlabeled is None:
         raise TrainingError(
@@ -173,16 +183,20 @@ def _check(model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config
         )
     if config.strategy == "combined" and unlabeled is None:
         return
-    free = label_free(model)
+    free = _of_images(model, dataset if unlabeled is None else unlabeled)
     if not free:
+        read = read_by_objectives(model)
+        reads = [f"{name} reads {' or '.join(read[name])}, which the images have not" for name in label_free(model)]
         given = ", ".join(objectives_of(model)) or "none"
         what = f"strategy={config.strategy!r}" if config.strategy != "combined" else "an unlabelled dataset"
         raise TrainingError(
-            f"{what} needs an objective that does without labels, and the model's objectives are {given}: wrap it "
+            f"{what} needs an objective that does without labels, and the model's objectives are {given}"
+            f"{' (' + ', '.join(reads) + ')' if reads else ''}: wrap it "
             "with objectives=['consistency'], for example, or train on labelled images with strategy='combined'"
         )
-    if config.strategy == "finetune" and len(free) < len(objectives_of(model)):
-        left = ", ".join(sorted(objectives_of(model).keys() - set(free)))
+    labelled = objectives_of(model).keys() - set(label_free(model))
+    if config.strategy == "finetune" and labelled:
+        left = ", ".join(sorted(labelled))
         warnings.warn(f"strategy='finetune' uses no labels, so these objectives are left out: {left}", stacklevel=4)
     if unlabeled is dataset:
         raise TrainingError(
