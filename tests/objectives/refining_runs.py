@@ -32,10 +32,10 @@ OBJECTIVES = {
 class Clicked(torch.utils.data.Dataset):
     """Images with noise that differs at every visit; every third has a map that a person edited."""
 
-    def __init__(self, size: int, noise: float = 0.3):
+    def __init__(self, size: int, noise: float = 0.3, dtype: torch.dtype = torch.float32):
         generator = torch.Generator().manual_seed(7)
         self.labels = torch.randint(0, 3, (size,), generator=generator)
-        self.images = torch.randn(size, 3, 32, 32, generator=generator).double() + self.labels.view(-1, 1, 1, 1)
+        self.images = torch.randn(size, 3, 32, 32, generator=generator).to(dtype) + self.labels.view(-1, 1, 1, 1)
         self.maps = torch.rand(size, 1, 32, 32, generator=generator)
         self.noise = noise
 
@@ -53,9 +53,8 @@ class Clicked(torch.utils.data.Dataset):
 def model(objective: str, head: bool, **options) -> ar.RefinedModel:
     torch.manual_seed(3)
     net = lively(timm.create_model("test_resnet", num_classes=3, output_stride=8), torch.randn(8, 3, 32, 32))
-    # In float64: the laws here compare runs to rounding, which a random net magnifies.
     branch = ar.AttentionBranch(fade_in_steps=0, branch="light", map_init="normal", calibrate=False) if head else None
-    return ar.wrap(net, branch, [OBJECTIVES[objective](**options)], preprocessing={"input_size": [3, 32, 32]}).double()
+    return ar.wrap(net, branch, [OBJECTIVES[objective](**options)], preprocessing={"input_size": [3, 32, 32]})
 
 
 def keep_statistics(head: nn.Module, inputs) -> None:
@@ -70,11 +69,13 @@ def train(folder, objective, head, alone=True, size=13, options=None, **config) 
     # At twice the rate DARC's run with a head leaves every bound, and magnifies what rounding differs by.
     rate = 0.001 if objective == "darc" and head else 0.002
     given = {"batch_size": 4, "epochs": 2, "learning_rate": rate, "optimizer": "sgd", "progress": False, **config}
-    made = model(objective, head, **(options or {}))
+    # Runs that are compared to rounding are in float64: a random net magnifies it.
+    dtype = torch.float64 if alone else torch.float32
+    made = model(objective, head, **(options or {})).to(dtype)
     if alone and head:
         made.head.register_forward_pre_hook(keep_statistics)
     given["freeze_batch_norm"] = alone
-    ar.finetune(made, Clicked(size), ar.TrainingConfig(output_dir=str(folder), **given))
+    ar.finetune(made, Clicked(size, dtype=dtype), ar.TrainingConfig(output_dir=str(folder), **given))
     return Path(folder)
 
 
