@@ -44,7 +44,7 @@ class Clicked(torch.utils.data.Dataset):
 
     def __getitem__(self, row):
         item = {
-            "pixel_values": self.images[row] + self.noise * torch.randn(3, 32, 32).double(),
+            "pixel_values": self.images[row] + self.noise * torch.randn(3, 32, 32).to(self.images.dtype),
             "labels": self.labels[row],
         }
         return item | {"edited_map": self.maps[row], "edited": torch.tensor(row % 3 == 0), "index": torch.tensor(row)}
