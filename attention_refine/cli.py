@@ -92,7 +92,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     _add_sections(finetune, words)
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure one or several saved models on the same images")
-    evaluate.add_argument("models", nargs="+", metavar="MODEL", help="saved folder or Hub id, optionally name=MODEL")
+    evaluate.add_argument(
+        "models", nargs="+", metavar="MODEL", help="saved folder, run folder or Hub id; name=MODEL names it"
+    )
     evaluate.add_argument("--output", default="evaluation", help="folder for results and report (default: %(default)s)")
     evaluate.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
     evaluate.add_argument("--limit", type=_positive, help="judge so many images only, drawn evenly from the split")
@@ -103,7 +105,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     fewshot = _command(
         commands, "fewshot", _fewshot, "tell classes apart that a saved model was not trained on, from a few examples"
     )
-    fewshot.add_argument("models", nargs="+", metavar="MODEL", help="saved folder or Hub id, optionally name=MODEL")
+    fewshot.add_argument(
+        "models", nargs="+", metavar="MODEL", help="saved folder, run folder or Hub id; name=MODEL names it"
+    )
     fewshot.add_argument("--split", default="test", help="split of the held-out classes (default: %(default)s)")
     for name, default, help in (
         ("ways", 5, "classes an episode"),
@@ -158,7 +162,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     _add_sections(repair, words)
 
     explain = _command(commands, "explain", _explain, "write images, or videos, with the model's map drawn over them")
-    explain.add_argument("model", metavar="MODEL", help="saved folder or Hub id")
+    explain.add_argument("model", metavar="MODEL", help="saved folder, run folder or Hub id")
     explain.add_argument(
         "images",
         nargs="+",
@@ -202,7 +206,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     space.add_argument("--title", help="of the Space (default: the model's name)")
 
     inspect = _command(commands, "inspect", _inspect, "say what a saved model is: backbone, site, head, classes, size")
-    inspect.add_argument("model", metavar="MODEL", help="saved folder or Hub id; of the latter no weight is fetched")
+    inspect.add_argument(
+        "model", metavar="MODEL", help="saved folder, run folder or Hub id; of the latter no weight is fetched"
+    )
     inspect.add_argument("--revision", help="branch, tag or commit of a Hub id")
 
     push = _command(
@@ -388,7 +394,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     device = _device(arguments.device)
     models, evaluations = {}, {}
     for name, path in _named(arguments.models).items():
-        models[name] = load(path, device=device)
+        models[name] = load(_model_folder(path), device=device)
         split = _limited(load_split(recipe.data, arguments.split, models[name].labels), arguments.limit)
         evaluations[name] = judge(recipe, models[name], split, output / name)
         print(f"{name}\n{evaluations[name]}\n")
@@ -429,7 +435,7 @@ def _fewshot(arguments: argparse.Namespace) -> None:
     episodes = {name: getattr(arguments, name) for name in ("ways", "shots", "queries", "episodes", "seed")}
     device = _device(arguments.device)
     for name, path in _named(arguments.models).items():
-        model = load(path, device=device)
+        model = load(_model_folder(path), device=device)
         print(f"{name}: {few_shot(model, split, **episodes)}")
         if arguments.retrieval:
             print(f"{name}: {retrieval(model, split, seed=arguments.seed)}")
@@ -526,7 +532,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     from .data import DataError
     from .hub import load
 
-    model = load(arguments.model, device=_device(arguments.device))
+    model = load(_model_folder(arguments.model), device=_device(arguments.device))
     output = Path(arguments.output)
     clips = len(model.preprocessing["input_size"]) == 4
     files = [file for given in arguments.images for file in _image_files(Path(given), output, clips)]
@@ -621,7 +627,7 @@ def _space(arguments: argparse.Namespace) -> None:
 def _inspect(arguments: argparse.Namespace) -> None:
     from .inspection import describe
 
-    print(describe(arguments.model, revision=arguments.revision))
+    print(describe(_model_folder(arguments.model), revision=arguments.revision))
 
 
 def _push(arguments: argparse.Namespace) -> None:

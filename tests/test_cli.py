@@ -134,13 +134,13 @@ def test_explain_writes_a_picture_for_every_image(runs, folder, tmp_path, capsys
     )  # the photograph and, under it, class, probability and whose map
     said = capsys.readouterr().out
     assert "Map by grad_cam; the model saw the middle" in said or "Map of the abn head" in said
-    command = ["explain", str(runs / "plain" / "best"), str(tmp_path), "--method", "gradient", "--output", str(out)]
+    command = ["explain", str(runs / "plain"), str(tmp_path), "--method", "gradient", "--output", str(out)]
     assert main([*command, "--whole"]) == 0
     assert "a.png" in capsys.readouterr().out
 
 
 def test_inspect_says_what_a_model_is(runs, capsys):
-    assert main(["inspect", str(runs / "abn" / "best")]) == 0
+    assert main(["inspect", str(runs / "abn")]) == 0  # of a run its best model
     said = capsys.readouterr().out
     for words in (
         "test_resnet",

@@ -19,7 +19,7 @@ from attention_refine.data import prepare
 from attention_refine.evaluation import compare, evaluate
 from attention_refine.overlay import outline, overlay
 from attention_refine.report import write_report
-from attention_refine.report.figures import chart, perturbation_charts
+from attention_refine.report.figures import chart, perturbation_charts, training_charts
 from attention_refine.report.gallery import CUE_LINE, galleries, gallery
 
 EVIL = "<script>alert('x')</script>"
@@ -186,6 +186,8 @@ def test_evaluations_of_other_images_stand_side_by_side_uncompared(tmp_path, mod
 def test_a_report_of_training_alone_and_of_one_model(tmp_path, evaluations):
     page = Page(write_report(tmp_path / "a.html", {}, histories={"run": HISTORY}).read_text())
     assert "Training" in page.text and "Results" not in page.text
+    counted = [{**entry, "images": 24, "eval/images": 6, "eval/mask_correlation_images": 6} for entry in HISTORY]
+    assert training_charts({"run": counted}) == training_charts({"run": HISTORY})  # a count is no curve
     page = Page(write_report(tmp_path / "b.html", {"one": evaluations["plain"]}).read_text())
     assert "Mask correlation" in page.text and "difference" not in page.text
 

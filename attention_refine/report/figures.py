@@ -66,7 +66,8 @@ def colour_of(number: int) -> str:
 def training_charts(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """A chart for every number a training history holds, losses first, then the measures on the validation images."""
     keys = list(dict.fromkeys(key for history in histories.values() for entry in history for key in entry))
-    keys = [key for key in keys if key not in ("epoch", "step", "images", "seconds")]
+    counts = ("epoch", "step", "seconds", "images", "mask_correlation_images")
+    keys = [key for key in keys if key.rpartition("/")[2] not in counts]
     rank = {"train/loss": 0, "eval/loss": 1}
     keys.sort(key=lambda key: rank.get(key, 2 if key.startswith("eval/") else 3 if key.startswith("train/") else 4))
     charts = []
