@@ -187,7 +187,9 @@ class RefinedModel(nn.Module):
         if unknown - read:
             warn_unread(unknown - read)
         told = {key: value for key, value in output.items() if key not in ("feature", "embedding")}
-        return output if len(told) == len(output) else RefinedOutput(**told)
+        if output.loss is None and len(told) == len(output):
+            return output
+        return RefinedOutput(**told)  # anew, as a loss that came later would not be the first entry
 
     def run(
         self,

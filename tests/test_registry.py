@@ -77,4 +77,5 @@ def test_an_output_is_one_line_of_shapes():
     said = str(output)
     assert f"loss {output.loss.item():.4g}, " in said and f"losses {{task {output.losses['task'].item():.4g}, " in said
     assert "\n" not in said and len(said) < 200
+    assert output[0] is output.loss, "as Trainer takes it"
     assert isinstance(model.head, nn.Module) and "maps" in output  # still a ModelOutput

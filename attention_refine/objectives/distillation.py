@@ -169,7 +169,7 @@ class Distillation(Objective):
                 return logits_of(teacher(pixels)), None, None
             if teacher.backbone.site is None:
                 return logits_of(teacher(pixels)), None, None
-            output = teacher.run(pixels, compute_aux=False, keep=False)
+            output = teacher.run(pixels, compute_aux=False)
         return output.logits, output.feature.grid, output.maps
 
 

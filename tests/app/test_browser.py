@@ -283,6 +283,7 @@ def test_images_are_dropped_explained_drawn_on_and_taken_home(person, live):
     page.get_by_role("button", name="photo 2.png").click()
     expect(page.locator("#scores thead")).to_contain_text("with your map")
     assert columns(page)[2] == mine, "what was drawn on an image stays with it"
+    expect(page.locator("#tiles figcaption", has_text="…")).to_have_count(0)  # every map was answered
     assert [each for each in person.problems if "400" not in each] == []
     person.problems.clear()  # the map that this network does not have
 

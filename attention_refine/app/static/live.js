@@ -72,7 +72,15 @@ function list() {
   }));
 }
 
-element("files").addEventListener("change", (event) => { take([...event.target.files]); event.target.value = ""; });
+const chosen = element("files");
+
+function choose() {
+  take([...chosen.files]);
+  chosen.value = "";
+}
+
+chosen.addEventListener("change", choose);
+if (chosen.files.length) choose(); // before this page had asked what the model is
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
