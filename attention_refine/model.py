@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +23,11 @@ from .inputs import (
     check_maps,
     check_pixels,
     given_maps,
-    in_inference_mode,
-    is_inference,
     naming_columns,
     one_image,
     unknown_columns,
     warn_unread,
 )
-from .losses import classification_loss
 from .maps.attention_weights import pools_a_token
 from .maps.names import by_name
 from .maps.scale import resize
@@ -40,6 +36,7 @@ from .objectives.base import Objective
 from .objectives.base import objectives as objective_names
 from .output import RefinedOutput
 from .refined import models
+from .total_loss import losing_without_labels, total_loss, wanted_objectives
 
 if TYPE_CHECKING:
     from .clip_explanation import ClipExplanation
@@ -148,7 +145,7 @@ class RefinedModel(nn.Module):
         check_pixels(self, pixel_values, self.preprocessing)
         check_labels(labels, self.labels)
         if num_items_in_batch is not None:
-            check_labels_left(labels, self._losing_without_labels())
+            check_labels_left(labels, losing_without_labels(self))
         if compute_losses is None:
             compute_losses = labels is not None or self.training
         if compute_aux is None:
@@ -157,13 +154,26 @@ class RefinedModel(nn.Module):
             raise ValueError("this model has no head, so a map cannot act on it; wrap it with head='abn', for example")
         if maps is not None and not self.head.classifies:
             check_maps(maps)
-        wanted = self._wanted(objectives, labels) if compute_losses else []
-        twice = any(objective.second_order for objective in wanted)
+        wanted = wanted_objectives(self.objectives, objectives, labels) if compute_losses else []
         batch = {"pixel_values": pixel_values, "labels": labels, "smoothing": smoothing, **columns}
         unknown, read = unknown_columns(columns), set()
         for objective in wanted:
             batch = objective.prepare(self, Watched(batch, read) if unknown else batch)
-        pixel_values = batch["pixel_values"]
+        output = self._pass_for(wanted, batch, maps, compute_aux)
+        if compute_losses:
+            batch = Watched(batch, read) if unknown else batch
+            output.losses, output.loss = total_loss(self, wanted, batch, output, smoothing)
+        if num_items_in_batch is not None and output.loss is not None:
+            output.loss = output.loss * (labels.numel() / num_items_in_batch)
+        if unknown - read:
+            warn_unread(unknown - read)
+        return _for_the_caller(output)
+
+    def _pass_for(
+        self, wanted: list[Objective], batch: dict[str, Any], maps: Tensor | None, compute_aux: bool
+    ) -> RefinedOutput:
+        """The pass of the network that the objectives need, with nothing kept or made that none of them reads."""
+        pixel_values, labels = batch["pixel_values"], batch["labels"]
         alone = self.training and labels is None and wanted and all(objective.own_passes for objective in wanted)
         embeds = any(objective.needs_embedding for objective in wanted)
         if embeds:
@@ -175,21 +185,11 @@ class RefinedModel(nn.Module):
             elif self.head is None and not (wanted and self.backbone.site):
                 output = RefinedOutput(logits=self.backbone(pixel_values), aux_logits={}, losses={}, measures={})
             else:
+                twice = any(objective.second_order for objective in wanted)
                 output = self.run(pixel_values, maps, compute_aux, keep=bool(wanted), twice=twice)
         if embeds:
             output.embedding = self._embedding(output, last)
-        if compute_losses:
-            batch = Watched(batch, read) if unknown else batch
-            with in_inference_mode() if wanted and is_inference() else nullcontext():
-                output.losses, output.loss = self._losses(batch, output, smoothing, wanted)
-        if num_items_in_batch is not None and output.loss is not None:
-            output.loss = output.loss * (labels.numel() / num_items_in_batch)
-        if unknown - read:
-            warn_unread(unknown - read)
-        told = {key: value for key, value in output.items() if key not in ("feature", "embedding")}
-        if output.loss is None and len(told) == len(output):
-            return output
-        return RefinedOutput(**told)  # anew, as a loss that came later would not be the first entry
+        return output
 
     def run(
         self,
@@ -273,44 +273,6 @@ class RefinedModel(nn.Module):
             feature=kept,
             embedding=action.embedding,
         )
-
-    def _losing_without_labels(self) -> list[str]:
-        """The parts that add losses of their own to that of the logits."""
-        head = [f"the head {self.head.name!r}"] if self.head is not None and not self.head.classifies else []
-        return [*head, *(f"the objective {name!r}" for name in self.objectives)]
-
-    def _wanted(self, names: Sequence[str] | None, labels: Tensor | None) -> list[Objective]:
-        for name in names or ():
-            if name not in self.objectives:
-                known = ", ".join(self.objectives) or "(none)"
-                raise ValueError(f"objective {name!r} is not one of this model's: {known}")
-        chosen = [self.objectives[name] for name in (self.objectives if names is None else names)]
-        return [objective for objective in chosen if labels is not None or not objective.needs_labels]
-
-    def _losses(
-        self, batch: dict[str, Any], output: RefinedOutput, smoothing: float, wanted: list[Objective]
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        losses: dict[str, Tensor] = {}
-        total: Tensor | None = None
-
-        def add(found: dict[str, Tensor], weight_of: Callable[[str], float]) -> None:
-            nonlocal total
-            for name, value in found.items():
-                weight = weight_of(name)
-                if name in losses:
-                    raise ValueError(f"two losses are named {name!r}; each objective must name its own")
-                losses[name] = value
-                total = weight * value if total is None else total + weight * value
-
-        labels = batch["labels"]
-        if labels is not None:
-            share = math.prod([objective.task_weight for objective in wanted])
-            add({"task": classification_loss(output.logits, labels, smoothing)}, lambda name: share)
-            for name, logits in output.aux_logits.items():
-                add({name: classification_loss(logits, labels, smoothing)}, lambda name: share * self.head.weight)
-        for objective in wanted:
-            add(objective(self, batch, output), objective.weight_of)
-        return losses, total
 
     @torch.no_grad()
     def explain(self, pixel_values: Tensor, target: Any = None, method: str = "auto") -> Tensor:
@@ -462,3 +424,11 @@ class RefinedModel(nn.Module):
             if site
             else f"classes={self.num_labels}"
         )
+
+
+def _for_the_caller(output: RefinedOutput) -> RefinedOutput:
+    """The output without what only objectives read."""
+    told = {key: value for key, value in output.items() if key not in ("feature", "embedding")}
+    if output.loss is None and len(told) == len(output):
+        return output
+    return RefinedOutput(**told)  # anew, as a loss that came later would not be the first entry

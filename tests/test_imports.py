@@ -25,7 +25,7 @@ ORDER = [
     {"frames", "heads", "training"},
     {"refined"},
     {"evaluation", "explanation", "export", "objectives"},
-    {"clip_explanation", "hub", "report"},
+    {"clip_explanation", "hub", "report", "total_loss"},
     {"auditing", "hf_auto", "inspection"},
     {"model"},
     {"propagation", "retraining", "wrap"},
