@@ -10,6 +10,7 @@ from .backbones import UnsupportedBackbone, higher_resolution
 from .backbones.adapter import Backbone
 from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
 from .hub import CheckpointError, load
+from .maps import list_maps, register_map
 from .model import RefinedModel
 from .objectives import (
     DARC,
@@ -99,6 +100,7 @@ __all__ = [
     "heads",
     "higher_resolution",
     "list_heads",
+    "list_maps",
     "list_objectives",
     "load",
     "maps",
@@ -107,6 +109,7 @@ __all__ = [
     "propagate",
     "recommend",
     "register_head",
+    "register_map",
     "register_objective",
     "repair",
     "retrain_classifier",

@@ -33,7 +33,6 @@ from .data.columns import undecoded
 from .data.images import open_image
 from .files import atomic_file, save_array
 from .maps import by_name, normalize, resize
-from .maps.names import CLASSLESS
 from .model import RefinedModel
 from .objectives import class_map, map_targets, multi_hot
 from .segmenter import Segmenter, SegmenterConfig, fit_segmenter
@@ -227,8 +226,8 @@ def _one_way(model: RefinedModel, pixels: Tensor, labels: Tensor, method: str) -
     def score(logits: Tensor) -> Tensor:  # of all the image's classes, for any number of copies of the batch
         return (logits * positive.to(logits).repeat(len(logits) // len(positive), 1)).sum(1)
 
-    target = {} if method in CLASSLESS else {"target": score}
-    return by_name(method)(model, pixels, **target).mean(1, keepdim=True).relu()
+    chosen = by_name(method)
+    return chosen(model, pixels, score if chosen.per_class else None).mean(1, keepdim=True).relu()
 
 
 # A segmenter's ---------------------------------------------------------------------------------------------------------

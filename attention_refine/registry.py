@@ -1,52 +1,62 @@
-"""Names for heads and objectives, so that ``head="abn"`` and a config file mean a class."""
+"""Names for heads, objectives, maps and measures, so that ``head="abn"`` and a config file mean a class."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+Entry = TypeVar("Entry")
 
 
-class Registry:
-    """Classes by name. ``kind`` is the word its error messages use."""
+class Registry(Generic[Entry]):
+    """Classes, or what is known of functions, by name. ``kind`` is the word its error messages use."""
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._classes: dict[str, type] = {}
+        self.entries: dict[str, Entry] = {}
+        self._by: dict[str, str] = {}
+
+    def enter(self, name: str, entry: Entry, by: Any) -> None:
+        """Give the entry the name; ``by`` is the class or function that it is of.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self.entries:
+            raise ValueError(f"{self.kind} {name!r} is already registered, by {self._by[name]}")
+        self.entries[name], self._by[name] = entry, by.__qualname__
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
         """A class decorator: ``@heads.register("abn")``. A name is taken once."""
 
         def add(cls: type[T]) -> type[T]:
-            if name in self._classes:
-                raise ValueError(f"{self.kind} {name!r} is already registered, by {self._classes[name].__qualname__}")
-            self._classes[name] = cls
+            self.enter(name, cls, cls)
             cls.name = name
             return cls
 
         return add
 
     def names(self) -> list[str]:
-        return sorted(self._classes)
+        return sorted(self.entries)
 
     def holds(self, instance: Any) -> bool:
         """Whether ``build`` would make an object of this one's class from its name."""
-        return self._classes.get(getattr(instance, "name", None)) is type(instance)
+        return self.entries.get(getattr(instance, "name", None)) is type(instance)
 
-    def named(self, name: str) -> type:
-        """The class of that name.
+    def named(self, name: str) -> Entry:
+        """The entry of that name.
 
         Raises:
             ValueError: no such name.
         """
-        if name not in self._classes:
+        if name not in self.entries:
             close = difflib.get_close_matches(name, self.names(), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"{self.kind} {name!r} is not one of {', '.join(self.names()) or '(none)'}{hint}")
-        return self._classes[name]
+        return self.entries[name]
 
     def build(self, name: str, options: dict[str, Any] | None = None) -> Any:
         """An instance of the class of that name.
@@ -111,6 +121,14 @@ def _arguments(config: type) -> str:
     doc = inspect.cleandoc(vars(config).get("__doc__") or "")
     before, heading, after = doc.partition("\nArgs:\n")
     return f"Options of {config.__name__}:\n{after}" if heading else ""
+
+
+def check_name(kind: str, name: str, taken: tuple[str, ...] = ()) -> None:
+    """Refuse a name that no column ``map/measure`` could hold, and one that means something else already."""
+    if not name.isidentifier():
+        raise ValueError(f"{kind} {name!r}: a name is made of letters, digits and underscores")
+    if name in taken:
+        raise ValueError(f"{kind} {name!r}: {', '.join(taken)} mean something else already; give it another name")
 
 
 def check_choice(owner: str, field: str, value: Any, choices: tuple[Any, ...]) -> None:

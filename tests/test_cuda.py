@@ -16,7 +16,6 @@ import attention_refine as ar
 from attention_refine import maps, shapes
 from attention_refine.cli import main
 from attention_refine.evaluation.measures import MEASURES
-from attention_refine.maps.names import CLASSLESS
 from attention_refine.objectives.base import objectives
 from attention_refine.training import loop
 
@@ -106,7 +105,7 @@ def test_predictions_and_maps_are_the_cpu_s(case: Case, head):
 def test_every_map_is_the_cpu_s(name, kind):
     here, there = both(wrapped(name, None))
     pixels = BY_NAME[name].images(2).double()
-    target = () if kind in CLASSLESS else (torch.tensor([3, 1]),)
+    target = () if not maps.by_name(kind).per_class else (torch.tensor([3, 1]),)
     options = {"rise": {"masks": 32}, "occlusion": {"window": 16, "stride": 16}}.get(kind, {})
     function = maps.by_name(kind)
     try:

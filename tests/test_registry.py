@@ -16,7 +16,7 @@ import attention_refine as ar
 from attention_refine.heads.base import heads
 from attention_refine.objectives.base import objectives
 
-CLASSES = {**heads._classes, **objectives._classes}
+CLASSES = {**heads.entries, **objectives.entries}
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attention_refine.backbones.scopes import quiet
 from attention_refine.data import Transform
-from attention_refine.maps.names import CLASSLESS, by_name, list_maps
+from attention_refine.maps import by_name, list_maps
 from attention_refine.maps.scale import resize
 from attention_refine.model import RefinedModel
 from attention_refine.repairing.repair import map_of
@@ -130,9 +130,10 @@ class Viewer:
             best = int(output.logits.argmax()) if target is None else target
             made = output.maps[:, [best if self.model.head.per_class else 0]]
         else:
-            wanted = None if method in CLASSLESS else target
+            chosen = by_name(method)
+            wanted = target if chosen.per_class else None
             with self._mapping, torch.no_grad():
-                made = by_name(method)(self._copy, pixel_values, target=wanted, **FEWER.get(method, {}))[:, :1]
+                made = chosen(self._copy, pixel_values, target=wanted, **FEWER.get(method, {}))[:, :1]
         return resize(made.float(), pixel_values.shape[2:])[0, 0].cpu()
 
     def placed(self, seen: Seen, values: Tensor, unit: bool) -> np.ndarray:

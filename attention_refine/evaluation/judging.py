@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
@@ -11,16 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attention_refine import maps as map_functions
 from attention_refine import metrics
 from attention_refine.backbones import logits_of, reading_site
 from attention_refine.backbones.scopes import quiet
 from attention_refine.evaluation.altered import Sanity, attribution_maps
 from attention_refine.evaluation.measures import ATTRIBUTED, CONTROLS, measure_maps, names_of
 from attention_refine.evaluation.perturbed import perturb
+from attention_refine.maps import by_name, list_maps
 from attention_refine.maps.conditions import map_conditions
 from attention_refine.maps.grad_cam import cam
-from attention_refine.maps.names import CLASSLESS
 from attention_refine.maps.pixels import image_size
 from attention_refine.maps.site import Reading, tapped
 
@@ -31,18 +29,8 @@ MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def map_names() -> list[str]:
-    """Names that ``evaluate(maps=...)`` takes: the model's own map, every function of ``maps``, and the controls."""
-    return ["model", *(name for name in map_functions.__all__ if _makes_maps(name)), *CONTROLS]
-
-
-def _makes_maps(name: str) -> bool:
-    function = getattr(map_functions, name)
-    if not inspect.isfunction(function):
-        return False
-    signature = inspect.signature(function)
-    return list(signature.parameters)[:3] == ["net", "pixel_values", "target"] and (
-        signature.return_annotation in (Tensor, "Tensor")
-    )
+    """Names that ``evaluate(maps=...)`` takes: the model's own map, every registered map, and the controls."""
+    return ["model", *list_maps(), *CONTROLS]
 
 
 def map_sources(maps: Sequence[str] | Mapping[str, MapFunction | None]) -> dict[str, MapFunction | None]:
@@ -63,10 +51,8 @@ def map_sources(maps: Sequence[str] | Mapping[str, MapFunction | None]) -> dict[
 
 
 def _by_name(name: str) -> MapFunction:
-    function = getattr(map_functions, name)
-    if name in CLASSLESS:
-        return lambda net, pixel_values, target: function(net, pixel_values)
-    return lambda net, pixel_values, target: function(net, pixel_values, target)
+    chosen = by_name(name)
+    return lambda net, pixel_values, target: chosen(net, pixel_values, target if chosen.per_class else None)
 
 
 class Judge:
@@ -195,7 +181,7 @@ class Judge:
         if function is not None:
             return function(net, pixels, target)
         if name == "grad_cam" or getattr(net, "head", None) is None:
-            return map_functions.grad_cam(net, pixels, target)
+            return by_name("grad_cam")(net, pixels, target)
         with map_conditions(net, pixels, create_graph=False) as (net, images), torch.no_grad():
             return self._first(net(images).maps, target)
 

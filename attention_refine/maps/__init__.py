@@ -13,7 +13,7 @@ from .guided_backprop import guided_backprop
 from .guided_grad_cam import grad_cam_and_guided_backprop, guided_grad_cam
 from .integrated_gradients import integrated_gradients
 from .integrated_to_error import Integrated, integrated_gradients_to_error
-from .names import by_name, list_maps
+from .names import Map, by_name, list_maps, register_map
 from .occlusion import occlusion
 from .rise import rise
 from .rollout import attention_rollout, class_attention, gradient_rollout
@@ -24,6 +24,7 @@ from .second_order import twice_differentiable
 __all__ = [
     "AttentionWeights",
     "Integrated",
+    "Map",
     "attention_rollout",
     "by_name",
     "class_attention",
@@ -42,6 +43,7 @@ __all__ = [
     "layer_cam",
     "list_maps",
     "normalize",
+    "register_map",
     "occlusion",
     "resize",
     "rise",

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from .conditions import full_precision, map_conditions
+from .names import register_map
 from .site import Site, read
 from .target import Target, refuse_target
 
 
+@register_map(kind="site", differentiable=True, per_class=False)
 def eigen_cam(
     net: nn.Module,
     pixel_values: Tensor,

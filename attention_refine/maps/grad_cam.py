@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from ..backbones.last_linear import LastLinear
 from .conditions import full_precision, map_conditions
+from .names import register_map
 from .site import Reading, Site, read
 from .target import Target, fixed, gradients, score
 
 
+@register_map(kind="site", differentiable=True)
 def grad_cam(
     net: nn.Module,
     pixel_values: Tensor,

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from .conditions import full_precision, map_conditions
 from .grad_cam import site_gradients
+from .names import register_map
 from .site import Site, read
 from .target import Target, fixed, score
 
 
+@register_map(kind="site", differentiable=True)
 def grad_cam_plus_plus(
     net: nn.Module,
     pixel_values: Tensor,
@@ -48,6 +50,7 @@ def grad_cam_plus_plus(
     return _from_gradients(net, pixel_values, target, site, create_graph, relu, weighted)
 
 
+@register_map(kind="site", differentiable=True)
 def layer_cam(
     net: nn.Module,
     pixel_values: Tensor,

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from .conditions import full_precision, map_conditions
+from .names import register_map
 from .pixels import channel_axis, reduce_channels
 from .progress import counted
 from .site import logits_of, refuse_site
 from .target import Target, fixed, given, gradients, repeated, rows, score
 
 
+@register_map(kind="pixels", differentiable=True)
 def gradient(
     net: nn.Module,
     pixel_values: Tensor,
@@ -47,6 +49,7 @@ def gradient(
         return full_precision(torch.stack(maps, dim=1))
 
 
+@register_map(kind="pixels", differentiable=True)
 def input_x_gradient(
     net: nn.Module,
     pixel_values: Tensor,
@@ -79,6 +82,7 @@ def input_x_gradient(
         return full_precision(maps if create_graph else maps.detach())
 
 
+@register_map(kind="sampled", differentiable=True)
 def smooth_grad(
     net: nn.Module,
     pixel_values: Tensor,

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from .conditions import full_precision, map_conditions
 from .gradient import in_graph
 from .guided_activations import guided_activations
+from .names import register_map
 from .pixels import channel_axis, reduce_channels
 from .site import logits_of, refuse_site
 from .target import Target, fixed, gradients, score
 
 
+@register_map(kind="pixels", differentiable=True, of_some_networks=True)
 def guided_backprop(
     net: nn.Module,
     pixel_values: Tensor,

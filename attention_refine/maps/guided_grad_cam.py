@@ -10,12 +10,14 @@ from .grad_cam import cam
 from .gradient import in_graph
 from .guided_activations import guided_activations
 from .guided_backprop import require_guided
+from .names import register_map
 from .pixels import channel_axis, reduce_channels
 from .scale import resize
 from .site import Reading, Site, read
 from .target import Target, fixed, gradients, score
 
 
+@register_map(kind="site", differentiable=True, of_some_networks=True)
 def guided_grad_cam(
     net: nn.Module,
     pixel_values: Tensor,

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from .baselines import baseline_like
 from .conditions import full_precision, map_conditions
 from .gradient import clean_target, copies_at_once, in_graph, pixel_gradients
+from .names import register_map
 from .pixels import channel_axis, reduce_channels
 from .progress import counted
 from .site import refuse_site
 from .target import Target, repeated
 
 
+@register_map(kind="sampled", differentiable=True)
 def integrated_gradients(
     net: nn.Module,
     pixel_values: Tensor,

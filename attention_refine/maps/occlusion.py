@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .baselines import baseline_like
 from .conditions import full_precision, map_conditions
 from .gradient import clean_target, copies_at_once
+from .names import register_map
 from .pixels import channel_axis, image_size
 from .progress import counted
 from .score_cam import scores_in_chunks
@@ -17,6 +18,7 @@ from .site import refuse_site
 from .target import Target, repeated
 
 
+@register_map(kind="sampled")
 def occlusion(
     net: nn.Module,
     pixel_values: Tensor,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .conditions import full_precision, map_conditions
 from .gradient import clean_target, copies_at_once
+from .names import register_map
 from .pixels import image_size
 from .progress import counted
 from .score_cam import scores_in_chunks
@@ -17,6 +18,7 @@ from .site import refuse_site
 from .target import Target, repeated
 
 
+@register_map(kind="sampled")
 def rise(
     net: nn.Module,
     pixel_values: Tensor,

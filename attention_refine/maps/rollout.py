@@ -9,6 +9,7 @@ from ..layouts import Layout, infer_layout, to_grid
 from .attention_weights import AttentionWeights, only, probe
 from .conditions import full_precision, map_conditions
 from .gradient import in_graph
+from .names import register_map
 from .pixels import image_size
 from .site import logits_of, refuse_site, with_order
 from .target import Target, fixed, refuse_target, score
@@ -16,6 +17,7 @@ from .target import Target, fixed, refuse_target, score
 HEAD_FUSIONS = ("mean", "max", "min")
 
 
+@register_map(kind="attention", differentiable=True, per_class=False, of_some_networks=True)
 def attention_rollout(
     net: nn.Module,
     pixel_values: Tensor,
@@ -66,6 +68,7 @@ def attention_rollout(
         return full_precision(_on_grid(rolled.product, row, net, pixels))
 
 
+@register_map(kind="attention", differentiable=True, of_some_networks=True)
 def gradient_rollout(
     net: nn.Module,
     pixel_values: Tensor,
@@ -114,6 +117,7 @@ def gradient_rollout(
         return full_precision(maps if create_graph else maps.detach())
 
 
+@register_map(kind="attention", differentiable=True, per_class=False, of_some_networks=True)
 def class_attention(
     net: nn.Module,
     pixel_values: Tensor,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .baselines import baseline_like
 from .conditions import full_precision, map_conditions
 from .gradient import copies_at_once
+from .names import register_map
 from .pixels import channel_axis, image_size
 from .progress import counted
 from .scale import normalize, resize
@@ -15,6 +16,7 @@ from .site import Site, logits_of, read
 from .target import Target, fixed, repeated, rows, score
 
 
+@register_map(kind="sampled")
 def score_cam(
     net: nn.Module,
     pixel_values: Tensor,

@@ -39,13 +39,12 @@ from .base import Objective, objectives
 from .correlation import CORRELATIONS, correlation
 from .hiding import site_for
 from .matching import (
-    AT_A_SITE,
     MASK_NORMS,
     MATCHINGS,
-    OF_SOME_NETWORKS,
     Classes,
     MapChoice,
     Pairs,
+    at_a_site,
     check_map,
     matched,
 )
@@ -154,10 +153,10 @@ class AttentionConsistencyConfig:
                 f"{owner}: teacher={self.teacher!r} with compare={self.compare!r}; 'models', and it alone, takes a "
                 "model, or the folder or Hub id of one"
             )
-        if self.compare == "layers" and self.first not in AT_A_SITE:
+        if self.compare == "layers" and self.first not in at_a_site():
             raise ValueError(
                 f"{owner}: compare='layers' needs a map that is read at a layer, first={self.first!r} is not one of "
-                f"{', '.join(AT_A_SITE)}"
+                f"{', '.join(at_a_site())}"
             )
         if (self.layers is None) == (self.compare == "layers") or self.layers is not None and len(self.layers) != 2:
             raise ValueError(f"{owner}: layers={self.layers} with compare={self.compare!r}; 'layers' takes two names")
@@ -200,10 +199,10 @@ class AttentionConsistency(Objective):
             raise ValueError("AttentionConsistency: the map 'head' needs a head, and this model has none")
         for named in config.layers or (() if config.site == "auto" else (config.site,)):
             module_name(model, named)
-        if config.site == "auto" and config.layers is None and model.head is None and set(names) & set(AT_A_SITE):
+        if config.site == "auto" and config.layers is None and model.head is None and set(names) & set(at_a_site()):
             site_for(model, "auto", "AttentionConsistency")
         for name in names:
-            if name in OF_SOME_NETWORKS:
+            if name != "head" and maps.by_name(name).of_some_networks:
                 maps.by_name(name)(model, model.backbone.example())
 
     @not_compiled  # a compiled graph cannot be differentiated twice

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ from ..backbones import Site
 from ..maps.conditions import full_precision, map_conditions
 from ..maps.pixels import channel_axis
 from ..metrics.agreement import standardise
+from ..registry import check_choice
 from .correlation import is_constant
 from .hiding import multi_hot
 
@@ -23,19 +23,11 @@ if TYPE_CHECKING:
 
 MATCHINGS = ("mask", "cam_mask", "upsampling", "pooling")
 MASK_NORMS = ("std", "variance", "code")
-# Maps whose one forward pass is of the image itself, so that its logits can choose the class.
-_OF_THE_IMAGE = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "guided_backprop", "guided_grad_cam", "gradient")
-_OF_THE_IMAGE += ("gradient_rollout", "head")
-_OF_NO_CLASS = ("attention_rollout",)
-AT_A_SITE = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "guided_grad_cam")
-OF_SOME_NETWORKS = ("guided_backprop", "guided_grad_cam", "attention_rollout", "gradient_rollout")
-DIFFERENTIABLE = (*_OF_THE_IMAGE, *_OF_NO_CLASS, "integrated_gradients", "smooth_grad")
 # Options that differ here from the map's own: those of ATCON's published code.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 5, "reduce": "abs"},
     "smooth_grad": {"samples": 25, "spread": 0.15, "squared": True},
 }
-_OURS = ("net", "pixel_values", "target", "site", "create_graph", "progress")
 
 
 @dataclass(frozen=True)
@@ -50,9 +42,11 @@ class MapChoice:
         """``(B, T, h, w)`` for ``T`` classes an image; clips ``(B, T, t, h, w)``."""
         if self.name == "head":
             return _head_map(net, pixels, target, graph)
-        site = {"site": self.site} if self.name in AT_A_SITE else {}
-        target = None if self.name in _OF_NO_CLASS else target
-        return maps.by_name(self.name)(net, pixels, target, create_graph=graph, **site, **self.all_options())
+        chosen = maps.by_name(self.name)
+        site = {"site": self.site} if chosen.kind == "site" else {}
+        target = target if chosen.per_class else None
+        found = chosen(net, pixels, target, create_graph=graph, **site, **self.all_options())
+        return found if chosen.per_class else found.mean(1, keepdim=True)  # class_attention has one a head
 
     def all_options(self) -> dict[str, Any]:
         return {**_DEFAULTS.get(self.name, {}), **self.options}
@@ -60,15 +54,27 @@ class MapChoice:
 
 def check_map(owner: str, field: str, name: str, options: dict[str, Any]) -> None:
     """Refuse a map that cannot be trained, and an option that it does not take."""
-    if name not in DIFFERENTIABLE:
-        raise ValueError(f"{owner}: {field}={name!r} is not one of {', '.join(map(repr, DIFFERENTIABLE))}")
-    known = [] if name == "head" else [key for key in signature(maps.by_name(name)).parameters if key not in _OURS]
+    check_choice(
+        owner, field, name, ("head", *(each for each in maps.list_maps() if maps.by_name(each).differentiable))
+    )
+    known = [] if name == "head" else maps.by_name(name).options
     for key in options:
         if key not in known:
             raise ValueError(
                 f"{owner}: {field}_options has {key!r}, which is no option of {name!r}; "
                 f"it takes {', '.join(known) or 'none'}"
             )
+
+
+def at_a_site() -> list[str]:
+    """The differentiable maps that are read at a layer."""
+    made = map(maps.by_name, maps.list_maps())
+    return [each.name for each in made if each.kind == "site" and each.differentiable]
+
+
+def _chooses_the_class(name: str) -> bool:
+    """Whether the map's one forward pass is of the image itself, so that its logits can choose the class."""
+    return name == "head" or maps.by_name(name).per_class and maps.by_name(name).kind != "sampled"
 
 
 def _head_map(model: Refined, pixels: Tensor, target: Any, graph: bool) -> Tensor:
@@ -120,7 +126,7 @@ class Classes:
 
     def chosen(self, model: Refined, pixels: Tensor, by: str) -> Any:
         """What the first map takes as its target: these classes, chosen by its own forward pass where it has one."""
-        if self.index is None and by in _OF_THE_IMAGE:
+        if self.index is None and _chooses_the_class(by):
             return self
         if self.index is None:
             with map_conditions(model, pixels, False) as (net, pixels), torch.no_grad():

@@ -10,7 +10,6 @@ from torch import Tensor
 from ..maps import by_name, list_maps
 from ..maps.attention_weights import pools_a_token
 from ..maps.conditions import full_precision
-from ..maps.names import CLASSLESS
 from .hiding import class_map, grad_cam_at_site, multi_hot, site_for
 
 if TYPE_CHECKING:
@@ -18,11 +17,10 @@ if TYPE_CHECKING:
     from ..refined import Refined
 
 OWN = ("auto", "head", "grad_cam")  # read off the forward pass that the model makes anyway
-SAMPLED = ("occlusion", "rise", "score_cam")  # hundreds of forward passes an image, whose graphs would all be kept
 
 
 def check_maps(owner: str, maps: str | dict[str, Any]) -> None:
-    """Refuse what is no map to train: an unknown name, or one whose graph nobody can hold.
+    """Refuse what is no map to train: an unknown name, or one that cannot be differentiated.
 
     Raises:
         ValueError: with the names there are.
@@ -30,7 +28,7 @@ def check_maps(owner: str, maps: str | dict[str, Any]) -> None:
     if isinstance(maps, dict) and "name" not in maps:
         raise ValueError(f"{owner}: maps given with options needs a name: {{name: integrated_gradients, steps: 8}}")
     name = maps["name"] if isinstance(maps, dict) else maps
-    known = [*OWN, *(each for each in list_maps() if each not in (*OWN, *SAMPLED))]
+    known = [*OWN, *(each for each in list_maps() if each not in OWN and by_name(each).differentiable)]
     if name not in known:
         raise ValueError(f"{owner}: maps={name!r} is not one of {', '.join(map(repr, known))}")
     if isinstance(maps, dict) and name in OWN and len(maps) > 1:
@@ -58,7 +56,7 @@ def chosen_map(model: Refined, maps: str | dict[str, Any], site: str, owner: str
 
 def needs_class(model: Refined, name: str) -> bool:
     """Whether the map of that name is one of a class, so that images need labels."""
-    return model.head.per_class if name == "head" else name not in CLASSLESS
+    return model.head.per_class if name == "head" else by_name(name).per_class
 
 
 def read_map(
@@ -79,9 +77,10 @@ def read_map(
         return class_map(model, output, labels).relu()
     if name == "grad_cam":
         return grad_cam_at_site(model, output, [multi_hot(labels, output.logits.shape[1])], second_order)[0]
-    target = {} if name in CLASSLESS else {"target": _score_of_classes(labels[rows], output.logits.shape[1])}
+    chosen = by_name(name)
+    target = _score_of_classes(labels[rows], output.logits.shape[1]) if chosen.per_class else None
     with torch.enable_grad():
-        found = by_name(name)(model, batch["pixel_values"][rows], create_graph=True, **target, **options)
+        found = chosen(model, batch["pixel_values"][rows], target, create_graph=True, **options)
     found = full_precision(found).mean(1, keepdim=True).relu()  # one map but for the heads of class_attention
     return found.new_zeros(len(rows), *found.shape[1:]).index_put((rows.nonzero()[:, 0],), found)
 

@@ -42,7 +42,6 @@ from torch import Tensor
 
 from ..maps import normalize, resize
 from ..maps.conditions import full_precision
-from ..maps.names import CLASSLESS
 from ..maps.second_order import twice_differentiable
 from ..registry import check_choice
 from .annotations import TARGETS, columns_of, map_targets, on_grid
@@ -143,7 +142,7 @@ class MapSupervision(Objective):
             self.takes_gradients = True
             return
         self.source = chosen_map(model, self.config.maps, self.config.site, "MapSupervision")
-        self.takes_gradients = self.source not in ("head", *CLASSLESS)
+        self.takes_gradients = self.source != "head" and needs_class(model, self.source)
         self.second_order = self.source == "grad_cam" and self.config.second_order
         self.needs_labels = needs_class(model, self.source)
 

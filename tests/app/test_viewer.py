@@ -17,6 +17,7 @@ from app_runs import make_model, make_photograph  # noqa: E402
 
 import attention_refine as ar  # noqa: E402
 from attention_refine.app.viewer import CELLS, LONGEST, Viewer  # noqa: E402
+from attention_refine.maps import Map  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,8 @@ def test_a_slow_map_holds_up_no_prediction(viewer, monkeypatch):
         assert go_on.wait(60) and options == {"masks": 300}
         return torch.zeros(1, 1, 4, 4)
 
-    monkeypatch.setattr("attention_refine.app.viewer.by_name", lambda name: slow)
+    made = Map("rise", slow, kind="sampled", differentiable=False, per_class=True)
+    monkeypatch.setattr("attention_refine.app.viewer.by_name", lambda name: made)
     with ThreadPoolExecutor(1) as pool:
         map = pool.submit(viewer.map, seen, "rise")
         assert begun.wait(60)

@@ -222,6 +222,8 @@ def own_slope(model: ar.RefinedModel, pixels: torch.Tensor) -> None:
         dict(second="integrated_gradients", matching="upsampling", correlation="cross_correlation"),
         dict(second="smooth_grad", second_options={"samples": 3}),
         dict(first="attention_rollout", second="gradient"),
+        dict(first="class_attention", second="input_x_gradient"),
+        dict(first="eigen_cam", second="gradient"),
         dict(first="gradient_rollout", second="gradient", correlation="ssim"),
         dict(first="gradient_rollout", second="gradient", matching="cam_mask"),
         dict(first="integrated_gradients", second="grad_cam", matching="upsampling"),
@@ -606,7 +608,7 @@ def test_a_second_model_is_found_where_it_is_saved_and_asked_for_where_it_is_not
     "options, said",
     [
         (dict(compare="images"), "compare='images' is not one of 'maps', 'views'"),
-        (dict(first="gradcam"), "first='gradcam' is not one of 'grad_cam'"),
+        (dict(first="gradcam"), "first='gradcam' is not one of 'head', 'attention_rollout'"),
         (dict(second="rise"), "second='rise' is not one of"),
         (
             dict(second_options={"step": 5}),
