@@ -13,14 +13,13 @@ head, whose map is Grad-CAM; ``classes`` is the paper's channel a class. A cell 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from repeated import spread
+from repeated import fill, lines, spread
 
 import attention_refine as ar
 from attention_refine import data
@@ -56,8 +55,7 @@ def cell(dataset: str, width: str, seed: int, arguments: argparse.Namespace) -> 
         config = ar.TrainingConfig(output_dir=folder, batch_size=32, seed=seed, progress=False, **training)
         ar.finetune(model, data.prepare(train, model.preprocessing, train=True, seed=seed), config)
     return {
-        "dataset": dataset, "network": network, "width": width, "seed": seed, **start, **judged(model, held_out),
-        "torch": torch.__version__.split("+")[0], "version": ar.__version__,
+        **start, **judged(model, held_out), "torch": torch.__version__.split("+")[0], "version": ar.__version__,
     }  # fmt: skip
 
 
@@ -72,10 +70,6 @@ def judged(model: ar.RefinedModel, rows: Any) -> dict[str, float]:
         for measure in ("mask_correlation", "energy_inside"):
             found[f"{key}_{measure}"] = summary["maps"][name][measure]["value"]
     return found
-
-
-def lines() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
@@ -113,19 +107,16 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of the lines there are, and stop")
     arguments = parser.parse_args()
     if arguments.table:
-        print("\n".join(table(lines())))
+        print("\n".join(table(lines(RESULTS))))
         return
     torch.set_num_threads(arguments.threads)
-    for seed in arguments.seeds:
-        for dataset in arguments.dataset:
-            for width in arguments.width:
-                key = (dataset, arguments.weights.stem, width, seed)
-                if key in {tuple(line[k] for k in ("dataset", "network", "width", "seed")) for line in lines()}:
-                    continue
-                found = cell(dataset, width, seed, arguments)
-                with open(RESULTS, "a") as out:
-                    out.write(json.dumps(found) + "\n")
-                print(json.dumps(found), flush=True)
+    cells = [
+        {"dataset": dataset, "network": arguments.weights.stem, "width": width, "seed": seed}
+        for seed in arguments.seeds
+        for dataset in arguments.dataset
+        for width in arguments.width
+    ]
+    fill(RESULTS, cells, lambda dataset, network, width, seed: cell(dataset, width, seed, arguments))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import attention_refine as ar
 
-GOALS = {"fast": 2.6, "exact": 4.0}
+GOALS = {"fast": 2.3, "exact": 3.6}
 
 
 def made(network: str, **options) -> ar.RefinedModel:

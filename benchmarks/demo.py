@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from repeated import fill, lines
 
 import attention_refine as ar
 from attention_refine import data, demo, shapes
@@ -65,13 +65,9 @@ def cell(seed: int, threads: int) -> dict[str, Any]:
         figures[key]["control"] = float(beside[split].values("correct").mean())
     figures["energy_on_cue"]["control"] = float(beside["test"].values("model/energy_on_cue").nanmean())
     return {
-        "seed": seed, **figures, "boxes": told.boxes, "mask_iou": true_iou(told.masks.dataset), **cost,
+        **figures, "boxes": told.boxes, "mask_iou": true_iou(told.masks.dataset), **cost,
         "threads": threads, "torch": torch.__version__.split("+")[0], "version": ar.__version__,
     }  # fmt: skip
-
-
-def lines() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
@@ -91,17 +87,11 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of the lines there are, and stop")
     arguments = parser.parse_args()
     if arguments.table:
-        print("\n".join(table(lines())))
+        print("\n".join(table(lines(RESULTS))))
         return
     torch.set_num_threads(arguments.threads)
-    RESULTS.parent.mkdir(exist_ok=True)
-    for seed in arguments.seeds:
-        if seed in {line["seed"] for line in lines()}:
-            continue
-        found = cell(seed, arguments.threads)
-        with open(RESULTS, "a") as out:
-            out.write(json.dumps(found) + "\n")
-        print(json.dumps(found), flush=True)
+    cells = [{"seed": seed} for seed in arguments.seeds]
+    fill(RESULTS, cells, lambda seed: cell(seed, arguments.threads))
 
 
 if __name__ == "__main__":

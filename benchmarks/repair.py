@@ -14,7 +14,6 @@ the end of a cell. Batches of 32 in float32; SGD 0.01 with momentum 0.9, weight 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import tempfile
@@ -26,7 +25,7 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from repeated import spread
+from repeated import fill, lines, spread
 from scipy import stats
 
 import attention_refine as ar
@@ -178,14 +177,9 @@ def cell(name: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         )  # fmt: skip
         found |= {f"grad_cam_{key}": value["value"] for key, value in grad_cam.summary["maps"]["grad_cam"].items()}
     return {
-        "dataset": arguments.dataset, "network": arguments.weights.stem, "arm": name, "seed": seed, "steps": arguments.steps,
-        "image_size": arguments.image_size, **said, **found, "cpu_prepare": round(prepared, 1),
-        "cpu_train": round(trained, 1), "torch": torch.__version__.split("+")[0], "version": ar.__version__,
+        **said, **found, "cpu_prepare": round(prepared, 1), "cpu_train": round(trained, 1),
+        "torch": torch.__version__.split("+")[0], "version": ar.__version__,
     }  # fmt: skip
-
-
-def lines() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
@@ -253,22 +247,15 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of the lines there are, and stop")
     arguments = parser.parse_args()
     if arguments.table:
-        print("\n".join(table(lines())))
+        print("\n".join(table(lines(RESULTS))))
         return
     torch.set_num_threads(arguments.threads)
-    RESULTS.parent.mkdir(exist_ok=True)
-    for seed in arguments.seeds:
-        for name in arguments.arms:
-            key = (arguments.dataset, arguments.weights.stem, name, seed, arguments.steps, arguments.image_size)
-            done = {
-                tuple(each[k] for k in ("dataset", "network", "arm", "seed", "steps", "image_size")) for each in lines()
-            }
-            if key in done:
-                continue
-            found = cell(name, arguments, seed)
-            with open(RESULTS, "a") as out:
-                out.write(json.dumps(found) + "\n")
-            print(json.dumps(found), flush=True)
+    of_all = {
+        "dataset": arguments.dataset, "network": arguments.weights.stem, "steps": arguments.steps,
+        "image_size": arguments.image_size,
+    }  # fmt: skip
+    cells = [of_all | {"arm": name, "seed": seed} for seed in arguments.seeds for name in arguments.arms]
+    fill(RESULTS, cells, lambda arm, seed, **_: cell(arm, arguments, seed))
 
 
 if __name__ == "__main__":

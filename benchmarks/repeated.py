@@ -1,7 +1,7 @@
-"""What the scripts that repeat a run over seeds share: a file for each run's figures, and the tables of all of them.
+"""What the scripts that repeat a run over seeds share: where each run's figures go, and the tables of all of them.
 
-A run's file is ``data-network-...-seed.json`` and holds ``{arm: {measure: value}}``; a run whose file is there is not
-made again.
+Either a run has a file, ``data-network-...-seed.json``, that holds ``{arm: {measure: value}}`` (:func:`each`), or it has a
+line in the file of its script in ``results/``, which is committed (:func:`fill`). A run that is there is not made again.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from scipy import stats
 
@@ -47,6 +48,22 @@ def each(given: argparse.Namespace, one_seed: Callable[[Path, Path, int, argpars
         for folder in given.data
         for weights in given.weights
     ]
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """What a script has found so far, a dict a line."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def fill(file: Path, cells: Iterable[Mapping[str, Any]], make: Callable[..., dict[str, Any]]) -> None:
+    """Append a line for every cell that has none: the cell's own fields and what ``make(**cell)`` finds."""
+    file.parent.mkdir(exist_ok=True)
+    for cell in cells:
+        if not any(cell.items() <= line.items() for line in lines(file)):
+            found = json.dumps({**cell, **make(**cell)})
+            with open(file, "a") as out:
+                out.write(found + "\n")
+            print(found, flush=True)
 
 
 def table(files: list[Path], columns: Mapping[str, float], against: str | None = None) -> None:

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -42,7 +43,20 @@ ROWS = (
     Row("abn", ("abn_step.py",), r"^light: (\d+\.\d+) x", 1.15),
     Row("mining", ("mining_step.py",), r"it adds (\d+\.\d+) x those after the site", 1.1),
     Row("darc", ("darc_step.py",), r"clean: .*over N \(step \+ decoder\): time (\d+\.\d+)", 1.1),
+    Row("consistency, fast", ("atcon_step.py",), r"^fast: (\d+\.\d+) x", 2.3),
+    Row("consistency, exact", ("atcon_step.py",), r"^exact: (\d+\.\d+) x", 3.6),
+    Row("guided backprop", ("guided_backprop.py", "--networks", "resnet50"), r"^ours +(\d+\.\d+)", 2.4),
 )  # fmt: skip
+
+
+@cache
+def ran(options: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """A script run to its end, once for all the rows that read it; what it printed is shown."""
+    done = subprocess.run(
+        [sys.executable, *options], cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    print(done.stdout, flush=True)
+    return done
 
 
 def judge(row: Row, quick: bool, device: str) -> list[str]:
@@ -51,10 +65,7 @@ def judge(row: Row, quick: bool, device: str) -> list[str]:
     if quick and row.script[0] != "overhead.py":
         options += ["--batch", "2"]
     print(f"\n{row.name}: {' '.join(options)}, at most {row.goal}", flush=True)
-    done = subprocess.run(
-        [sys.executable, *options], cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    print(done.stdout, flush=True)
+    done = ran(tuple(options))
     found = [(line, float(value)) for line in done.stdout.splitlines() for value in re.findall(row.pattern, line)]
     if not found:
         return [f"{row.name}: {row.script[0]} printed no ratio to judge (exit status {done.returncode})"]

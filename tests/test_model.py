@@ -247,6 +247,13 @@ def test_a_network_that_reads_its_class_token_is_explained_by_gradient_rollout(n
     assert torch.equal(model.explain(images), model.explain(images, method=expected))
 
 
+def test_a_network_of_convolutions_is_asked_once_what_it_pools():
+    model = BY_NAME["resnet18"].wrap(None)
+    model.explained_by()
+    model.backbone.net.register_forward_hook(lambda *_: pytest.fail("asked again"))
+    assert model.explained_by() == "grad_cam"
+
+
 def test_the_output_always_holds_the_maps_of_the_head():
     model, images = CASE.wrap(), CASE.images()
     with torch.no_grad():

@@ -215,7 +215,7 @@ def reading_site(net: nn.Module, pixel_values: Tensor) -> Site:
 
     For a convolutional network that is the last stage; for a transformer that pools its class token, the input of the
     last block. Found by one forward and backward and a few cut tests on one image, then remembered for the network. A
-    wrapped model is read inside its backbone, whose earlier modules run twice in one forward of the whole.
+    wrapped model is read inside its backbone.
     """
     wrapped = getattr(getattr(net, "backbone", None), "net", None)
     if isinstance(wrapped, nn.Module):

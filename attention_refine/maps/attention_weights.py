@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from ..backbones.scopes import quiet
 from .site import logits_of
 
 ROWS = ("auto", "class", "mean")
+_WITHOUT_ATTENTION: WeakSet[nn.Module] = WeakSet()
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 _FUSED = F.scaled_dot_product_attention
 _MULTI_HEAD = F.multi_head_attention_forward
@@ -140,11 +142,17 @@ def _over_last_axis(args, kwargs, output: Tensor) -> bool:
 
 
 def pools_a_token(backbone: Backbone) -> bool:
-    """Whether the logits read the class token of the last attention alone; takes a pass of one image."""
+    """Whether the logits read the class token of the last attention alone; takes a pass of one image.
+
+    That a network has no attention over all tokens is remembered, so that a convolutional one is asked once.
+    """
+    if backbone.net in _WITHOUT_ATTENTION:
+        return False
     try:
         with torch.enable_grad(), quiet(backbone.net):
             return probe(backbone.net, backbone.example(), "auto")[0] == "class"
     except ValueError:  # no attention over all tokens
+        _WITHOUT_ATTENTION.add(backbone.net)
         return False
 
 
