@@ -11,6 +11,7 @@ from .backbones.adapter import Backbone
 from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
 from .hub import CheckpointError, load
 from .maps import list_maps, register_map
+from .metrics import list_measures, register_measure
 from .model import RefinedModel
 from .objectives import (
     DARC,
@@ -101,6 +102,7 @@ __all__ = [
     "higher_resolution",
     "list_heads",
     "list_maps",
+    "list_measures",
     "list_objectives",
     "load",
     "maps",
@@ -110,6 +112,7 @@ __all__ = [
     "recommend",
     "register_head",
     "register_map",
+    "register_measure",
     "register_objective",
     "repair",
     "retrain_classifier",

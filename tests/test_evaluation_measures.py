@@ -13,7 +13,7 @@ from attention_refine import maps, metrics, shapes
 from attention_refine.data import prepare
 from attention_refine.evaluation import Evaluation, compare, evaluate
 from attention_refine.evaluation.altered import ATTRIBUTION_STEPS
-from attention_refine.evaluation.measures import MEASURES, WITH_CURVES
+from attention_refine.evaluation.measures import MEASURES
 from attention_refine.evaluation.whole_set import max_box_accuracy
 from attention_refine.maps import by_name, list_maps
 
@@ -56,7 +56,9 @@ def test_measures_by_forwards_are_those_of_the_functions(items):
     # The true class, not the predicted one.
     assert any(sample["label"] != sample["prediction"] for sample in found.samples)
     several = [{**item, "labels": torch.eye(6)[item["labels"]]} for item in few]
-    with pytest.raises(ValueError, match="'insertion_mining' needs one label an image"):
+    with pytest.raises(
+        ValueError, match="'insertion_mining' does not fit a dataset with several labels an image: use insertion"
+    ):
         judged(model, several, ["insertion_mining"])
 
 
@@ -238,9 +240,11 @@ def test_curves_have_a_band(items):
 
 
 def test_the_table_of_measures_is_whole():
-    assert all(measure.function is not None or measure.kind in ("labels", "groups", "sanity") or name == "completeness_error"
+    assert all(measure.function is not None or measure.needs in ("labels", "groups", "sanity") or name == "completeness_error"
                for name, measure in MEASURES.items())  # fmt: skip
-    assert {"insertion", "deletion", "token_insertion", "token_deletion", "insertion_mining"} < set(WITH_CURVES)
+    assert {"insertion", "deletion", "token_insertion", "token_deletion", "insertion_mining"} < {
+        name for name, measure in MEASURES.items() if measure.curve is not None
+    }
     net, pixels = timm.create_model("test_vit", num_classes=6, img_size=SIDE).eval(), torch.randn(1, 3, SIDE, SIDE)
     classless = [name for name in list_maps() if not by_name(name).per_class]
     for name in classless:

@@ -442,8 +442,8 @@ def own(monkeypatch):
         weight: float = 1.0
         bias: float = 0.0
 
-    monkeypatch.setattr(heads, "_classes", dict(heads._classes))
-    monkeypatch.setattr(objectives, "_classes", dict(objectives._classes))
+    monkeypatch.setattr(heads, "entries", dict(heads.entries))
+    monkeypatch.setattr(objectives, "entries", dict(objectives.entries))
 
     @ar.register_head("gate")
     class Gate(ar.Head):
@@ -483,7 +483,7 @@ def test_an_own_head_and_objective_work_end_to_end(own, tmp_path):
 
 def test_a_checkpoint_with_a_head_that_is_not_registered_says_so(own, tmp_path, monkeypatch):
     CASE.wrap("gate").save_pretrained(tmp_path)
-    monkeypatch.delitem(heads._classes, "gate")
+    monkeypatch.delitem(heads.entries, "gate")
     with pytest.raises(ar.CheckpointError, match="head 'gate' is not one of"):
         ar.load(tmp_path)
 

@@ -24,7 +24,7 @@ from attention_refine.training.validation import validate
 @pytest.fixture(autouse=True)
 def _names(monkeypatch):
     """The toys' names are taken for one test only."""
-    monkeypatch.setattr(objectives, "_classes", dict(objectives._classes))
+    monkeypatch.setattr(objectives, "entries", dict(objectives.entries))
 
 
 def run(folder, model=None, data=None, eval_dataset=None, **options):

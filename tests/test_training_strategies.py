@@ -30,7 +30,7 @@ every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.fixture(autouse=True)
 def _names(monkeypatch):
     """The toys' names are taken for one test only."""
-    monkeypatch.setattr(objectives, "_classes", dict(objectives._classes))
+    monkeypatch.setattr(objectives, "entries", dict(objectives.entries))
 
 
 @pytest.fixture(autouse=True)

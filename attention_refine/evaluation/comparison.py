@@ -9,9 +9,10 @@ import torch
 
 from attention_refine import metrics
 from attention_refine.evaluation.groups import group_statistic, names_in, numbered
-from attention_refine.evaluation.measures import CONTROLS, MEASURES
-from attention_refine.evaluation.results import CORRECT, Evaluation, column_of, known, number, text_table
+from attention_refine.evaluation.measures import CONTROLS
+from attention_refine.evaluation.results import Evaluation, column_of, known, number, text_table
 from attention_refine.evaluation.whole_set import MAP_STATISTICS, Statistic, statistic_of
+from attention_refine.metrics.measure import described
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Comparison:
             [
                 d.model,
                 d.map or "",
-                MEASURES[d.measure].title + (f", {d.group}" if d.group else ""),
+                described(d.measure).title + (f", {d.group}" if d.group else ""),
                 _signed(d),
                 _p(d.p_value),
                 _p(d.p_corrected),
@@ -86,13 +87,12 @@ def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000,
         for measure in base.summary["classification"]:
             if measure not in other.summary["classification"]:
                 continue
-            if MEASURES[measure].kind == "groups" and other.settings["groups"][0] != base.settings["groups"][0]:
+            if described(measure).needs == "groups" and other.settings["groups"][0] != base.settings["groups"][0]:
                 continue  # groups of another kind
-            if measure in CORRECT:
-                test = metrics.paired_test(
-                    column_of(other.samples, CORRECT[measure]), column_of(base.samples, CORRECT[measure]),
-                    "permutation", n_resamples, seed=seed,
-                )  # fmt: skip
+            column = described(measure).column
+            if column:
+                pair = (column_of(each.samples, column) for each in (other, base))
+                test = metrics.paired_test(*pair, "permutation", n_resamples, seed=seed)
                 found.append(_difference(name, None, measure, test))
             else:
                 found.append(_difference(name, None, measure, _set_difference(measure, other, base, seed)))
@@ -138,7 +138,7 @@ def _by_group(name: str, other: Evaluation, base: Evaluation, n_resamples: int, 
 
 
 def _set_difference(measure: str, a: Evaluation, b: Evaluation, seed: int) -> metrics.Interval:
-    if MEASURES[measure].kind == "groups":
+    if described(measure).needs == "groups":
         column = b.settings["groups"][0]
         groups = numbered(b.samples, column, names_in(b.samples, column))
         known = groups >= 0

@@ -18,10 +18,11 @@ from attention_refine.evaluation.comparison import Comparison, Difference, compa
 from attention_refine.evaluation.groups import group_columns
 from attention_refine.evaluation.journal import Journal, digest
 from attention_refine.evaluation.judging import Judge, MapFunction, map_names, map_sources
-from attention_refine.evaluation.measures import ATTRIBUTED, COSTLY, WITH_CURVES, chosen_measures, names_of
+from attention_refine.evaluation.measures import ATTRIBUTED, COSTLY, MEASURES, chosen_measures, names_of
 from attention_refine.evaluation.preparing import prepared_for
-from attention_refine.evaluation.results import OWN_COLUMNS, Evaluation, summarise
+from attention_refine.evaluation.results import Evaluation, summarise
 from attention_refine.maps.conditions import unwrapped
+from attention_refine.metrics.measure import COLUMNS
 
 __all__ = ["Comparison", "Difference", "Evaluation", "compare", "evaluate", "map_names"]
 
@@ -57,12 +58,12 @@ def evaluate(
             of (image, label), ..., prepared here with the model's preprocessing; or one already prepared.
             Its classes are matched with the model's by name, in any order and fewer than they if need be; the model
             chooses among all of its own.
-        measures: names of :data:`attention_refine.evaluation.measures.MEASURES`, or ``{name: options}`` with options of
-            the function of that name in ``metrics``. By default accuracy (top-5 too beyond five classes) and macro F1,
+        measures: names of :func:`attention_refine.list_measures`, or ``{name: options}`` with options of the function of
+            that name in ``metrics``. By default accuracy (top-5 too beyond five classes) and macro F1,
             for several labels an image mean average precision; and for maps: mask correlation, IoU, box IoU, energy
             inside and the pointing game where there is ground truth, insertion and deletion.
-        maps: what is judged: ``"model"`` (the default: the head's map, or Grad-CAM without one), any function of
-            ``attention_refine.maps`` by name, the controls ``"random"`` and ``"centre"`` (:func:`map_names` lists
+        maps: what is judged: ``"model"`` (the default: the head's map, or Grad-CAM without one), any of
+            :func:`attention_refine.list_maps`, the controls ``"random"`` and ``"centre"`` (:func:`map_names` lists
             them); or ``{name: function}`` with ``function(model, pixel_values, target) -> (B, 1, h, w)``, None for a
             listed name.
         groups: a column, or several, by whose values accuracy is told apart (``"place"``, ``["group", "aligned"]``); by
@@ -112,12 +113,12 @@ def evaluate(
         classes = named
     multi_label = _is_multi_label(dataset)
     columns = group_columns(dataset, groups)
-    taken = [name for name in columns if name in OWN_COLUMNS]
+    chosen = chosen_measures(measures, len(classes), multi_label, grouped=bool(columns))
+    taken = [name for name in columns if name in (*COLUMNS, *names_of(chosen, "labels"))]
     if taken:
         raise ValueError(f"groups={taken[0]!r} is a column that an evaluation has itself: rename it in the dataset")
-    chosen = chosen_measures(measures, len(classes), multi_label, grouped=bool(columns))
     sources = map_sources(["model"] if maps is None else maps)
-    if not names_of(chosen, "truth", "boxes", "cue", "shape", "forwards", "sanity"):
+    if not names_of(chosen, "truth", "boxes", "cue", "map", "forwards", "sanity"):
         sources = {}
     judged = list(dict.fromkeys([*sources, *([ATTRIBUTED] if names_of(chosen, "attribution") else [])]))
     settings = {
@@ -215,7 +216,7 @@ def _result(records: Sequence[dict], settings: dict, by_default: bool, skipped: 
 def _mean_curves(records: Sequence[dict], settings: dict) -> dict[str, Any]:
     curves: dict[str, Any] = {}
     for name in settings["maps"]:
-        for measure in WITH_CURVES:
+        for measure in (each for each in settings["measures"] if MEASURES[each].curve is not None):
             found = [r["curves"][f"{name}/{measure}"] for r in records if f"{name}/{measure}" in r["curves"]]
             if found:
                 band = metrics.bootstrap_band(torch.tensor([f["curve"] for f in found]), seed=settings["seed"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attention_refine.evaluation.comparison import Comparison, Difference
-from attention_refine.evaluation.measures import MEASURES
+from attention_refine.metrics.measure import described
 
 FORMS = (
     "MEASURE falls", "MEASURE rises", "MEASURE falls by 0.01", "MEASURE rises by 0.01",
@@ -69,7 +69,7 @@ def read_condition(text: str, comparison: Comparison) -> Condition:
         measure, map_name, group = "accuracy", None, f"{where['column']}: {where['group']}"
     else:
         map_name, _, measure = what.rpartition("/")
-        on_maps = not map_name and MEASURES[measure].kind not in ("labels", "groups")
+        on_maps = not map_name and described(measure).needs not in ("labels", "groups")
         map_name, group = ("model" if on_maps else map_name or None), None
     return Condition(text, measure, map_name, group, found["how"] == "falls", by)
 

@@ -14,7 +14,7 @@ from attention_refine import metrics
 from attention_refine.backbones import logits_of, reading_site
 from attention_refine.backbones.scopes import quiet
 from attention_refine.evaluation.altered import Sanity, attribution_maps
-from attention_refine.evaluation.measures import ATTRIBUTED, CONTROLS, measure_maps, names_of
+from attention_refine.evaluation.measures import ATTRIBUTED, CONTROLS, MEASURES, measure_maps, names_of
 from attention_refine.evaluation.perturbed import perturb
 from attention_refine.maps import by_name, list_maps
 from attention_refine.maps.conditions import map_conditions
@@ -207,6 +207,10 @@ class Judge:
             columns["correct_top5"] = metrics.correct(logits, labels, top_k=5).bool().tolist()
         if self.multi_label:
             columns["logits"] = logits.tolist()
+        for name in names_of(self.measures, "labels"):
+            if MEASURES[name].function is not None:
+                found = MEASURES[name].function(logits, labels, **self.measures[name])
+                columns[name] = _numbers(name, found, len(logits))
         entries = [dict(zip(columns, values)) for values in zip(*columns.values())]
         return [entry | groups for entry, groups in zip(entries, batch["groups"])]
 
@@ -221,9 +225,8 @@ class Judge:
 
         def fill(name: str, found: Mapping[str, Tensor], at: Sequence[int]) -> None:
             for measure, values in found.items():
-                known = (~values.isnan()).reshape(len(values), -1).all(1).tolist()
-                for row, value, is_known in zip(at, values.tolist(), known):
-                    entries[row][f"{name}/{measure}"] = value if is_known else None
+                for row, value in zip(at, _numbers(measure, values, len(at))):
+                    entries[row][f"{name}/{measure}"] = value
 
         for name, maps in made.items():
             fill(name, measure_maps(self.measures, maps, mask, boxes, correct, cue), range(len(entries)))
@@ -242,9 +245,21 @@ class Judge:
         if rows and names_of(self.measures, "attribution"):
             maps, error = attribution_maps(self.model, pixels[rows], target[rows], chunk)
             shown = None if mask is None else mask[rows]
-            found = measure_maps(self.measures, maps, shown, None, correct[rows], kinds=("attribution",))
+            found = measure_maps(self.measures, maps, shown, None, correct[rows], needs=("attribution",))
             error = {"completeness_error": error} if "completeness_error" in self.measures else {}
             fill(ATTRIBUTED, found | error, rows)
+
+
+def _numbers(measure: str, values: Tensor, count: int) -> list[Any]:
+    """A sample's value each, None for NaN.
+
+    Raises:
+        ValueError: not one a sample.
+    """
+    if values.ndim == 0 or len(values) != count:
+        raise ValueError(f"measure {measure!r} gave {tuple(values.shape)} for {count} samples: it gives (B,), one each")
+    known = (~values.isnan()).reshape(count, -1).all(1).tolist()
+    return [value if is_known else None for value, is_known in zip(values.tolist(), known)]
 
 
 def _classes(present: Tensor) -> list[int]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from attention_refine import metrics
 from attention_refine.evaluation.measures import MEASURES, names_of, read, sharing
+from attention_refine.metrics.measure import STEPPED
 from attention_refine.metrics.volume import on_sheets
 
 
@@ -36,19 +36,18 @@ def perturb(
         begun = {"insertion_baseline": blurred}
     given = {"target": target, "labels": labels, "n_steps": n_steps, "score": score, "batch_size": batch_size}
 
-    def run(function: Any, options: Mapping[str, Any]) -> Any:
-        known = inspect.signature(function).parameters
-        return function(net, pixel_values, maps, **{**{k: v for k, v in given.items() if k in known}, **options})
+    def run(function: Any, takes: Iterable[str], options: Mapping[str, Any]) -> Any:
+        return function(net, pixel_values, maps, **{**{name: given[name] for name in takes}, **options})
 
     wanted = names_of(measures, "forwards")
     results: dict[str, Any] = {}
     if "insertion" in wanted and "deletion" in wanted and not measures["insertion"] and not measures["deletion"]:
-        results |= run(metrics.insertion_and_deletion, begun)._asdict()
+        results |= run(metrics.insertion_and_deletion, STEPPED, begun)._asdict()
     for function, names in sharing(name for name in wanted if name not in results).items():
         options = next((measures[name] for name in names if measures[name]), {})
         if names == ["insertion"] and begun:
             options = {"baseline": begun["insertion_baseline"], **options}
-        results |= dict.fromkeys(names, run(function, options))
+        results |= dict.fromkeys(names, run(function, MEASURES[names[0]].takes, options))
     curves = {name: read(results[name], MEASURES[name].curve) for name in wanted if MEASURES[name].curve is not None}
     return (
         {name: read(results[name], MEASURES[name].reads) for name in wanted},

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from attention_refine import metrics
 from attention_refine.evaluation.groups import by_group
-from attention_refine.evaluation.measures import MEASURES, names_of
+from attention_refine.evaluation.measures import names_of
 from attention_refine.evaluation.whole_set import MAP_STATISTICS, statistic_of
 from attention_refine.files import atomic_files
+from attention_refine.metrics.measure import described
 from attention_refine.training.checkpoints import atomic_text
 
 FORMAT = 1
-OWN_COLUMNS = ("index", "file", "label", "prediction", "score", "correct", "truth", "correct_top5", "logits")
 
 Sample = dict[str, Any]
 
@@ -123,7 +123,7 @@ class Evaluation:
         lines = [f"{counts['total']} images, {counts['with_truth']} with ground truth, {counts['skipped']} skipped"]
         cells = self.summary["classification"]
         if cells:
-            lines += ["", *text_table(["", "value"], [[MEASURES[n].title, _shown(c)] for n, c in cells.items()])]
+            lines += ["", *text_table(["", "value"], [[described(n).title, _shown(c)] for n, c in cells.items()])]
         for column, found in self.summary.get("groups", {}).items():
             rows = [[f"{column}: {name}", _shown(cell), str(cell["count"])] for name, cell in found["accuracy"].items()]
             lines += ["", *text_table(["accuracy by group", "value", "images"], rows)]
@@ -131,7 +131,7 @@ class Evaluation:
         if maps:
             measures = list(dict.fromkeys(name for cells in maps.values() for name in cells))
             rows = [
-                [MEASURES[m].title + {True: " ↑", False: " ↓"}.get(MEASURES[m].higher_is_better, "")]
+                [described(m).title + {True: " ↑", False: " ↓"}.get(described(m).better, "")]
                 + [_shown(cells[m]) if m in cells else "" for cells in maps.values()]
                 + [str(max((cells[m]["count"] for cells in maps.values() if m in cells), default=0))]
                 for m in measures
@@ -168,12 +168,9 @@ def _group_cells(samples: Sequence[Sample], column: str, seed: int) -> dict[str,
     return cells | {"accuracy": {name: cell_of(value) for name, value in found["accuracy"].items()}}
 
 
-CORRECT = {"accuracy": "correct", "precision_at_1": "correct", "top5_accuracy": "correct_top5"}
-
-
 def _whole_set(measure: str, samples: Sequence[Sample], settings: Mapping[str, Any], seed: int) -> metrics.Interval:
-    if measure in CORRECT:
-        return metrics.bootstrap(column_of(samples, CORRECT[measure]), seed=seed)
+    if described(measure).column:
+        return metrics.bootstrap(column_of(samples, described(measure).column), seed=seed)
     statistic = statistic_of(measure, samples, len(settings["classes"]))
     return metrics.bootstrap_statistic(statistic, torch.arange(len(samples)), seed=seed)
 

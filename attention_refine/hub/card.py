@@ -245,9 +245,9 @@ def _part(part: Any) -> str:
 
 
 def _title(measure: str) -> str:
-    from ..evaluation.measures import MEASURES
+    from ..metrics.measure import described
 
-    return MEASURES[measure].title if measure in MEASURES else measure.replace("_", " ")
+    return described(measure).title
 
 
 def _row(result: EvalResult) -> dict[str, str]:

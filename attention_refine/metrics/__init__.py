@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import judged  # noqa: F401  (its measures are registered)
 from .agreement import AgreementResult, compare, cross_correlation, pearson, rank_correlation, ssim
 from .attribution import attribution_detail, attribution_mass
 from .baselines import blur, blur_kernel, fill_image
@@ -50,6 +51,7 @@ from .localisation import (
     pointing_with_centre,
     soft_iou,
 )
+from .measure import Measure, list_measures, register_measure
 from .mining import MiningResult, insertion_mining
 from .perturbation import (
     InsertionDeletion,
@@ -141,6 +143,7 @@ __all__ = [
     "MaxBoxAcc",
     "MaxBoxAccuracy",
     "MeanActivation",
+    "Measure",
     "MiningResult",
     "PairedTest",
     "PerSampleMetric",
@@ -196,6 +199,7 @@ __all__ = [
     "insertion_mining",
     "iou",
     "label_randomisation",
+    "list_measures",
     "map_auroc",
     "map_average_precision",
     "mask_correlation",
@@ -213,6 +217,7 @@ __all__ = [
     "randomise",
     "rank_correlation",
     "rationale",
+    "register_measure",
     "road",
     "road_combined",
     "shuffle_labels",

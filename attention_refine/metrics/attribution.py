@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import check_maps, to_size, wide
+from .measure import register_measure
 from .truth import Boxes, read_truth
 
 
@@ -22,6 +23,7 @@ def _magnitude(attributions: Tensor, truth: Tensor | Boxes, image_size):
     return wide(to_size(magnitude, ground.size)), ground
 
 
+@register_measure(title="Attribution mass", better=True, needs="attribution")
 def attribution_mass(attributions: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None) -> Tensor:
     """``(B,)`` float32 in [0, 1]: share of ``sum |attribution|`` that lies on the object.
 
@@ -38,6 +40,7 @@ def attribution_mass(attributions: Tensor, truth: Tensor | Boxes, image_size: tu
     return share.float().masked_fill(~ground.usable, torch.nan)
 
 
+@register_measure(title="Attribution detail", better=None, needs="attribution")
 def attribution_detail(
     attributions: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None
 ) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .baselines import fill_image
 from .inputs import check_maps, removal_rank, to_size, wide
+from .measure import SCORED, register_measure
 from .removal import Stage, counts_of, score_stages, trapezoid
 
 
@@ -74,6 +75,8 @@ def _cellwise(net, pixel_values, maps, target, fill, insert, include_clean, max_
     return CausalResult(trapezoid(curve, fractions), correlation, curve, fractions.float(), scores.target)
 
 
+@register_measure(title="DAUC", better=False, needs="forwards", reads="auc", curve="", takes=SCORED)
+@register_measure("dc", title="Deletion correlation", better=True, needs="forwards", reads="correlation", takes=SCORED)
 def dauc(
     net: nn.Module,
     pixel_values: Tensor,
@@ -104,6 +107,8 @@ def dauc(
     )
 
 
+@register_measure(title="IAUC", better=True, needs="forwards", reads="auc", curve="", takes=SCORED)
+@register_measure("ic", title="Insertion correlation", better=True, needs="forwards", reads="correlation", takes=SCORED)
 def iauc(
     net: nn.Module,
     pixel_values: Tensor,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .inputs import check_maps, minmax, to_size
+from .measure import SCORED, register_measure
 from .scoring import (
     check_images,
     class_scores,
@@ -41,6 +42,17 @@ class ConfidenceResult:
     target: Tensor
 
 
+@register_measure(
+    "average_drop", title="Average drop", better=False, needs="forwards", reads="average_drop", takes=SCORED
+)
+@register_measure(
+    "increase_in_confidence",
+    title="Increase in confidence",
+    better=True,
+    needs="forwards",
+    reads="increase",
+    takes=SCORED,
+)
 def confidence(
     net: nn.Module,
     pixel_values: Tensor,

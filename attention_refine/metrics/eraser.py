@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .baselines import fill_image
+from .measure import SCORED, register_measure
 from .perturbation import pixel_ranks
 from .removal import Stage, score_stages
 
@@ -25,6 +26,15 @@ class RationaleResult:
     target: Tensor
 
 
+@register_measure(
+    "comprehensiveness",
+    title="Comprehensiveness",
+    better=True,
+    needs="forwards",
+    reads="comprehensiveness",
+    takes=SCORED,
+)
+@register_measure("sufficiency", title="Sufficiency", better=False, needs="forwards", reads="sufficiency", takes=SCORED)
 def rationale(
     net: nn.Module,
     pixel_values: Tensor,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .causal import row_pearson
 from .inputs import check_maps, minmax, positive_part, to_size, wide
+from .measure import register_measure
 from .truth import Boxes, Truth, read_truth, standing_in
 
 NORMALISATIONS = ("minmax", "median")
@@ -58,6 +59,8 @@ def _overlap(predicted: Tensor, truth: Truth) -> Tensor:
     return (both / either.clamp_min(1)).float().to(predicted.device)
 
 
+@register_measure(title="IoU with the object", better=True, needs="truth")
+@register_measure("iou_true_positives", title="IoU, true positives", better=True, needs="truth", correct_only=True)
 def iou(
     maps: Tensor,
     truth: Tensor | Boxes,
@@ -85,6 +88,7 @@ def iou(
     return _excluded(_overlap(scaled[:, 0] > threshold, ground), ground)
 
 
+@register_measure(title="Soft IoU", better=True, needs="truth")
 def soft_iou(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None) -> Tensor:
     """``sum(min(map, mask)) / sum(max(map, mask))`` of the min-max map. A constant map scores 0."""
     scaled, ground = _prepare(maps, truth, image_size)
@@ -94,6 +98,8 @@ def soft_iou(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | 
     return _excluded(shared / joint.clamp_min(1e-30), ground)
 
 
+@register_measure(title="Energy inside the object", better=True, needs="truth")
+@register_measure("energy_on_cue", title="Energy on the cue", better=False, needs="cue")
 def energy_inside(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None) -> Tensor:
     """Share of the map's positive part that lies on the object (energy-based pointing game, Wang et al. 2020).
 
@@ -105,6 +111,7 @@ def energy_inside(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, in
     return _excluded((energy * ground.object).sum((1, 2)) / energy.sum((1, 2)).clamp_min(1e-30), ground)
 
 
+@register_measure(title="Mask correlation", better=True, needs="truth")
 def mask_correlation(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None) -> Tensor:
     """Pearson's correlation between map and binary mask, DARC's "fidelity"; in [-1, 1]. A constant map scores 0.
 
@@ -186,6 +193,7 @@ def _ranking(maps: Tensor, truth: Tensor | Boxes, image_size) -> tuple[Tensor, T
     return positive, left, right, torch.stack([positives, negatives]), ground
 
 
+@register_measure(title="Pixel AUROC", better=True, needs="truth")
 def map_auroc(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None) -> Tensor:
     """Area under the ROC curve of the map as a classifier of pixels; ties count half. A constant map scores 0.5."""
     positive, left, right, (positives, negatives), ground = _ranking(maps, truth, image_size)
@@ -194,6 +202,7 @@ def map_auroc(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] |
     return _excluded((won * positive).sum(1) / pairs, ground)
 
 
+@register_measure(title="Pixel average precision", better=True, needs="truth")
 def map_average_precision(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None) -> Tensor:
     """Average precision of the map as a classifier of pixels: ``sum((R_n - R_n-1) * P_n)`` over its distinct values.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .measure import register_measure
 from .perturbation import pixel_ranks
 from .removal import Stage, counts_of, score_stages, trapezoid
 
@@ -31,6 +32,15 @@ class MiningResult:
     counted: Tensor
 
 
+@register_measure(
+    title="Insertion (mining)",
+    better=True,
+    needs="forwards",
+    reads="auc",
+    curve="",
+    takes=("labels", "batch_size"),
+    multi_label=False,
+)
 def insertion_mining(
     net: nn.Module,
     pixel_values: Tensor,

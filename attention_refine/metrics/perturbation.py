@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from .baselines import fill_image
 from .inputs import check_maps, removal_rank, to_size
+from .measure import STEPPED, register_measure
 from .removal import Stage, StageScores, counts_of, score_stages, trapezoid
 
 
@@ -88,6 +89,7 @@ def _shown(count: int, total: int) -> Stage:
     return Stage(0, count)
 
 
+@register_measure(title="Deletion", better=False, needs="forwards", reads="auc", curve="", takes=STEPPED)
 def deletion(
     net: nn.Module,
     pixel_values: Tensor,
@@ -106,6 +108,7 @@ def deletion(
     return _curve(net, pixel_values, rank, n_steps, Stage, fill, target, score, batch_size, progress)
 
 
+@register_measure(title="Insertion", better=True, needs="forwards", reads="auc", curve="", takes=STEPPED)
 def insertion(
     net: nn.Module,
     pixel_values: Tensor,

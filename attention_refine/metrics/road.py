@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .measure import SCORED, register_measure
 from .perturbation import pixel_ranks
 from .scoring import (
     check_images,
@@ -130,6 +131,7 @@ def road(
     return RoadResult(scores[:, 0, :, 0], scores[:, 0, :, 1] > 0, points, clean, target)
 
 
+@register_measure("road", title="ROAD", better=True, needs="forwards", takes=SCORED)
 def road_combined(
     net: nn.Module,
     pixel_values: Tensor,

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from .inputs import check_maps, positive_part, to_size, wide
+from .measure import register_measure
 
 
+@register_measure(title="Mean activation", better=None, needs="map")
 def mean_activation(maps: Tensor, feature_norm: Tensor | None = None) -> Tensor:
     """``(B,)`` float32 in (0, 1]: mean over maps and cells of each map divided by its maximum. LOWER is sparser.
 
@@ -31,6 +33,7 @@ def mean_activation(maps: Tensor, feature_norm: Tensor | None = None) -> Tensor:
     return (maps / maps.amax((-2, -1), keepdim=True)).mean((1, 2, 3)).float()
 
 
+@register_measure(title="Sparsity", better=None, needs="map")
 def sparsity(maps: Tensor, feature_norm: Tensor | None = None) -> Tensor:
     """``(B,)`` float32, at least 1: ``1 / mean_activation``. HIGHER is sparser, ``h * w`` for a single cell.
 
@@ -39,6 +42,7 @@ def sparsity(maps: Tensor, feature_norm: Tensor | None = None) -> Tensor:
     return 1 / mean_activation(maps, feature_norm)
 
 
+@register_measure(title="Entropy", better=None, needs="map")
 def entropy(maps: Tensor) -> Tensor:
     """``(B,)`` float32 in [0, 1]: Shannon entropy of the map's share in each cell, over its maximum ``log hw``.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .inputs import check_maps, minmax, to_size, wide
+from .measure import register_measure
 from .truth import Boxes, read_truth
 
 
@@ -36,6 +37,7 @@ def threshold_grid(count: int = 101) -> Tensor:
     return torch.linspace(0, 1, count, dtype=torch.float64).float()
 
 
+@register_measure(title="Best IoU", better=True, needs="truth", reads="iou")
 def best_iou(
     maps: Tensor,
     truth: Tensor | Boxes,

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..backbones import infer_layout
 from ..layouts import grid_of
 from .inputs import check_maps, removal_rank, to_size, wide
+from .measure import STEPPED, register_measure
 from .perturbation import InsertionDeletion, PerturbationResult
 from .removal import counts_of, trapezoid
 from .scoring import (
@@ -110,6 +111,24 @@ def _to_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     return to_size(maps, grid)
 
 
+@register_measure(
+    "token_insertion",
+    title="Token insertion",
+    better=True,
+    needs="forwards",
+    reads="insertion.auc",
+    curve="insertion",
+    takes=STEPPED,
+)
+@register_measure(
+    "token_deletion",
+    title="Token deletion",
+    better=False,
+    needs="forwards",
+    reads="deletion.auc",
+    curve="deletion",
+    takes=STEPPED,
+)
 def token_insertion_and_deletion(
     net: nn.Module,
     pixel_values: Tensor,

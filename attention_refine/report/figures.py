@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attention_refine.evaluation.measures import MEASURES
+from attention_refine.metrics.measure import described
 
 # Told apart by lightness as well as hue, and each legible on white and on near-black.
 LINES = ("#3b7dc4", "#d2691e", "#2a9d6f", "#b0579c", "#a08a1c", "#c0504d")
@@ -94,10 +94,10 @@ def perturbation_charts(evaluations: Mapping[str, Any], map_name: str = "model")
             # results of earlier versions have no interval
             band = (curve["low"], curve["high"]) if curve and "low" in curve else ()
             series[name] = (curve["fractions"], curve["mean"], *band) if curve else ((), ())
-        better = "higher is better" if MEASURES[measure].higher_is_better else "lower is better"
+        better = "higher is better" if described(measure).better else "lower is better"
         what = "tokens" if measure.startswith("token") else "pixels"
         shown = f"share of {what} {'shown' if measure in SHOWING else 'removed'}"
-        charts.append(chart(series, f"{MEASURES[measure].title} ({better})", shown, "probability of the class"))
+        charts.append(chart(series, f"{described(measure).title} ({better})", shown, "probability of the class"))
     return charts
 
 

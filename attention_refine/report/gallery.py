@@ -15,10 +15,10 @@ from torch.utils.data import IterableDataset
 
 from attention_refine.data import DataError
 from attention_refine.evaluation.judging import Judge, map_sources
-from attention_refine.evaluation.measures import MEASURES
 from attention_refine.evaluation.preparing import prepared_for, rows_of
 from attention_refine.evaluation.results import Evaluation
 from attention_refine.frames import map_strip, pictures_of, truth_strip
+from attention_refine.metrics.measure import described
 from attention_refine.overlay import denormalize, outline, overlay
 
 OTHER = "the dataset is not the one that the evaluations are of"
@@ -156,8 +156,8 @@ def galleries(
     shown = {"Images spread over the dataset": [i * total // count for i in range(min(count, total))]}
     measure = next((m for m in DECISIVE if any(f"model/{m}" in sample for sample in samples)), None)
     if measure is not None:
-        sign = 1 if MEASURES[measure].higher_is_better else -1
-        title = MEASURES[measure].title
+        sign = 1 if described(measure).better else -1
+        title = described(measure).title
         last = sign * evaluations[names[-1]].values(f"model/{measure}")
         shown[f"{title}: best maps of {names[-1]}"] = _top(last, count)
         shown[f"{title}: worst maps of {names[-1]}"] = _top(-last, count)
@@ -182,4 +182,4 @@ def _where(sample: Mapping[str, Any] | None, row: int) -> str:
 
 def _note(sample: Mapping[str, Any] | None, measure: str | None) -> str:
     value = None if sample is None or measure is None else sample.get(f"model/{measure}")
-    return "" if value is None else f"{MEASURES[measure].title} {value:.2f}".replace("-", "−")
+    return "" if value is None else f"{described(measure).title} {value:.2f}".replace("-", "−")

@@ -14,8 +14,8 @@ from typing import Any
 from PIL import Image
 
 from attention_refine.evaluation.comparison import Comparison, Difference, compare
-from attention_refine.evaluation.measures import MEASURES
 from attention_refine.evaluation.results import Evaluation
+from attention_refine.metrics.measure import described
 from attention_refine.overlay import legend
 from attention_refine.report.figures import colour_of, perturbation_charts, training_charts
 from attention_refine.report.gallery import GalleryRow
@@ -195,12 +195,12 @@ def _line(
         difference = comparison.of(name, measure, map_name, group) if comparison is not None else None
         row.append(_cell(cell, name in best, difference))
     counts = sorted({cell["count"] for cell in found.values() if cell})
-    return Line(MEASURES[measure].title, _arrow(measure), " / ".join(map(str, counts)), row)
+    return Line(described(measure).title, _arrow(measure), " / ".join(map(str, counts)), row)
 
 
 def _best(measure: str, found: Mapping[str, Mapping | None]) -> set[str]:
     values = {name: round(cell["value"], 3) for name, cell in found.items() if cell and cell["value"] is not None}
-    higher = MEASURES[measure].higher_is_better
+    higher = described(measure).better
     if len(values) < 2 or higher is None or len(set(values.values())) == 1:
         return set()
     top = max(values.values()) if higher else min(values.values())
@@ -227,7 +227,7 @@ def _signed(value: float) -> str:
 
 
 def _arrow(measure: str) -> str:
-    return {True: "↑", False: "↓", None: ""}[MEASURES[measure].higher_is_better]
+    return {True: "↑", False: "↓", None: ""}[described(measure).better]
 
 
 def _judged(evaluation: Evaluation) -> list[str]:
@@ -244,7 +244,7 @@ def _maps(evaluation: Evaluation) -> tuple[list[str], list[Line]]:
         best = _best(measure, found)
         counts = sorted({cell["count"] for cell in found.values() if cell})
         cells = [_cell(cell, name in best) for name, cell in found.items()]
-        lines.append(Line(MEASURES[measure].title, _arrow(measure), " / ".join(map(str, counts)), cells))
+        lines.append(Line(described(measure).title, _arrow(measure), " / ".join(map(str, counts)), cells))
     return list(maps), lines
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention_refine.evaluation.comparison import Comparison, Difference
-from attention_refine.evaluation.measures import MEASURES
 from attention_refine.evaluation.results import Evaluation
+from attention_refine.metrics.measure import described
 
 SURE = 0.05
 PREDICTION = ("accuracy", "mean_average_precision", "worst_group_accuracy")
@@ -36,7 +36,7 @@ def _figures(evaluation: Evaluation) -> str:
 
 
 def _figure(measure: str, cell: Mapping[str, Any]) -> str:
-    title = MEASURES[measure].title.lower() if measure != "iou" else "IoU"
+    title = described(measure).title.lower() if measure != "iou" else "IoU"
     if cell["value"] is None:
         return f"{title} not known"
     return _plain(f"{title} {cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})")
@@ -50,12 +50,12 @@ def _differences(name: str, comparison: Comparison) -> str:
 
 
 def _difference(d: Difference) -> str:
-    title = MEASURES[d.measure].title.lower()
+    title = described(d.measure).title.lower()
     numbers = _plain(f"{d.difference:+.3f}, {d.low:+.3f} to {d.high:+.3f}")
     sure = d.low > 0 or d.high < 0 if d.p_corrected is None else d.p_corrected < SURE
     if not sure:
         return f"no sure difference in {title} ({numbers})"
-    better = (d.difference > 0) == MEASURES[d.measure].higher_is_better
+    better = (d.difference > 0) == described(d.measure).better
     return f"{title} {'better' if better else 'worse'} ({numbers})"
 
 

@@ -135,7 +135,7 @@ def test_tied_weights_are_saved_and_tied_again(tmp_path, monkeypatch):
         assert loaded.head.first.weight is loaded.head.second.weight
         same(model, loaded, CASE.images())
     finally:
-        monkeypatch.delitem(heads._classes, "tied")
+        monkeypatch.delitem(heads.entries, "tied")
 
 
 def test_labels_with_odd_characters(tmp_path):
@@ -206,7 +206,7 @@ def test_a_network_changed_after_it_was_built_is_refused_at_save(model, tmp_path
 def test_a_head_that_looks_at_values_while_it_is_made_loads(tmp_path, monkeypatch):
     from attention_refine.heads.base import heads
 
-    monkeypatch.setattr(heads, "_classes", dict(heads._classes))
+    monkeypatch.setattr(heads, "entries", dict(heads.entries))
 
     @ar.register_head("looks")
     class Looks(ar.AttentionBranch):

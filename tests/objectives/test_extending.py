@@ -27,7 +27,7 @@ def written():
     lines = [line for line in code[code.index("@ar.register_objective") :].splitlines() if line.strip()]
     assert len(lines) <= 20
     yield module.Energy
-    del objectives._classes["energy"], sys.modules["extending"]
+    del objectives.entries["energy"], sys.modules["extending"]
 
 
 @pytest.mark.parametrize(
