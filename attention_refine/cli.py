@@ -7,12 +7,15 @@ import argparse
 import os
 import sys
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from .registry import import_file
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +26,12 @@ def main(argv: list[str] | None = None) -> int:
 
     3 where ``compare --fail-if`` found what it was to fail at.
     """
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        words = _with_own(words)
+    except (ValueError, OSError) as error:
+        print(f"attention-refine: {error}", file=sys.stderr)
+        return 1
     parser = _parser(words)
     arguments, left = parser.parse_known_args(words)
     if left:
@@ -42,6 +50,16 @@ def main(argv: list[str] | None = None) -> int:
     return code or 0
 
 
+def _with_own(words: list[str]) -> list[str]:
+    """Import the files of ``--use``, before help and choices list what there is; the words without them."""
+    own = argparse.ArgumentParser(prog="attention-refine", add_help=False, allow_abbrev=False)
+    own.add_argument("--use", action="append", default=[])
+    found, others = own.parse_known_args(words)
+    for path in found.use:
+        import_file(path)
+    return others
+
+
 def _check_alone(arguments: argparse.Namespace) -> None:
     """Only ``finetune`` shares its work; several processes of another command would write to the same files."""
     several = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
@@ -53,10 +71,16 @@ def _check_alone(arguments: argparse.Namespace) -> None:
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
+    from .maps import list_maps
+
     parser = argparse.ArgumentParser(
         prog="attention-refine",
         description="Change what a vision model attends to, and measure whether the map improved.",
     )
+    parser.add_argument(
+        "--use", action="append", metavar="FILE",
+        help="Python file with heads, objectives, maps or measures of your own; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -139,7 +163,10 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     audit.add_argument("--output", default="audit", help="folder for page and results (default: %(default)s)")
     audit.add_argument("--split", default="test", help="split that is looked at (default: %(default)s)")
     audit.add_argument("--places", help="split that other places are taken from, such as train; the same if not given")
-    audit.add_argument("--map", default="model", help="map that is looked at (default: %(default)s, its own)")
+    audit.add_argument(
+        "--map", default="model",
+        help="map that is looked at: model, its own (the default), or one of " + ", ".join(list_maps()),
+    )  # fmt: skip
     audit.add_argument("--groups", nargs="+", help="columns by whose values accuracy is told apart ('group' by itself)")
     audit.add_argument("--limit", type=int, help="so many images, spread over the split; all if not given")
     audit.add_argument("--batch-size", type=int, default=32, help="images at a time (default: %(default)s)")
@@ -172,7 +199,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     explain.add_argument("--output", default="explained", help="folder to write to (default: %(default)s)")
     explain.add_argument(
         "--method", default="auto",
-        help="auto (the model's own map once trained, else grad_cam), model, or a map in attention_refine.maps",
+        help="auto (the model's own map once trained, else grad_cam), model, or a map: " + ", ".join(list_maps()),
     )  # fmt: skip
     explain.add_argument("--whole", action="store_true", help="look at the whole photograph, not at its middle")
     _add_device(explain)
@@ -311,8 +338,13 @@ def _add_sections(parser: argparse.ArgumentParser, words: list[str], only: tuple
                 metavar="VALUE",
                 default=argparse.SUPPRESS,
                 type=partial(_value, hints[each.name]),
-                help=f"{each.metadata['help']} (default: {default})".replace("%", "%%"),
+                help=f"{each.metadata['help']}{_listed(each.metadata)} (default: {default})".replace("%", "%%"),
             )
+
+
+def _listed(metadata: Mapping[str, Any]) -> str:
+    """The names that an option takes, with those of one's own."""
+    return f"; {', '.join(metadata['names']())}" if "names" in metadata else ""
 
 
 def _value(hint: Any, text: str) -> Any:

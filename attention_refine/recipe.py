@@ -35,13 +35,16 @@ from .data import (
     split_few_labels,
     split_train_validation,
 )
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, evaluate, map_names
 from .evaluation.finding import LAST
 from .evaluation.journal import OtherEvaluation
 from .files import atomic_file
+from .heads import list_heads
 from .heads.base import heads
 from .hub import load
+from .metrics import list_measures
 from .model import RefinedModel
+from .objectives import list_objectives
 from .objectives.base import objectives
 from .options import Options, option
 from .places import marked
@@ -62,8 +65,12 @@ class ModelOptions(Options):
     checkpoint: str | None = option(
         None, "folder or Hub id of a model saved by this library to go on from, with its own backbone and head"
     )
-    head: str | dict | None = option(None, "head by name, or {name: ..., option: value}; none for a plain fine-tune")
-    objectives: list[str | dict] = option([], "objectives, each by name or {name: ..., option: value}")
+    head: str | dict | None = option(
+        None, "head by name, or {name: ..., option: value}; none for a plain fine-tune", names=list_heads
+    )
+    objectives: list[str | dict] = option(
+        [], "objectives, each by name or {name: ..., option: value}", names=list_objectives
+    )
     image_size: int | None = option(None, "side in pixels; the backbone's own if not given", at_least=8)
     frames: int | None = option(None, "of clips: how many frames; the backbone's own if not given", at_least=1)
     fps: float | None = option(None, "of clips: frames a second", above=0)
@@ -133,13 +140,13 @@ class EvaluationOptions(Options):
     perturbation_steps: int = option(20, "points of the insertion and deletion curves", at_least=2)
     batch_size: int = option(32, "images at a time", at_least=1)
     measures: list[str] | dict | None = option(
-        None, "measures by name, or {name: {option: value}}; the usual ones if not given"
+        None, "measures by name, or {name: {option: value}}; the usual ones if not given", names=list_measures
     )
     groups: list[str] | None = option(
         None, "columns by whose values accuracy is told apart, the first for the worst group; if not given 'group', "
         "which data.group_column fills",
     )  # fmt: skip
-    maps: list[str] = option(["model"], "maps that are judged: model, a name in attention_refine.maps, random, centre")
+    maps: list[str] = option(["model"], "maps that are judged", names=map_names)
 
 
 @dataclass

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -80,6 +83,26 @@ class Registry(Generic[Entry]):
         if not getattr(given, "name", None):
             raise ValueError(f"{type(given).__name__} has no name; decorate it with ar.register_{self.kind}(...)")
         return given
+
+
+def import_file(path: str | Path) -> None:
+    """Run a Python file as a module of its name: what it registers can be asked for by name from then on.
+
+    Raises:
+        ValueError: it is no Python file, or has the name of a module that is imported already.
+    """
+    path = Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(
+            f"{str(path)!r} is no Python file: give one that registers heads, objectives, maps or measures"
+        )
+    if path.stem in sys.modules:
+        raise ValueError(
+            f"{str(path)!r} has the name of the module {path.stem!r}, which is imported already: rename it"
+        )
+    spec = spec_from_file_location(path.stem, path)
+    sys.modules[path.stem] = module = module_from_spec(spec)  # dataclasses look their module up
+    spec.loader.exec_module(module)
 
 
 def checked_options(cls: type, options: dict[str, Any], owner: str) -> Any:

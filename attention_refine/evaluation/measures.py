@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention_refine import metrics
 from attention_refine.metrics.measure import measures as registered
 from attention_refine.metrics.truth import measurable
 from attention_refine.metrics.volume import laid_out
@@ -121,12 +122,17 @@ def measure_maps(
             found = measure.function(given, **options)
         elif measure.needs == "cue":
             nothing = maps.new_full((len(maps),), torch.nan)
-            found = nothing if cue is None else measure.function(cued, cue, **options)
+            found = nothing if cue is None else _where_there_is_some(cue, measure.function(cued, cue, **options))
         elif mask is None or (measure.needs == "boxes" and boxes is None):
             found = maps.new_full((len(maps),), torch.nan)
         elif measure.needs == "boxes":
             found = measure.function(maps, boxes, tuple(mask.shape[-2:]), **options)
         else:
-            found = read(measure.function(maps, mask, **options), measure.reads)
+            found = _where_there_is_some(mask, read(measure.function(maps, mask, **options), measure.reads))
         values[name] = found.masked_fill(~correct.to(found.device), torch.nan) if measure.correct_only else found
     return values
+
+
+def _where_there_is_some(mask: Tensor, found: Tensor) -> Tensor:
+    """NaN where the mask has no object, or nothing else, whatever the function made of it."""
+    return found.masked_fill(~metrics.usable(mask).to(found.device), torch.nan) if found.ndim == 1 else found

@@ -21,7 +21,7 @@ LABELS = torch.tensor([1, 4, 0])
 @pytest.fixture(scope="module")
 def written():
     """The page's code, run; its name is given back afterwards."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[-1]
     module = sys.modules["extending"] = types.ModuleType("extending")  # dataclasses look their module up
     exec(compile(code, str(PAGE), "exec"), vars(module))
     lines = [line for line in code[code.index("@ar.register_objective") :].splitlines() if line.strip()]
