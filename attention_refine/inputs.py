@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -41,6 +41,15 @@ def naming_columns(forward: Forward) -> Forward:
     ]
     forward.__signature__ = own.replace(parameters=[*before, *named, rest])
     return forward
+
+
+def name_also(forward: Callable[..., Any], columns: Iterable[str]) -> None:
+    """Further columns in a signature that :func:`naming_columns` made: those that an objective declares it reads."""
+    own = forward.__signature__
+    *before, rest = own.parameters.values()
+    added = [name for name in columns if name not in own.parameters]
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Any") for name in added]
+    forward.__signature__ = own.replace(parameters=[*before, *named, rest])
 
 
 def check_pixels(model: nn.Module, pixel_values: Any, preprocessing: dict[str, Any]) -> None:
@@ -217,9 +226,10 @@ class Watched(dict):
         return super().__contains__(key)
 
 
-def unknown_columns(columns: Iterable[str]) -> set[str]:
-    """Those that neither the library's data nor the model's arguments have: a word misspelt, or a column of one's own."""
-    return set(columns) - {*COLUMNS, *ADDED}
+def unknown_columns(columns: Iterable[str], objectives: Mapping[str, Any]) -> set[str]:
+    """Those that neither the library's data nor an objective's declaration has: a word misspelt, or one's own."""
+    left = set(columns) - {*COLUMNS, *ADDED}
+    return left.difference(*(each.reads for each in objectives.values())) if left else left
 
 
 def warn_unread(unread: Iterable[str]) -> None:

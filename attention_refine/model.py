@@ -23,6 +23,7 @@ from .inputs import (
     check_maps,
     check_pixels,
     given_maps,
+    name_also,
     naming_columns,
     one_image,
     unknown_columns,
@@ -32,7 +33,7 @@ from .maps.attention_weights import pools_a_token
 from .maps.names import by_name
 from .maps.scale import resize
 from .maps.second_order import twice_differentiable
-from .objectives.base import Objective
+from .objectives.base import Objective, check_adds
 from .objectives.base import objectives as objective_names
 from .output import RefinedOutput
 from .refined import models
@@ -79,6 +80,8 @@ class RefinedModel(nn.Module):
             if objective.name in self.objectives:
                 raise ValueError(f"objective {objective.name!r} is given twice; give it once, with one set of options")
             self.objectives[objective.name] = objective
+            name_also(RefinedModel.forward, objective.reads)
+        check_adds(self.objectives.values())
         self.labels = [str(label) for label in labels]
         self.preprocessing = dict(preprocessing)
 
@@ -105,6 +108,8 @@ class RefinedModel(nn.Module):
         """
         made = objective_names.made(objective, Objective)
         made.attach(self)
+        check_adds([each for name, each in self.objectives.items() if name != made.name] + [made])
+        name_also(RefinedModel.forward, made.reads)
         parameter = next(self.parameters())
         self.objectives[made.name] = made.to(parameter.device).train(self.training)
 
@@ -156,7 +161,7 @@ class RefinedModel(nn.Module):
             check_maps(maps)
         wanted = wanted_objectives(self.objectives, objectives, labels) if compute_losses else []
         batch = {"pixel_values": pixel_values, "labels": labels, "smoothing": smoothing, **columns}
-        unknown, read = unknown_columns(columns), set()
+        unknown, read = unknown_columns(columns, self.objectives), set()
         for objective in wanted:
             batch = objective.prepare(self, Watched(batch, read) if unknown else batch)
         output = self._pass_for(wanted, batch, maps, compute_aux)

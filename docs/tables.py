@@ -45,8 +45,7 @@ def _said(docstring: str) -> str:
 
 
 def _columns(cls: type) -> str:
-    annotations = cls.annotations if isinstance(cls.annotations, tuple) else ()
-    return ", ".join(f"`{name}`" for name in annotations)
+    return ", ".join(f"`{name}`" for name in cls.reads)
 
 
 def _of_class(name: str, cls: type, *cells: str) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -15,6 +16,7 @@ import timm
 import torch
 from processes import in_two_processes
 
+import attention_refine as ar
 from attention_refine import maps, metrics, shapes, wrap
 from attention_refine.data import prepare
 from attention_refine.evaluation import Evaluation, compare, evaluate, map_names
@@ -270,6 +272,40 @@ def test_per_class_maps_are_judged_by_the_predicted_class(items):
         every = model(pixels).maps
     for i in range(3):
         assert torch.equal(made["model"][i, 0], every[i, logits[i].argmax()])
+
+
+def test_a_head_that_says_it_has_a_map_for_each_class_is_judged_by_the_predicted_class(items):
+    """By what it declares, whatever its options are called; one that does not is judged by its first map."""
+
+    @dataclass(frozen=True)
+    class Config:
+        site: str = "auto"
+        mechanism: str | None = None
+        weight: float = 1.0
+
+    class Theirs(ar.Head):
+        name, config_class, num_maps = "theirs", Config, 6
+
+        def __init__(self, per_class: bool):
+            super().__init__()
+            self.per_class = per_class
+
+        def attach(self, backbone, num_classes, resolved=None):
+            self.conv = torch.nn.Conv2d(backbone.features(backbone.example()).grid.shape[1], 6, 1)
+
+        def forward(self, feature, maps=None):
+            maps = torch.sigmoid(self.conv(feature)) if maps is None else maps
+            return feature * (1 + maps.mean(1, keepdim=True)), maps, {}
+
+    pixels = torch.stack([item["pixel_values"] for item in items[:3]])
+    for per_class in (True, False):
+        model = made_model(Theirs(per_class))
+        judge = Judge(model, {}, {"model": None}, multi_label=False, perturbed=(), n_steps=1, seed=0, classes=6)
+        logits, made = judge.look(pixels, torch.arange(3))
+        with torch.no_grad():
+            every = model(pixels).maps
+        for i in range(3):
+            assert torch.equal(made["model"][i, 0], every[i, logits[i].argmax() if per_class else 0])
 
 
 def test_json_and_csv(plain, tmp_path):

@@ -15,6 +15,7 @@ from cases import BY_NAME
 import attention_refine as ar
 from attention_refine.hf_auto.model import RefinedForImageClassification
 from attention_refine.objectives.annotations import TARGETS
+from attention_refine.objectives.base import objectives
 
 CASE = BY_NAME["hf-resnet"]
 LABELS = torch.arange(8) % 5
@@ -75,6 +76,12 @@ def columns_read() -> set[str]:
             if isinstance(asked, ast.Constant):
                 read.add(asked.value)
     return read - {"darc_image", "darc_hidden", "transplanted"}  # which their own prepare has put there
+
+
+def test_objectives_declare_the_columns_that_they_read():
+    declared = {column for cls in objectives.entries.values() for column in (*cls.reads, *cls.adds)}
+    assert columns_read() - {"pixel_values", "labels", "smoothing"} <= declared
+    assert {"mask", "boxes", "edited_map", "cue", "group", "views", "darc_map", "mask_confidence"} <= declared
 
 
 @pytest.mark.parametrize("forward", [ar.RefinedModel.forward, RefinedForImageClassification.forward])

@@ -86,7 +86,7 @@ class Judge:
         self.sanity = Sanity(measures)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         head = getattr(model, "head", None)
-        self.per_class = getattr(getattr(head, "config", None), "maps", None) == "per_class"
+        self.per_class = getattr(head, "per_class", False)
         taken = {name for name, function in sources.items() if function is None}
         self.reads_grad_cam = "grad_cam" in taken or ("model" in taken and head is None)
 
@@ -187,7 +187,7 @@ class Judge:
 
     def _first(self, maps: Tensor, target: Tensor) -> Tensor:
         """One map an image: the predicted class's, or the first-ranked."""
-        if self.per_class:
+        if self.per_class and maps.shape[1] > 1:
             return maps[torch.arange(len(maps), device=maps.device), target][:, None]
         return maps[:, :1]
 

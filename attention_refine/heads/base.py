@@ -73,7 +73,8 @@ class Head(nn.Module):
         where: where the site finder starts, ``"before_last_stage"`` or ``"last"``; ``"last_grid"`` for a head that
             classifies.
         num_maps: K of the maps it makes; known after :meth:`attach`.
-        per_class: logit ``k`` comes from map ``k`` alone, in a pass of its own.
+        per_class: logit ``k`` comes from map ``k`` alone, in a pass of its own; evaluation, explain and objectives look
+            at the map of the class in question. Else the maps are ranked, and the first stands for them.
         has_aux: ``forward`` makes auxiliary logits, and takes ``compute_aux=False`` to leave them out.
         classifies: the logits are the head's own (:meth:`classify`), in the place of the backbone's pooling and
             classifier; what ``forward`` returns first is then a :class:`~attention_refine.heads.pooling.Pooled`.

@@ -9,7 +9,7 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from ..hub import from_pretrained
-from ..inputs import naming_columns
+from ..inputs import name_also, naming_columns
 from ..output import RefinedOutput
 from ..refined import Refined
 from .config import RefinedConfig
@@ -30,6 +30,8 @@ class RefinedForImageClassification(PreTrainedModel):
         if refined is None:
             raise ValueError("a refined model is made by ar.wrap or read from a checkpoint, not from a config alone")
         self.refined = refined
+        for objective in refined.objectives.values():
+            name_also(RefinedForImageClassification.forward, objective.reads)
         self.register_load_state_dict_pre_hook(_prefixed)
 
     @classmethod

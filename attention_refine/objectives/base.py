@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ class Objective(nn.Module):
             objectives alone, without labels or head, then makes no other; its ``output.logits`` are theirs, if any.
         annotations: columns of the batch of which an image needs one to take part (``mask``, ``boxes``, ``edited_map``,
             ``cue``); empty where every image does.
+        reads: columns of the batch that it takes something from where they are there, beside ``pixel_values``, ``labels``
+            and ``smoothing``. Trainers that drop what no signature names keep them.
+        adds: columns that it puts there itself, in :meth:`prepare` or for the next update on the same images
+            (``output.carried``). No two objectives of a model add the same.
         needs_embedding: whether it reads ``output.embedding``, (B, D), what the classifier is given.
     """
 
@@ -38,6 +43,8 @@ class Objective(nn.Module):
     takes_gradients = False
     own_passes = False
     annotations: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    adds: tuple[str, ...] = ()
     needs_embedding = False
 
     def __init_subclass__(cls, **keywords: Any):
@@ -71,7 +78,8 @@ class Objective(nn.Module):
     def prepare(self, model: Refined, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch the model is to see when this objective's losses are computed; as it is, by default.
 
-        What it adds is there for :meth:`forward`; nothing is kept on the module between the two.
+        What it adds, columns named in ``adds``, is there for :meth:`forward`; nothing is kept on the module between the
+        two.
         """
         return batch
 
@@ -84,3 +92,20 @@ class Objective(nn.Module):
         Numbers that are not losses go into ``output.measures``, further predictions into ``output.aux_logits``.
         """
         raise NotImplementedError
+
+
+def check_adds(objective_list: Iterable[Objective]) -> None:
+    """Refuse two objectives that put a column of one name into the batch: each would read the other's.
+
+    Raises:
+        ValueError: naming both and the column.
+    """
+    owner: dict[str, str] = {}
+    for objective in objective_list:
+        for column in objective.adds:
+            if column in owner:
+                raise ValueError(
+                    f"objectives {owner[column]!r} and {objective.name!r} both add a column {column!r} to the batch: "
+                    "rename one in its adds, prepare and forward"
+                )
+            owner[column] = objective.name

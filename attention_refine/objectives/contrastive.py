@@ -88,6 +88,7 @@ class ContrastivePretraining(Objective):
     """
 
     config_class = ContrastivePretrainingConfig
+    reads = ("views",)
     needs_labels = False
     own_passes = True
 

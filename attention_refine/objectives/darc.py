@@ -78,6 +78,8 @@ class DARC(Delayed):
     """
 
     config_class = DARCConfig
+    reads = ("update",)
+    adds = ("darc_image", "darc_hidden", "darc_map", "darc_holes")
     needs_labels = False
 
     def attach(self, model: Refined) -> None:

@@ -69,6 +69,7 @@ class GroupDRO(Objective):
     """
 
     config_class = GroupDROConfig
+    reads = ("group", "index")
 
     def __init__(self, **options: Any):
         super().__init__(**options)

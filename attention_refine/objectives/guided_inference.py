@@ -97,6 +97,7 @@ class GuidedInference(Delayed):
     """
 
     config_class = GuidedInferenceConfig
+    reads = (*TARGETS.values(), "edited")
 
     def attach(self, model: Refined) -> None:
         if self.config.source == "head" and model.head is None:

@@ -132,6 +132,8 @@ class MapSupervision(Objective):
         super().__init__(**options)
         self.waiting = Waiting()
 
+    reads = (*TARGETS.values(), "cue", "edited", "index", "update")
+
     @property
     def annotations(self) -> tuple[str, ...]:
         return columns_of(self.config.target)

@@ -169,6 +169,9 @@ class Transplant(Objective):
         super().__init__(**options)
         self.waiting = Waiting()
 
+    reads = (*TARGETS.values(), "cue", "edited", "mask_confidence", "index", "update")
+    adds = ("transplanted",)
+
     @property
     def annotations(self) -> tuple[str, ...]:
         columns = columns_of(self.config.target)

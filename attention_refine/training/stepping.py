@@ -188,6 +188,11 @@ def _inputs(
     accepted = inspect.signature(model.forward).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
     inputs = {name: value for name, value in batch.items() if takes_all or name in accepted}
+    if "maps" in inputs and getattr(model, "head", None) is not None:
+        raise TrainingError(
+            "the dataset has a column 'maps', which would act in place of the head's map, so the head would learn nothing: "
+            "rename it; maps that the head is to learn from are a column edited_map, see docs/data.md"
+        )
     inputs = send_to_device(inputs, accelerator.device, non_blocking=True)
     if config.channels_last:
         inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
