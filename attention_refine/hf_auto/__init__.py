@@ -27,8 +27,15 @@ def _processor() -> None:
     processor.register()
 
 
+def _video_processor() -> None:
+    from . import video_processor
+
+    video_processor.register()
+
+
 def install() -> None:
     """Have the classes registered, now or when transformers' Auto modules are imported."""
     when_imported("transformers.models.auto.configuration_auto", _config)
     when_imported("transformers.models.auto.modeling_auto", _model)
     when_imported("transformers.models.auto.image_processing_auto", _processor)
+    when_imported("transformers.models.auto.video_processing_auto", _video_processor)

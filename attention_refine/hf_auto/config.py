@@ -20,6 +20,9 @@ class RefinedConfig(PretrainedConfig):
         super().__init__(**options)
         self.labels = names
         self.preprocessing = preprocessing
+        size = (preprocessing or {}).get("input_size", ())
+        if len(size) == 4:
+            self.num_frames = size[1]  # transformers' video pipeline asks for it
 
 
 def register() -> None:

@@ -18,7 +18,10 @@ HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 class RefinedForImageClassification(PreTrainedModel):
-    """A :class:`~attention_refine.model.RefinedModel` as a transformers model: ``.refined`` is the model itself."""
+    """A :class:`~attention_refine.model.RefinedModel` as a transformers model: ``.refined`` is the model itself.
+
+    One of clips answers to ``AutoModelForVideoClassification`` by the same class.
+    """
 
     config_class = RefinedConfig
     base_model_prefix = "refined"
@@ -90,6 +93,7 @@ def _prefixed(module: torch.nn.Module, state: dict[str, Any], prefix: str, *deta
 
 
 def register() -> None:
-    from transformers.models.auto.modeling_auto import AutoModelForImageClassification
+    from transformers.models.auto.modeling_auto import AutoModelForImageClassification, AutoModelForVideoClassification
 
     AutoModelForImageClassification.register(RefinedConfig, RefinedForImageClassification, exist_ok=True)
+    AutoModelForVideoClassification.register(RefinedConfig, RefinedForImageClassification, exist_ok=True)
