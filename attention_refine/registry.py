@@ -78,6 +78,8 @@ class Registry(Generic[Entry]):
         """
         if isinstance(given, str):
             return self.build(given)
+        if isinstance(given, type) and issubclass(given, base):
+            raise TypeError(f"{given.__name__} is a class; pass an object of it, {given.__name__}(...)")
         if not isinstance(given, base):
             raise TypeError(f"{given!r} is no {self.kind}; pass an object or one of {', '.join(self.names())}")
         if not getattr(given, "name", None):

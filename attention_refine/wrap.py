@@ -17,6 +17,8 @@ from .backbones.adapter import Backbone
 from .backbones.classifier import fingerprint
 from .backbones.higher_resolution import higher_resolution
 from .backbones.loading import load_with_freshness
+from .backbones.mistaken import check_logits, refuse_no_source
+from .backbones.precision import precision
 from .backbones.rebuild import describe
 from .backbones.scopes import quiet
 from .backbones.spec import IMAGENET, NotRebuildable
@@ -31,7 +33,7 @@ from .objectives.base import objectives as objective_names
 def wrap(
     source: str | Path | nn.Module,
     head: str | Head | None = None,
-    objectives: Sequence[str | Objective] = (),
+    objectives: Sequence[str | Objective] | None = (),
     *,
     num_labels: int | None = None,
     labels: Sequence[str] | None = None,
@@ -63,9 +65,11 @@ def wrap(
 
     Raises:
         UnsupportedBackbone: no site where a map would move the logits, or no such resolution.
-        ValueError: an unknown name or option, or an ``input_size`` that the network cannot take.
+        ValueError: an unknown name or option, an ``input_size`` that the network cannot take, a file of weights, or a network
+            that returns probabilities.
         TypeError: a head or objective that is neither a name nor an object of its kind; labels that are no list of names;
-            a network in TorchScript.
+            a network in TorchScript; what is no network, such as a class, a state dict or a list of layers; a network that
+            returns no logits, or several tensors that might be.
         OSError: the weights of a name or an id cannot be fetched.
     """
     if head is not None:
@@ -74,10 +78,12 @@ def wrap(
             raise ValueError(f"this {type(head).__name__} is part of another model already; make a new one")
     if isinstance(objectives, (str, Objective)):
         raise TypeError(f"objectives must be a list, got {objectives!r}; write objectives=[{objectives!r}]")
+    objectives = () if objectives is None else objectives
     made = [objective_names.made(objective, Objective) for objective in objectives]
     if isinstance(source, nn.Module):
         source = unwrapped(source)
         refuse_scripted(source)
+    refuse_no_source(source)
     if isinstance(source, RefinedModel):
         raise TypeError("the model is wrapped already; wrap its network, model.backbone.net, to give it another head")
     if labels is not None:
@@ -144,16 +150,23 @@ def _names(labels: Any, num_labels: int | None) -> list[str]:
 
 def _count_classes(backbone: Backbone, size: Sequence[int] | None) -> int:
     """How many logits a pass gives; ``size`` is the ``input_size`` that was asked for."""
+    pixels = backbone.example()
+    pixels = pixels.to(precision(backbone.net, pixels))
     try:
         with torch.no_grad(), quiet(backbone.net):
-            return backbone(backbone.example()).shape[1]
+            output = backbone.net(pixels)
     except (AssertionError, RuntimeError, ValueError) as error:
+        kind, why = type(backbone.net).__name__, " ".join(str(error).split())[:300]
         if size is None:
-            raise
+            raise ValueError(
+                f"{kind} fails on a black image of {list(backbone.input_size)} ({why}): if it takes another size, pass "
+                "preprocessing={'input_size': [3, height, width]}; images have three channels, red, green and blue"
+            ) from error
         raise ValueError(
-            f"{type(backbone.net).__name__} cannot take images of input_size {list(size)} ({error}): leave "
+            f"{kind} cannot take images of input_size {list(size)} ({why}): leave "
             "input_size out, or build the network for it (timm: img_size=..., transformers: image_size in its config)"
         ) from error
+    return check_logits(backbone.net, output, pixels).shape[1]
 
 
 def _known(preprocessing: dict[str, Any]) -> dict[str, Any]:

@@ -366,7 +366,7 @@ def test_wrap_keeps_mode_device_and_type():
     [
         (dict(head="abm"), ValueError, "head 'abm' is not one of abn.*did you mean 'abn'"),
         (dict(head=nn.Linear(1, 1)), TypeError, "Linear.*is no head; pass an object or one of abn"),
-        (dict(head=ar.AttentionBranch), TypeError, "is no head"),
+        (dict(head=ar.AttentionBranch), TypeError, r"AttentionBranch is a class; pass an object of it, AttentionB"),
         (dict(objectives="mining"), TypeError, r"objectives must be a list, got 'mining'; write objectives=\['mining"),
         (dict(objectives=["nothing"]), ValueError, "objective 'nothing' is not one of"),
         (dict(objectives=[nn.Linear(1, 1)]), TypeError, "is no objective"),

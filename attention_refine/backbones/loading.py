@@ -156,9 +156,7 @@ def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | 
     options: dict[str, Any] = {"pretrained": pretrained}
     if not isinstance(pretrained, bool):
         path = Path(pretrained)
-        if path.suffix != ".safetensors" or not path.is_file():
-            what = "is not there" if path.suffix == ".safetensors" else "is not a safetensors file"
-            raise ValueError(f"pretrained={str(path)!r} {what}; pass True, False or the path of a safetensors file")
+        _check_weights(path)
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
     try:
         net = timm.create_model(name, **options)
@@ -177,6 +175,17 @@ def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | 
     return timm.create_model(name, **options, img_size=size[0] if size[0] == size[1] else size)
 
 
+def _check_weights(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        way = f"save_file(torch.load({str(path)!r}, weights_only=True), 'weights.safetensors')"
+        raise ValueError(
+            f"pretrained={str(path)!r} is not a safetensors file; pass True, False or the path of a safetensors file"
+            + (f", which safetensors.torch writes: {way}" if path.is_file() else "")
+        )
+    if not path.is_file():
+        raise ValueError(f"pretrained={str(path)!r} is not there; pass True, False or the path of a safetensors file")
+
+
 def _torchvision(name: str, pretrained: bool | str | Path) -> nn.Module:
     import torchvision
     from safetensors.torch import load_file
@@ -192,8 +201,7 @@ def _torchvision(name: str, pretrained: bool | str | Path) -> nn.Module:
         classes = len(torchvision.models.get_model_weights(name).DEFAULT.meta["categories"])
         return build_named(name, classes, int(width) if width else None)
     path = Path(pretrained)
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ValueError(f"pretrained={str(path)!r} is not a safetensors file; pass True, False or the path of one")
+    _check_weights(path)
     weights = load_file(path)
     with torch.device("meta"):
         layers = build_named(name, 2, int(width) if width else None).named_modules()

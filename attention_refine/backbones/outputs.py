@@ -29,7 +29,8 @@ def with_first_tensor(output: Any, tensor: Tensor) -> Any:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The ``(B, classes)`` logits of a network's output: the tensor itself, ``output.logits``, or the first it holds.
+    """The ``(B, classes)`` logits of a network's output: the tensor itself, ``output.logits``, or the first it holds of two
+    dimensions.
 
     Raises:
         TypeError: there are no logits (a feature-only network, say).
@@ -41,11 +42,35 @@ def logits_of(output: Any) -> Tensor:
         if logits is None:
             logits = output.get("logits") if isinstance(output, dict) else None
         if logits is None:
-            logits = first_tensor(output)  # features in the place of logits have more dimensions and are refused below
+            # Features in the place of logits have more dimensions: passed over, or refused below.
+            logits = next(iter(_tables(output).values()), None)
+            logits = first_tensor(output) if logits is None else logits
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-        raise TypeError(
-            f"the network returned {shape} where logits (batch, classes) were expected: it has no classifier; "
-            "wrap it with num_labels=... to add one"
-        )
+        remedy = "it has no classifier; wrap it with num_labels=... to add one"
+        if not isinstance(logits, Tensor):
+            remedy = "its forward must return a tensor, or a dict with an entry 'logits'"
+        elif logits.ndim == 1:
+            remedy = "its forward must keep a row for each image, with a number for each class"
+        elif logits.shape[2:].numel() == 1:
+            remedy = "flatten them, torch.nn.Sequential(net, torch.nn.Flatten())"
+        raise TypeError(f"the network returned {shape} where logits (batch, classes) were expected: {remedy}")
     return logits
+
+
+def several_logits(output: Any) -> list[str]:
+    """The tensors in a network's output that might be its logits, as text, where there are several and none is named so."""
+    if getattr(output, "logits", None) is not None or isinstance(output, dict) and "logits" in output:
+        return []
+    found = [f"{name} {tuple(tensor.shape)}" for name, tensor in _tables(output).items()]
+    return found if len(found) > 1 else []
+
+
+def _tables(output: Any) -> dict[str, Tensor]:
+    """The ``(B, n)`` entries of a tuple, list or dict by their place; none of a model output, which names its logits."""
+    if hasattr(output, "to_tuple"):
+        return {}
+    entries = (
+        output if isinstance(output, dict) else dict(enumerate(output)) if isinstance(output, (tuple, list)) else {}
+    )
+    return {f"[{key!r}]": each for key, each in entries.items() if isinstance(each, Tensor) and each.ndim == 2}

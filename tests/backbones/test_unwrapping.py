@@ -117,3 +117,134 @@ def test_a_single_class_is_said():
     with pytest.warns(UserWarning, match=r"labels=\['Bengal'\] is a single class, which every image then belongs to"):
         assert ar.wrap(network(), labels=["Bengal"], **SIZE).num_labels == 1
     assert ar.wrap(network(), labels=[7, 8, 9], **SIZE).labels == ["7", "8", "9"]
+
+
+@pytest.mark.parametrize(
+    "make, sentence",
+    [
+        (lambda: timm.models.ResNet, r"got the class ResNet; pass a network made of it: ResNet\(...\)"),
+        (lambda: timm.models.resnet18, "got the function resnet18; call it, and pass the network"),
+        (lambda: network().state_dict(), r"weights without a network \(an OrderedDict of 80 tensors: 'conv1.weight'.*"),
+        (lambda: {"epoch": 3, "model": network().state_dict()}, r"net.load_state_dict\(checkpoint\['model'\]\)"),
+        (lambda: [nn.Conv2d(3, 8, 3), nn.ReLU()], r"a list of 2 layers; make one network of them, torch.nn.Sequential"),
+        (lambda: [network(), "resnet18"], "a list of 2; wrap one network at a time"),
+        (lambda: None, "got None"),
+        (lambda: b"resnet18", "got b'resnet18'"),
+        (lambda: torch.optim.SGD(network().parameters(), 0.1), "got an? SGD$"),
+        (lambda: nn.ModuleList([nn.Conv2d(3, 8, 3)]), "ModuleList has no forward pass; put its layers in a network"),
+        (lambda: nn.Sequential(nn.Flatten()), "Sequential has no parameters, so it is no trained network"),
+        (lambda: network().to("meta"), "weights of ResNet are on the device 'meta', where they have no values"),
+        (lambda: "", "'' names no network; pass a timm name"),
+    ],
+)
+def test_what_is_no_network(make, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence) as refusal:
+        ar.wrap(make(), "abn", **SIZE)
+    assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        (
+            "best.pth",
+            r"is a file of torch, and wrap reads no pickles: make the network, net.load_state_dict\(torch.load\(",
+        ),
+        ("last.pt", "weights_only=True.*usually 'state_dict' or 'model'"),
+        ("pytorch_model.bin", "is a file of torch"),
+        ("checkpoint.pth.tar", "is a file of torch"),
+        ("model.safetensors", r"is a file of weights.*ar.wrap\('resnet18', pretrained="),
+        ("model.onnx", "is a model of ONNX, in which no map can act; pass the torch network"),
+        ("notes.txt", "is a file, and no folder of a saved model"),
+    ],
+)
+def test_files_are_no_networks(tmp_path, name, sentence):
+    (tmp_path / name).write_bytes(b"weights")
+    for path in (tmp_path / name, str(tmp_path / name)):
+        with pytest.raises(ValueError, match=sentence):
+            ar.wrap(path, "abn")
+    if not name.endswith(".txt"):
+        with pytest.raises(ValueError, match=sentence):
+            ar.wrap(f"absent/{name}")
+
+
+def test_pickled_weights_for_a_name_say_how_to_keep_them(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "best.pth")
+    with pytest.raises(
+        ValueError, match=r"safetensors.torch writes: save_file\(torch.load\('.*best.pth', weights_only"
+    ):
+        ar.wrap("resnet18", pretrained=tmp_path / "best.pth")
+
+
+class Ending(nn.Module):
+    """A network, and what its forward does with the logits and the last feature."""
+
+    def __init__(self, end, last: nn.Module | None = None):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)), nn.Linear(16, 3)
+        self.end, self.last = end, nn.ModuleList([last or nn.Identity()])
+
+    def forward(self, pixel_values: torch.Tensor):
+        feature = self.body(pixel_values)
+        return self.end(self.last[0](self.head(feature.mean((2, 3)))), feature)
+
+
+@pytest.mark.parametrize(
+    "net, sentence",
+    [
+        (Ending(lambda y, f: y, nn.Softmax(1)), r"ends in a softmax.*net.last\[0\] = torch.nn.Identity\(\)"),
+        (Ending(lambda y, f: y[:, None].flatten(1), nn.Sigmoid()), r"ends in a sigmoid.*net.last\[0\] = torch.nn.Id"),
+        (Ending(lambda y, f: {"logits": y.softmax(1)}), "leave softmax out of its forward pass, before wrapping"),
+        (nn.Sequential(Ending(lambda y, f: y), nn.Softmax(1)), r"net\[1\] = torch.nn.Identity\(\)"),
+        (Ending(lambda y, f: y.argmax(1, keepdim=True)), r"returns int64, numbers of classes; .*leave argmax out"),
+        (Ending(lambda y, f: y.argmax(1)), "must keep a row for each image"),
+        (Ending(lambda y, f: y[..., None, None]), r"returned \(1, 3, 1, 1\) .*torch.nn.Flatten"),
+        (
+            Ending(lambda y, f: (f.mean((2, 3)), y)),
+            r"2 tensors that might be its logits: \[0\] \(1, 16\), \[1\] \(1, 3\)",
+        ),
+        (
+            Ending(lambda y, f: {"colour": y, "shape": y}),
+            r"\['colour'\] \(1, 3\), \['shape'\] \(1, 3\); .*entry 'logits'",
+        ),
+        (Ending(lambda y, f: None), "returned NoneType where logits .* must return a tensor"),
+        (Ending(lambda y, f: y / 0), "logits of Ending are NaN or infinite for a black image: load its weights again"),
+    ],
+)
+def test_an_output_that_is_no_logits(net, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        ar.wrap(net.eval(), "abn", **SIZE)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda y, f: (y, f),
+        lambda y, f: (f, y),
+        lambda y, f: {"features": f, "out": y},
+        lambda y, f: {"embedding": f.mean((2, 3)), "logits": y},
+        lambda y, f: y.log_softmax(1),
+    ],
+)
+def test_the_logits_among_what_a_network_returns(end):
+    torch.manual_seed(0)
+    net, pixels = Ending(end).eval(), torch.randn(2, 3, 64, 64)
+    model = ar.wrap(net, "abn", **SIZE)
+    logits = net.head(net.body(pixels).mean((2, 3)))
+    assert model.num_labels == 3
+    torch.testing.assert_close(model(pixels).logits.softmax(1), logits.softmax(1))
+
+
+def test_weights_that_are_nan_are_named():
+    net = network()
+    net.layer1[0].conv1.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN or infinite .* and so is its weight 'layer1.0.conv1.weight'"):
+        ar.wrap(net, "abn", **SIZE)
+
+
+def test_a_network_of_grey_images_is_told_of_colours():
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(
+        ValueError, match=r"Sequential fails on a black image of \[3, 224, 224\] .* have three channels"
+    ):
+        ar.wrap(net, "abn")
