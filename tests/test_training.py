@@ -706,6 +706,34 @@ def test_no_loss(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    "makes, sentence",
+    [
+        (lambda items: None, "collate=<lambda> makes None of items; it must make a dict with pixel_values, labels"),
+        (lambda items: tuple(items), "makes a tuple of items"),
+        (lambda items: {"images": items}, "makes a batch that has images; it must have a tensor pixel_values"),
+        (lambda items: {"pixel_values": items}, "has pixel_values a list; it must have a tensor"),
+        (
+            lambda items: collate(items[:1]),
+            r"has pixel_values \(1, 3, .*; it must have a tensor pixel_values \(2, 3, H, W\)",
+        ),
+        (lambda items: items["pixel_values"], "fails on 2 items of TinyImages, whose items are a dict of pixel_values"),
+    ],
+)
+def test_a_collate_function_is_tried_before_training(tmp_path, makes, sentence):
+    with pytest.raises(TrainingError, match=sentence):
+        finetune(
+            TinyModel(), TinyImages(), TrainingConfig(output_dir=str(tmp_path / "run"), progress=False), collate=makes
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_that_returns_no_numbers_by_name(tmp_path):
+    config = TrainingConfig(output_dir=str(tmp_path), progress=False, epochs=1)
+    with pytest.raises(TrainingError, match="evaluate returned 0.5, and must return a dict of numbers by name"):
+        finetune(TinyModel(), TinyImages(8), config, collate=collate, evaluate=lambda model, accelerator: 0.5)
+
+
 def test_settings_that_cannot_work(tmp_path):
     def start(dataset=None, model=None, **options):
         evaluated = options.pop("eval_dataset", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from attention_refine.data.augmenting import name_of
 from attention_refine.data.clip_sampling import ClipSampling
 from attention_refine.data.clips import check_video, read_clips
 from attention_refine.data.columns import (
@@ -57,6 +59,7 @@ class Reader:
         self.multi = labeled and is_multi_label(dataset)
         self.transform = Transform(preprocessing, train, augment, scale)
         self.random, self.seed = train, int(seed)
+        self.own_augmentation = train and callable(augment)
         self._own, self._classes = own, ClassIndex(self.names) if labeled else None
         self._has_mask, self._has_cue_mask = (
             isinstance(dataset.features.get(k), (datasets.Image, *VIDEO)) for k in ("mask", "cue_mask")
@@ -218,7 +221,8 @@ class Prepared(torch.utils.data.Dataset):
 
     Raises:
         DataError: columns that are not canonical, a label outside the classes (naming row, file and value), no readable
-            row; and from indexing, an unreadable file.
+            row, an augmentation of one's own that fails or loses something of the first row; and from indexing, an
+            unreadable file.
     """
 
     def __init__(
@@ -253,6 +257,30 @@ class Prepared(torch.utils.data.Dataset):
                 if self.skipped
                 else "the dataset has no rows"
             )
+        if self._reader.own_augmentation:
+            self._try_augmentation()
+
+    def _try_augmentation(self) -> None:
+        """Of the first row, and of the first that has a mask, boxes or a map: what it does wrong is said before training."""
+        known = [row for row, *flags in zip(self.rows, *self.annotations.values()) if any(flags)]
+        for row in {self.rows[0], *known[:1]}:
+            cells = self.dataset[row]
+            where = _where(cells, row)
+            try:
+                self._reader.check(cells, where)
+            except DataError:
+                continue  # said when it is read, or left out there
+            python, numpy = random.getstate(), np.random.get_state()
+            try:
+                self._reader.item(cells, row, where, row)
+            except Exception as error:
+                augment = name_of(self._reader.transform.augment)
+                reason = " ".join(str(error).split())
+                said = reason if isinstance(error, DataError) else f"the augmentation {augment} fails: {reason}"
+                raise DataError(f"{where}: {said}") from error
+            finally:
+                random.setstate(python)
+                np.random.set_state(numpy)
 
     def _check_labels(self):
         column = "labels" if self._reader.multi else "label"

@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from attention_refine.data.augmenting import augmented
 from attention_refine.data.images import to_rgb
 
 AUGMENTATIONS = ("default", "jitter", "none")
@@ -68,7 +69,7 @@ class Transform:
             contrast and saturation by up to 0.3), ``"none"``, or a callable from ``{"image": PIL image, "mask":
             tv_tensors.Mask, "boxes": tv_tensors.BoundingBoxes, "edited_map": tv_tensors.Mask}``, of which those there
             are, to the same (any ``torchvision.transforms.v2`` transform); what it gives at another size is then
-            resized and cropped as in evaluation.
+            resized and cropped as in evaluation. An image may come back as a tensor, uint8 or of floats in [0, 1].
         scale: area of the random crop, as a share of the image.
 
     Raises:
@@ -87,8 +88,14 @@ class Transform:
         self.mean = torch.tensor(preprocessing["mean"], dtype=torch.float32).view(3, 1, 1)
         self.std = torch.tensor(preprocessing["std"], dtype=torch.float32).view(3, 1, 1)
         self.interpolation = v2.InterpolationMode(preprocessing["interpolation"])
+        if isinstance(augment, type):
+            raise ValueError(f"augment is the class {augment.__name__}; pass an object of it, {augment.__name__}(...)")
         if not callable(augment) and augment not in AUGMENTATIONS:
-            raise ValueError(f"augment {augment!r} is not one of {', '.join(AUGMENTATIONS)} or a callable")
+            several = "; a list of transforms is torchvision.transforms.v2.Compose([...])"
+            raise ValueError(
+                f"augment {augment!r} is not one of {', '.join(AUGMENTATIONS)} or a callable"
+                + (several if isinstance(augment, (list, tuple)) else "")
+            )
         self.augment = None
         if train and callable(augment):
             self.augment = augment
@@ -139,7 +146,7 @@ class Transform:
             whole = F.resize_image(torch.as_tensor(edited_map)[None], [image.height, image.width], antialias=True)
             sample["edited_map"] = FloatMap(whole)
         if self.augment is not None:
-            sample = self.augment(sample)
+            sample = augmented(self.augment, sample)
         if self.augment is None or tuple(F.get_size(sample["image"])) != self.size:
             sample = self._centred(sample)
         pixels = sample["image"] if clip else F.to_image(sample["image"])

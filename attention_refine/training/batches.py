@@ -8,7 +8,7 @@ sees.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from attention_refine.data.loading import Loader
+from attention_refine.training.config import TrainingError
 from attention_refine.training.drawing import drawn
 
 Batch = dict[str, Any]
@@ -187,6 +188,45 @@ def step_batches(
     loaded = iter(Loader(seeded, batch_sampler=rows, collate_fn=collate, **options))
     for step in range(first_step, order.steps):
         yield list(islice(loaded, order.slots)), min(order.whole, order.size - step * order.whole)
+
+
+def check_collated(dataset: Dataset, collate: Collate, seed: int) -> None:
+    """Make a batch of the first two images, before training: what a collate function of one's own does wrong.
+
+    Streams are left alone, as they cannot be read twice.
+
+    Raises:
+        TrainingError: naming the function.
+    """
+    if isinstance(dataset, IterableDataset) or not len(dataset):
+        return
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(0)
+    rows = range(min(2, len(dataset)))
+    seeded = SeededItems(dataset, seed, 0)
+    items = [seeded[row] for row in rows]
+    said = f"collate={getattr(collate, '__qualname__', None) or type(collate).__qualname__}"
+    of = f"{type(dataset).__name__}, whose items are {_kind(items[0])}"
+    try:
+        batch = collate(items)
+    except Exception as error:
+        raise TrainingError(f"{said} fails on {len(rows)} items of {of}: {' '.join(str(error).split())}") from error
+    if not isinstance(batch, Mapping):
+        raise TrainingError(f"{said} makes {_kind(batch)} of items; it must make a dict with pixel_values, labels, ...")
+    pixels = batch.get("pixel_values")
+    if not isinstance(pixels, torch.Tensor) or pixels.ndim < 1 or len(pixels) != len(rows):
+        found = f"{tuple(pixels.shape)}" if isinstance(pixels, torch.Tensor) else _kind(pixels)
+        there = f"has {', '.join(map(str, batch))}" if pixels is None else f"has pixel_values {found}"
+        raise TrainingError(
+            f"{said} makes a batch that {there}; it must have a tensor pixel_values ({len(rows)}, 3, H, W) of {len(rows)} "
+            f"items (the dataset is {of})"
+        )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dict of {', '.join(map(str, value))}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def evaluation_batches(

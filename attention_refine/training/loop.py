@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from attention_refine.data import as_prepared
 from attention_refine.data.adopting import NoDataset
 from attention_refine.files import room_for
-from attention_refine.training.batches import Collate, evaluation_batches
+from attention_refine.training.batches import Collate, check_collated, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,
     atomic_text,
@@ -158,6 +158,10 @@ def finetune(
     accelerator = accelerator or make_accelerator(config)
     validated = evaluate is None and eval_dataset is not None
     check_setting(model, dataset, config, accelerator, validated, validated or evaluate is not None)
+    if collate is not None:
+        for each in (dataset, eval_dataset, unlabeled):
+            if each is not None:
+                check_collated(each, collate, config.seed)
     collate = collate or _default_collate()
     process, processes = accelerator.process_index, accelerator.num_processes
     loading = {"num_workers": config.num_workers, "pin_memory": accelerator.device.type == "cuda", "collate": collate}
@@ -369,5 +373,8 @@ def _share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
 def _evaluate(evaluate: Evaluate, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
     _share_buffers(model, accelerator)
     model.eval()
-    metrics = {name: float(value) for name, value in evaluate(model, accelerator).items()}
+    found = evaluate(model, accelerator)
+    if not isinstance(found, Mapping):
+        raise TrainingError(f"evaluate returned {found!r}, and must return a dict of numbers by name, such as accuracy")
+    metrics = {name: float(value) for name, value in found.items()}
     return broadcast_object_list([metrics])[0] if accelerator.num_processes > 1 else metrics
