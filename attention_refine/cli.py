@@ -564,62 +564,102 @@ def _explain(arguments: argparse.Namespace) -> None:
     from .data import DataError
     from .hub import load
 
-    model = load(_model_folder(arguments.model), device=_device(arguments.device))
     output = Path(arguments.output)
+    model = load(_model_folder(arguments.model), device=_device(arguments.device))
     clips = len(model.preprocessing["input_size"]) == 4
     files = [file for given in arguments.images for file in _image_files(Path(given), output, clips)]
+    written = _pictures(list(dict.fromkeys(files)), output, (".mp4", ".gif") if clips else (".png",))
     output.mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
     broken: list[Path] = []
-    for file in tqdm(files, desc="explaining", disable=len(files) < 2):
+    for file, pictures in tqdm(written.items(), desc="explaining", disable=len(written) < 2):
         try:
             found = model.show(file, method=arguments.method, whole=arguments.whole)
         except DataError as error:
-            if len(files) == 1:
+            if len(written) == 1:
                 raise
             broken.append(file)
             tqdm.write(f"attention-refine: {error}", file=sys.stderr)
             continue
+        for path in pictures:
+            found.save(path)
+        tqdm.write(f"{file}: {found.caption} -> {', '.join(map(str, pictures))}")
+    if len(written) > 1:
+        print(f"{len(written) - len(broken)} of {len(written)} {'videos' if clips else 'images'} explained in {output}")
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(written)} images could not be explained: {', '.join(map(str, broken))}"
+        )
+
+
+def _pictures(files: list[Path], output: Path, endings: tuple[str, ...]) -> dict[Path, list[Path]]:
+    """What is written for each image.
+
+    Raises:
+        ValueError: a picture would take the place of one of the images, or of a file that is not ours.
+    """
+    from .explanation import is_explanation
+
+    found: dict[Path, list[Path]] = {}
+    taken: set[str] = set()
+    originals = {file.resolve() for file in files}
+    for file in files:
         name = file.stem
         while name in taken:  # a/cat.jpg and b/cat.jpg
             name += "_"
         taken.add(name)
-        written = [output / f"{name}{ending}" for ending in ((".mp4", ".gif") if clips else (".png",))]
-        for path in written:
-            found.save(path)
-        tqdm.write(f"{file}: {found.caption} -> {', '.join(map(str, written))}")
-    if broken:
-        raise ValueError(f"{len(broken)} of {len(files)} images could not be explained: {', '.join(map(str, broken))}")
+        found[file] = [output / f"{name}{ending}" for ending in endings]
+        for path in found[file]:
+            if path.resolve() in originals or path.suffix == ".png" and path.exists() and not is_explanation(path):
+                raise ValueError(
+                    f"{path} is there, and is no picture of explain: give another folder, --output explained"
+                )
+    return found
 
 
 def _image_files(path: Path, output: Path, clips: bool = False) -> list[Path]:
-    """An image (a video, for a model of clips), or those of a folder, without hidden ones and those that an earlier run
-    wrote to ``output``."""
-    from .data.listing import CLOSED, readable
-    from .data.video import FILMS, MOVING
+    """An image (a video, for a model of clips), or those of a folder, without masks, hidden ones and pictures of explain."""
+    from .data.folders import left_out_lines
+    from .data.listing import list_folder
+    from .data.video import MOVING
+    from .explanation import is_explanation
 
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path} does not exist")
-    inside = [file for file in sorted(path.rglob("*")) if not _hidden(file.relative_to(path))]
-    if output.resolve() != path.resolve():
-        inside = [file for file in inside if not file.resolve().is_relative_to(output.resolve())]
-    closed = [str(file) for file in inside if file.suffix.lower() in CLOSED]
-    if closed:
-        print(f"attention-refine: {len(closed)} images are of kinds that Pillow cannot open here: {', '.join(closed[:3])}",
-              file=sys.stderr)  # fmt: skip
-    endings = FILMS | MOVING if clips else readable()
-    files = [file for file in inside if file.suffix.lower() in endings and file.is_file()]
+    listing = list_folder(path)
+    wanted, others = listing.images, listing.films
+    if clips:
+        moving = [file for file in listing.images if Path(file.path).suffix.lower() in MOVING]
+        wanted, others = sorted([*listing.films, *moving]), [file for file in listing.images if file not in moving]
+    files = [Path(file.path) for file in wanted]
+    if (
+        output.resolve() == path.resolve()
+        or not clips
+        and any(file.resolve().parent == output.resolve() and not is_explanation(file) for file in files)
+    ):
+        raise ValueError(
+            f"--output {output} is a folder of the images, among which the pictures would lie: give another, such as "
+            f"{path / 'explained'}"
+        )
+    inside = clips and output.resolve().is_relative_to(path.resolve())  # videos have no mark of ours
+    ours = [
+        file for file in files if inside and file.resolve().is_relative_to(output.resolve()) or is_explanation(file)
+    ]
+    reasons = {
+        "masks and maps": [file.path for side in listing.sides.values() for file in side],
+        "images" if clips else "videos": [file.path for file in others],
+        "pictures that explain wrote": list(map(str, ours)),
+    }
+    left_out = {reason: found for reason, found in {**listing.left_out, **reasons}.items() if found}
+    for line in left_out_lines(left_out, path):
+        print(f"attention-refine: left out of {path}: {line}", file=sys.stderr)
+    files = [file for file in files if file not in ours]
     if not files and clips:
         raise ValueError(f"{path} holds no videos, such as .mp4, .webm, .avi, .mov, .mkv or .gif")
     if not files:
         raise ValueError(f"{path} holds no images that can be opened, such as .jpg, .png, .gif, .webp or .tif")
     return files
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__", "@")) for part in path.parts)
 
 
 def _edit(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .data import Transform, read_image
@@ -20,6 +21,7 @@ from .refined import Refined
 
 LONGEST = 1600  # pixels on the longer side of a picture
 NARROWEST = 320  # of a picture that is saved with its caption
+MADE_BY = "attention_refine explain"  # in a PNG's field "Software": what tells a picture from a photograph later
 STRIDE = 32  # sides of a photograph that is looked at whole are multiples of this
 
 
@@ -66,8 +68,10 @@ class Explanation:
     def save(self, path: str | Path) -> None:
         """Write the picture with the caption under it; ``.picture.save(path)`` writes it without."""
         kind = Image.registered_extensions().get(Path(path).suffix.lower(), "PNG")
+        mark = PngInfo()
+        mark.add_text("Software", MADE_BY)
         with atomic_file(Path(path)) as written:
-            self._captioned().save(written, kind)
+            self._captioned().save(written, kind, **({"pnginfo": mark} if kind == "PNG" else {}))
 
     def _captioned(self) -> Image.Image:
         width = max(self.picture.width, NARROWEST)
@@ -81,6 +85,15 @@ class Explanation:
             place = (size // 2, self.picture.height + round(size * (0.4 + 1.4 * number)))
             drawing.text(place, line, fill="black", font=font)
         return sheet
+
+
+def is_explanation(path: str | Path) -> bool:
+    """Whether a file is a PNG that :meth:`Explanation.save` wrote."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get("Software") == MADE_BY
+    except Exception:  # not there, no picture, a broken one
+        return False
 
 
 def explain_image(

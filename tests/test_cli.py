@@ -182,8 +182,56 @@ def test_explain_goes_on_after_a_broken_file_and_leaves_its_own_pictures_alone(r
         assert main(command) == 1
         err = capsys.readouterr().err
         assert "3.png cannot be read as an image" in err and "1 of 5 images could not be explained" in err
-        assert "1 images are of kinds that Pillow cannot open here" in err
+        assert "1 .heic images, which Pillow cannot open here" in err
         assert sorted(path.name for path in (photos / "explained").iterdir()) == ["1.png", "2.png", "4.png", "5.png"]
+    assert "4 pictures that explain wrote: explained/1.png" in err
+    assert main([*command[:-1], str(tmp_path / "elsewhere")]) == 1
+    assert (
+        "4 pictures that explain wrote" in capsys.readouterr().err
+        and len(list((tmp_path / "elsewhere").iterdir())) == 4
+    )
+
+
+def test_explain_writes_into_no_folder_of_images(runs, tmp_path, capsys):
+    photos, inner = tmp_path / "photos", tmp_path / "photos" / "cats"
+    inner.mkdir(parents=True)
+    for path in (photos / "1.jpg", photos / "2.png", inner / "2.png"):
+        Image.new("RGB", (40, 40), (90, 20, 30)).save(path)
+    (tmp_path / "link").symlink_to(photos)
+    before = {path: path.read_bytes() for path in photos.rglob("*.*")}
+    explain = ["explain", runs / "plain" / "best"]
+    for output in (photos, tmp_path / "link", inner):
+        said = _refused(capsys, *explain, photos, "--output", output)
+        assert "is a folder of the images, among which the pictures would lie: give another, such as" in said
+    for images, output in (
+        ([photos / "2.png"], photos),
+        ([inner], photos),
+        ([photos / "1.jpg", photos / "2.png"], inner),
+    ):
+        said = _refused(capsys, *explain, *images, "--output", output)
+        assert "2.png is there, and is no picture of explain: give another folder" in said
+    assert before == {path: path.read_bytes() for path in photos.rglob("*.*")}
+
+
+def test_explain_says_what_it_leaves_out_of_a_folder(runs, tmp_path, capsys):
+    photos, other = tmp_path / "photos", tmp_path / "other"
+    for folder in (photos / "a" / "b", photos / "masks", other):
+        folder.mkdir(parents=True)
+    for path in (photos / "1.png", photos / "a" / "b" / "2.png", photos / "masks" / "1.png", other / "3.gif"):
+        Image.new("RGB", (40, 40), (90, 20, 30)).save(path)
+    (photos / "4.png").symlink_to(tmp_path / "gone.png")
+    (photos / "linked").symlink_to(other)
+    (photos / "a" / "round").symlink_to(photos)
+    (photos / "notes.txt").write_text("of a person")
+    (photos / "film.mp4").write_bytes(b"")
+    out = tmp_path / "explained"
+    assert main(["explain", str(runs / "plain" / "best"), str(photos), "--output", str(out)]) == 0
+    said = capsys.readouterr()
+    assert f"3 of 3 images explained in {out}" in said.out
+    assert sorted(path.name for path in out.iterdir()) == ["1.png", "2.png", "3.png"]
+    for line in ("1 masks and maps: masks/1.png", "1 links to nothing: 4.png", "1 links to a folder that they lie in",
+                 "1 .txt files, which are no images", "1 videos: film.mp4"):  # fmt: skip
+        assert line in said.err
 
 
 def _refused(capsys, *command) -> str:

@@ -338,3 +338,91 @@ def test_formats_and_sources_that_cannot_hold_edits(folder, tmp_path):
         save_edits(tmp_path / "nowhere", 0, map_of(0))
     with pytest.raises(DataError, match="a stream cannot be edited"):
         save_edits(load_dataset(folder, "train", streaming=True), 0, map_of(0))
+
+
+# beside metadata that is not ours ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("metadata.json", '{"source": "a scanner"}'),
+        ("metadata.json", "[1, 2]"),
+        ("metadata.json", "{"),
+        ("metadata.jsonl", ""),
+        ("metadata.jsonl", "\n\n"),
+        ("metadata.csv", ""),
+        ("metadata.csv", "file_name,label\n"),
+        ("metadata.csv", '\ufefffile_name, label, note\r\na/0.png, a, "old, torn"\r\n'),
+        ("metadata.jsonl", '{"file_name": "b/1.png", "score": NaN}\n'),
+    ],
+)
+def test_edits_beside_metadata_of_several_shapes(tmp_path, name, text):
+    folder = plain_folder(tmp_path, "classes")
+    (folder / name).write_bytes(text.encode())
+    edited = save_edits(folder, "a/0.png", map_of(1))
+    assert sum(map(bool, edited["edited"])) == 1 and len(edited) == 4 and data.class_names(edited) == ["a", "b"]
+    if name == "metadata.json":
+        assert (folder / name).read_text() == text
+    if "torn" in text:
+        assert edited["note"][0] == "old, torn"
+
+
+def test_an_image_that_two_files_name_is_edited_in_one(tmp_path):
+    folder = plain_folder(tmp_path, "classes")
+    (folder / "metadata.csv").write_text("file_name,label,number\na/0.png,a,1\nb/1.png,b,2\n")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a/0.png", "number": 1}\n')
+    for _ in range(2):
+        assert sum(map(bool, save_edits(folder, ["a/0.png", "b/1.png"], [map_of(1), map_of(2)])["edited"])) == 2
+    held = [(folder / name).read_text().count("a/0.png.npy") for name in ("metadata.csv", "metadata.jsonl")]
+    assert sorted(held) == [0, 1]
+    assert not any(discard_edits(folder, ["a/0.png", "b/1.png"])["edited"])
+
+
+def test_a_whole_path_in_the_metadata_is_the_image_in_the_folder(tmp_path, monkeypatch):
+    plain_folder(tmp_path / "photos", "classes")
+    monkeypatch.chdir(tmp_path)
+    line = {"file_name": str(tmp_path / "photos" / "a" / "0.png"), "bbox": [1, 2, 5, 6]}
+    (tmp_path / "photos" / "metadata.jsonl").write_text(json.dumps(line) + "\n")
+    assert len(load_dataset("photos")) == len(save_edits("photos", "a/0.png", map_of(1))) == 4
+
+
+@pytest.mark.parametrize(
+    "name, text, sentence",
+    [
+        (
+            "metadata.csv",
+            "id,species\n1,cat\n",
+            "has no field 'file_name' .* it has id, species; .*another name if it is",
+        ),
+        ("metadata.csv", "file_name;label\na/0.png;a\n", "its columns are divided by ';', save it with commas"),
+        ("metadata.csv", "file_name\tlabel\na/0.png\ta\n", r"divided by '\\t', save it with commas"),
+        ("metadata.jsonl", '[{"file_name": "a/0.png"}]\n', "an object a line, .* without a list around them"),
+        (
+            "metadata.jsonl",
+            '[\n {"file_name": "a/0.png"}\n]\n',
+            "line 1 is not JSON .* each line is an object by itself",
+        ),
+        ("metadata.jsonl", '{"file_name": "a/9.png"}\n', "'a/9.png' is not a file in .*: put it back, or take it out"),
+        ("metadata.jsonl", None, "metadata.jsonl is a folder, where the metadata would be written: move it"),
+        ("maps", "of the town", "maps is a file, where the maps would be written: move it"),
+    ],
+)
+def test_files_that_edits_cannot_stand_beside_stay_as_they_are(tmp_path, name, text, sentence):
+    folder = plain_folder(tmp_path, "classes")
+    (folder / name).mkdir() if text is None else (folder / name).write_text(text)
+    before = sorted(path.name for path in folder.rglob("*"))
+    with pytest.raises(DataError, match=sentence):
+        save_edits(folder, "a/0.png", map_of(1))
+    assert before == sorted(path.name for path in folder.rglob("*"))
+    assert text is None or (folder / name).read_text() == text
+
+
+def test_images_that_come_and_go_after_an_edit(tmp_path):
+    folder = plain_folder(tmp_path, "classes")
+    save_edits(folder, "a/0.png", map_of(1))
+    Image.new("RGB", (30, 40)).save(folder / "b" / "9.png")
+    assert len(load_dataset(folder)) == 5 and len(save_edits(folder, "b/9.png", map_of(2))) == 5
+    (folder / "b" / "1.png").unlink()
+    with pytest.raises(DataError, match="'b/1.png' is not a file in .*put it back, or take it out of the metadata"):
+        load_dataset(folder)

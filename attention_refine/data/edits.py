@@ -245,6 +245,8 @@ def _in_folder(folder: Path, split: str | None, edits: list[tuple[Any, np.ndarra
     chosen = _found(wanted, [row["_image"] for row in rows], f"the split {split!r} of {folder}")
     edited = {rows[i]["_image"]: values for i, (_, values) in zip(chosen, edits)}
     for file, of_line, lines in _lines_of(folder, split, rows, edited):
+        if (file.parent / "maps").is_file():
+            raise DataError(f"{file.parent / 'maps'} is a file, where the maps would be written: move it")
         mine = {image: edited[image] for image in of_line if image in edited}
         targets = {image: file.parent / "maps" / f"{Path(image).relative_to(file.parent)}.{format}" for image in mine}
         for image, line in zip(of_line, lines):
@@ -261,16 +263,27 @@ def _in_folder(folder: Path, split: str | None, edits: list[tuple[Any, np.ndarra
 
 def _lines_of(
     folder: Path, split: str, rows: list[dict], images: Collection[str]
-) -> Iterator[tuple[Path, list[str], list[dict]]]:
-    """Each metadata file that names one of the images, or is to: the image of each line, and the lines.
+) -> Iterator[tuple[Path, list[str | None], list[dict]]]:
+    """Each metadata file that is to hold an edit: the image of each line, None where it is not to, and the lines.
+
+    Of several files that name an image it is the first, and those that have an edit of it already.
 
     Raises:
         DataError: it is a file that cannot be edited in place.
     """
-    for file, lines in _metadata(split_folders(folder, split)[split], folder, rows, images).items():
-        of_line = [existing(file, line.get("file_name"), "file_name", str(file)) for line in lines]
-        if not set(of_line).intersection(images):
+    there = _metadata(split_folders(folder, split)[split], folder, rows, images)
+    holders: dict[str, Path] = {}
+    for file, lines in sorted(there.items(), key=lambda item: item[0].suffix == ".parquet"):
+        of_line: list[str | None] = [existing(file, line.get("file_name"), "file_name", str(file)) for line in lines]
+        for at, (image, line) in enumerate(zip(of_line, lines)):
+            has_edit = line.get("maps_file_name") is not None or line.get("edited") is not None
+            first = holders.setdefault(image, file) == file
+            if image not in images or not (first or has_edit):
+                of_line[at] = None
+        if not any(of_line):
             continue
+        if file.is_dir():
+            raise DataError(f"{file} is a folder, where the metadata would be written: move it")
         if file.suffix == ".parquet":
             raise DataError(f"{file} cannot be edited in place: store the metadata as metadata.jsonl or .csv")
         yield file, of_line, lines

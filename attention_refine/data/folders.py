@@ -201,13 +201,24 @@ def _join(row: dict, again: dict) -> None:
     for key, value in again.items():
         if key == "_at" or key in FIELDS.values() or value is None:
             continue
-        if row.get(key) is not None and row[key] != value:
+        if row.get(key) is not None and not _alike(row[key], value):
             hint = "; several boxes of an image are one list, [[x, y, width, height], ...]" if "bbox" in key else ""
             raise DataError(
                 f"{again['_at']}: {os.path.basename(row['_image'])} has {key.lstrip('_')} {value!r} here and "
                 f"{row[key]!r} at {row['_at']}: one image, one line{hint}"
             )
         row[key] = value
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two lines say the same; a cell of a table is text where JSON has a number, or true and false."""
+    texts = (str(one), str(other))
+    return (
+        one == other
+        or texts[0] == texts[1]
+        or isinstance(one, bool) | isinstance(other, bool)
+        and len({t.lower() for t in texts}) == 1
+    )
 
 
 # classes from folders --------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ def metadata_lines(file: Path) -> Iterator[tuple[str, dict]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
     if file.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text))
+        reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for row in reader:
             at = f"{file} line {reader.line_num}"
             if any(row.get(None) or ()):
@@ -42,9 +43,12 @@ def metadata_lines(file: Path) -> Iterator[tuple[str, dict]]:
         return
     for n, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            row = _json(line, f"{file} line {n}")
+            row = _json(line, f"{file} line {n}", " (of .jsonl, each line is an object by itself)")
             if not isinstance(row, dict):
-                raise DataError(f"{file} line {n} is not a JSON object but {line.strip()[:40]!r}")
+                raise DataError(
+                    f"{file} line {n} is not a JSON object but {line.strip()[:40]!r}: an object a line, "
+                    '{"file_name": ..., "label": ...}, without a list around them'
+                )
             yield f"{file} line {n}", row
 
 
@@ -54,16 +58,25 @@ def file_field(row: dict, image_column: str | None, at: str) -> str:
     for name in wanted:
         if name in row:
             return name
-    raise DataError(f"{at} has no field {wanted[0]!r} with the image's file name: it has {', '.join(row)}")
+    divided = next((mark for mark in (";", "\t", "|") if len(row) == 1 and mark in next(iter(row))), None)
+    remedy = "name the field that has it (image_column=), or give the file another name if it is of something else"
+    if divided is not None:
+        remedy = f"its columns are divided by {divided!r}, save it with commas"
+    raise DataError(f"{at} has no field {wanted[0]!r} with the image's file name: it has {', '.join(row)}; {remedy}")
 
 
 def existing(metadata: Path, name: str | None, field: str, at: str, folders: bool = False) -> str:
     """The path of a file, or of a folder, that a line names, beside its metadata file; a backslash divides folders, too."""
     for given in (str(name), str(name).replace("\\", "/")) if name else ():
+        if os.path.isabs(given):  # said as a name in the folder, so that it is not taken for another image than that
+            within = os.path.relpath(given, os.path.abspath(metadata.parent))
+            given = given if within.startswith(os.pardir) else within
         path = os.path.normpath(os.path.join(metadata.parent, given))
         if os.path.isfile(path) or folders and os.path.isdir(path):
             return path
-    raise DataError(f"{at}: {field} {name!r} is not a file in {metadata.parent}")
+    raise DataError(
+        f"{at}: {field} {name!r} is not a file in {metadata.parent}: put it back, or take it out of the metadata"
+    )
 
 
 def _parquet_rows(file: Path) -> list[dict]:
@@ -73,8 +86,8 @@ def _parquet_rows(file: Path) -> list[dict]:
         raise DataError(f"{file} is not a readable parquet file ({error})") from error
 
 
-def _json(text: str, at: str):
+def _json(text: str, at: str, hint: str = ""):
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{at} is not JSON ({error.msg} at column {error.colno})") from None
+        raise DataError(f"{at} is not JSON ({error.msg} at column {error.colno}){hint}") from None
