@@ -17,7 +17,7 @@ from attention_refine import maps, shapes
 from attention_refine.cli import main
 from attention_refine.evaluation.measures import MEASURES
 from attention_refine.objectives.base import objectives
-from attention_refine.training import loop
+from attention_refine.training import run as training_run
 
 DEVICE = "cuda"
 SIDE = 64
@@ -198,7 +198,7 @@ def test_a_resumed_run_goes_on_from_the_same_numbers(images, tmp_path, monkeypat
         return model
 
     whole = run(tmp_path / "whole")
-    take_step, taken = loop.take_step, []
+    take_step, taken = training_run.take_step, []
 
     def cut_short(*args):
         taken.append(1)
@@ -207,7 +207,7 @@ def test_a_resumed_run_goes_on_from_the_same_numbers(images, tmp_path, monkeypat
         return take_step(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "take_step", cut_short)
+        patch.setattr(training_run, "take_step", cut_short)
         run(tmp_path / "parts")
     resumed = run(tmp_path / "parts", resume=True)
     for (key, ours), theirs in zip(resumed.state_dict().items(), whole.state_dict().values()):

@@ -109,7 +109,7 @@ def check_setting(
         warnings.warn(
             f"monitor={config.monitor!r} chooses the best epoch, and nothing measures it: give eval_dataset or evaluate. "
             "The last weights are kept",
-            stacklevel=3,
+            stacklevel=4,  # the caller of finetune
         )
     if config.measures_objectives and validated and not label_free(model):
         asked = "eval_objectives=True" if config.eval_objectives else f"monitor={config.monitor!r}"
