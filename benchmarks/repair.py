@@ -218,14 +218,14 @@ def table(found: list[dict[str, Any]]) -> list[str]:
                 for k in ("mask_correlation", "energy_inside")
             ]
             if grouped:
-                columns.append(_closed(name, seeds, cells))
+                columns.append(closed(name, seeds, cells))
             columns.append(f"{statistics.mean(row['cpu_prepare'] + row['cpu_train'] for row in rows):.0f}")
             out.append(f"| {name} | {len(rows)} | " + " | ".join(columns) + " |")
         out.append("")
     return out
 
 
-def _closed(name: str, seeds: list[int], cells: dict[tuple[str, int], dict[str, Any]]) -> str:
+def closed(name: str, seeds: list[int], cells: dict[tuple[str, int], dict[str, Any]]) -> str:
     """Of the distance from plain to the ceiling where the place lies, seed by seed; 95 % Student interval of the mean."""
     shared = [seed for seed in seeds if ("plain", seed) in cells and ("ceiling", seed) in cells]
     if name in ("plain", "ceiling") or not shared:

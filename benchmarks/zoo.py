@@ -1,0 +1,124 @@
+"""The zoo: every config of hub_configs/, what it gained here, or which data it waits for. Written by results_page.py."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import repair
+import torch
+import yaml
+from repeated import lines
+
+import attention_refine as ar
+
+CONFIGS = Path(__file__).parents[1] / "hub_configs"
+WAITS = {
+    "path/to/cub200_2010": "CUB-200-2010", "path/to/cub200_2011": "CUB-200-2011", "path/to/stanford_dogs": "Stanford Dogs",
+    "path/to/voc2012": "PASCAL VOC 2012", "path/to/market1501": "Market-1501", "ILSVRC/imagenet-1k": "ImageNet",
+}  # fmt: skip
+OWN = {"path/to/folder": "your folder", "shapes": "embedded images", "clips": "embedded clips"}
+Tables = Callable[[str], Any]
+
+
+def _repaired(arm: str) -> Callable[[Tables], str | None]:
+    """Of ResNet-18 on places3, beside the plain network of the same seeds; None while there is no line."""
+
+    def said(_: Tables) -> str | None:
+        found = [
+            line for line in lines(repair.RESULTS) if (line["dataset"], line["network"]) == ("places3", "resnet18")
+        ]
+        lies = {(line["arm"], line["seed"]): 100 * line["lies"] for line in found}
+        seeds = [seed for name, seed in lies if name == arm and ("plain", seed) in lies]
+        if not seeds:
+            return None
+        own, plain = (statistics.mean(lies[name, seed] for seed in seeds) for name in (arm, "plain"))
+        against = "" if arm == "plain" else f" against {plain:.1f}"
+        return f"places3, right where the shortcut lies: {own:.1f}{against} %"
+
+    return said
+
+
+def _beside(
+    table: str, column: str, arm: str, other: str, says: str, unit: str = "", **where: str
+) -> Callable[[Tables], str]:
+    def said(tables: Tables) -> str:
+        found = tables(table)
+        key = next(title for title in ("arm", "method", "model", "") if title in found.titles)
+        own, against = (found.mean(column, **where, **{key: name}) for name in (arm, other))
+        return f"{says}: {own} against {against}{unit}"
+
+    return said
+
+
+CUB = {"data": "cub20", "backbone": "resnet18"}
+PETS = {"data": "pets3", "backbone": "resnet18"}
+# What was measured with the config as it is, or by a benchmark in its form; docs/results.md has the rest of it.
+GAINS: dict[str, Callable[[Tables], str | None]] = {
+    "abn_resnet18_folder": _beside("abn", "mask correlation", "abn", "plain", "cub20, map's correlation", **CUB, map="model"),
+    "abn_shapes": _beside("shapes", "accuracy", "abn", "plain", "right where the cue lies", " %"),
+    "brnpa_folder": _beside("brnpa", "accuracy", "high", "plain", "cub20, accuracy", " %", **CUB),
+    "brnpa_distilled_folder": _beside("brnpa", "accuracy", "distilled", "plain", "cub20, accuracy", " %", **CUB),
+    "consistency_folder": _beside(
+        "few labels", "mask correlation", "both", "supervised", "cub20, 4 labels a class, map's correlation", **CUB, setting="4"
+    ),
+    "darc_folder": _beside("darc", "mask correlation", "N 1, sides 30 to 50 %", "plain", "pets3, map's correlation", **PETS),
+    "energy_folder": _repaired("energy, masks 5 %"),
+    "group_dro_folder": _repaired("group DRO"),
+    "mining_folder": _beside("mining", "mask correlation", "mining", "abn", "cub20, map's correlation", **CUB),
+    "plain_folder": _repaired("plain"),
+    "plain_shapes": lambda tables: f"right where the cue lies: {tables('shapes').mean('accuracy', model='plain')} %",
+    "r3d18_clips": lambda _: "learns the badge: 19.5 % at test, chance 20 %",
+    "repair_folder": _repaired("masks 5 %"),
+    "supervision_folder": lambda _: "4 masks of 24 photographs, map's correlation: 0.63 to 0.70, no control",
+    "supervision_shapes": _beside(
+        "edited maps", "cue broken", "map supervision", "abn", "edited maps of 5 %, right where the cue lies", " %"
+    ),
+}  # fmt: skip
+
+
+@cache
+def millions(backbone: str) -> str:
+    """Parameters of the network without its classifier."""
+    import timm
+
+    if timm.is_model(backbone):
+        with torch.device("meta"):
+            net = timm.create_model(backbone, num_classes=0)
+    else:
+        net = ar.wrap(backbone, pretrained=False, num_labels=2).backbone.net
+    return f"{sum(parameter.numel() for parameter in net.parameters()) / 1e6:.1f} M"
+
+
+def _model(name: str) -> dict[str, Any]:
+    """The model section, with the backbone of the config that it goes on from."""
+    model = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["model"]
+    if "checkpoint" in model:
+        before = _model(Path(model["checkpoint"]).parts[1])
+        model = {"head": before.get("head"), **model, "backbone": before["backbone"]}
+    return model
+
+
+def _refiners(model: dict[str, Any]) -> str:
+    entries = [model.get("head"), *model.get("objectives", [])]
+    return ", ".join(each["name"] if isinstance(each, dict) else each for each in entries if each) or "plain"
+
+
+def table(tables: Tables, trained: bool = False) -> list[str]:
+    """Markdown, a config a row: those with a gain first. ``trained`` leaves out what was not measured here."""
+    rows: dict[bool, list[str]] = {True: [], False: []}
+    for file in sorted(CONFIGS.glob("*.yaml")):
+        name, source = file.stem, yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["source"]
+        gain = GAINS[name](tables) if name in GAINS else None
+        data = OWN.get(source) or WAITS[source]
+        said = gain or (f"not trained: waits for {data}" if source in WAITS else "not measured")
+        model = _model(name)
+        line = (
+            f"| `{name}` | {_refiners(model)} | {model['backbone']} | {millions(model['backbone'])} | {data} | {said} "
+        )
+        rows[gain is not None].append(line + f"| `you/{name.replace('_', '-')}` |")
+    out = ["| config | head, objectives | network | size | data | gain here | hub id |", "|---" * 7 + "|"]
+    return out + rows[True] + ([] if trained else rows[False])
