@@ -200,3 +200,17 @@ def test_neither_the_package_nor_a_short_help_imports_anything_slow_but_torch(do
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    "file, name", [("model.py", "forward"), ("training/loop.py", "finetune"), ("evaluation/evaluate.py", "evaluate")]
+)
+def test_what_is_read_first_is_short(file, name):
+    """Docstrings counted: each fits on a screen, and names what it is made of."""
+    found = [node for node in ast.walk(parsed(ROOT / file)) if isinstance(node, ast.FunctionDef) and node.name == name]
+    assert [node.end_lineno - node.lineno + 1 < 60 for node in found] == [True]
+
+
+def test_the_model_and_its_adapter_are_read_in_one_sitting():
+    lines = [(ROOT / file).read_text(encoding="utf-8").count("\n") for file in ("model.py", "backbones/adapter.py")]
+    assert sum(lines) < 633

@@ -27,6 +27,7 @@ from attention_refine.metrics.measure import COLUMNS
 __all__ = ["Comparison", "Difference", "Evaluation", "compare", "evaluate", "map_names"]
 
 PERTURBATION_IMAGES = 100
+NOTHING = "the dataset is empty: there is nothing to evaluate on"
 
 
 def evaluate(
@@ -46,67 +47,75 @@ def evaluate(
     output: str | Path | None = None,
     resume: bool = False,
 ) -> Evaluation:
-    """Judge a model's predictions and maps on a dataset.
+    """Judge a model's predictions and maps on a dataset: one pass, every image's values kept (docs/evaluation.md).
 
-    The maps explain the class that the model predicts. A head with ranked maps is judged by the first, one with a map
-    a class by the predicted class's. A sample's values do not depend on the batch it came in, and the order is the
-    dataset's.
+    The maps explain the class that the model predicts: of ranked maps the first, of one a class that class's. An image's
+    values do not depend on the batch it came in, and the order is the dataset's.
 
     Args:
         model: a refined model, or any classifier.
-        dataset: anything that :func:`attention_refine.data.as_prepared` takes: a folder, a ``datasets`` dataset, a list
-            of (image, label), ..., prepared here with the model's preprocessing; or one already prepared.
-            Its classes are matched with the model's by name, in any order and fewer than they if need be; the model
-            chooses among all of its own.
-        measures: names of :func:`attention_refine.list_measures`, or ``{name: options}`` with options of the function of
-            that name in ``metrics``. By default accuracy (top-5 too beyond five classes) and macro F1,
-            for several labels an image mean average precision; and for maps: mask correlation, IoU, box IoU, energy
-            inside and the pointing game where there is ground truth, insertion and deletion.
-        maps: what is judged: ``"model"`` (the default: the head's map, or Grad-CAM without one), any of
-            :func:`attention_refine.list_maps`, the controls ``"random"`` and ``"centre"`` (:func:`map_names` lists
-            them); or ``{name: function}`` with ``function(model, pixel_values, target) -> (B, 1, h, w)``, None for a
-            listed name.
-        groups: a column, or several, by whose values accuracy is told apart (``"place"``, ``["group", "aligned"]``); by
-            default ``group`` where the dataset has it, and ``[]`` for none. The first is the one that
-            ``worst_group_accuracy`` and ``group_gap`` (the best group's accuracy minus the worst's) are of. An image
-            without a value counts in no group.
-        batch_size: images a forward.
-        num_workers: of the loader.
-        perturbation_images: how many images the costly measures (insertion, deletion and their kin, attribution,
-            randomisation) are taken on, spread evenly over the dataset (of a stream, the first); None for 100. 0 leaves
-            these measures out.
-        perturbation_steps: points of insertion and deletion: each costs that many forwards an image and map.
+        dataset: a folder, or anything that :func:`attention_refine.data.as_prepared` takes. Its classes meet the model's
+            by name, in any order and fewer if need be; the model chooses among all of its own.
+        measures: names of :func:`attention_refine.list_measures`, or ``{name: options}``; by default the usual ones that
+            fit the labels, the groups and the ground truth.
+        maps: ``"model"`` (the default: the head's, or Grad-CAM without one), names of :func:`map_names`; or ``{name:
+            function}`` with ``function(model, pixel_values, target) -> (B, 1, h, w)``.
+        groups: columns that accuracy is told apart by, the first for the worst group; by default ``group``.
+        batch_size, num_workers: images a forward; processes of the loader.
+        perturbation_images: how many images the costly measures are taken on, spread evenly; None for 100, 0 for none.
+        perturbation_steps: points of insertion and deletion, a forward each.
         seed: of the random control and the bootstrap.
-        accelerator: an ``accelerate.Accelerator``: its processes share the images, and each returns the whole result.
+        accelerator: its processes share the images, and each returns the whole result.
         progress: show a bar on the main process.
-        output: a folder that gets ``evaluation.json`` and ``samples.csv``; ``parts/`` in it keeps the images done so
-            far.
-        resume: continue an evaluation with the same model, data and settings that was cut short in ``output``.
+        output: a folder for ``evaluation.json`` and ``samples.csv``, and for the images done so far.
+        resume: continue there what was cut short with the same model, data and settings.
 
     Raises:
-        ValueError: an unknown measure or map, a measure that the network does not allow (it has no tokens to drop),
-            ``resume`` without ``output`` or with another model, data or settings
-            (:class:`~attention_refine.evaluation.journal.OtherEvaluation`), a map that is not finite, or a label outside
-            the model's classes (naming the row).
-        DataError: classes that the model does not have, with both lists; groups that the dataset does not have, or that
-            are no names (naming the row); as :func:`attention_refine.data.prepare`, and for a file that cannot be read.
+        ValueError: what is unknown, out of range or does not fit the network; nothing to ``resume``; a map that is not
+            finite; a label outside the classes. DataError: other classes, no such groups, a file that cannot be read.
     """
-    asked = PERTURBATION_IMAGES if perturbation_images is None else perturbation_images
-    if batch_size < 1 or perturbation_steps < 1 or asked < 0:
-        raise ValueError(
-            "batch_size and perturbation_steps must be at least 1 and perturbation_images at least 0, "
-            f"got {batch_size}, {perturbation_steps} and {asked}"
-        )
-    if resume and output is None:
-        raise ValueError("resume=True needs output=, the folder of the evaluation to continue")
+    shown = _checked(batch_size, perturbation_steps, perturbation_images, output, resume)
     model = unwrapped(model)
     if accelerator is not None:
         model.to(accelerator.device)
     dataset = prepared_for(model, dataset)
-    stream = isinstance(dataset, IterableDataset)
-    size = None if stream else len(dataset)
+    settings, sources = _settings(model, dataset, measures, maps, groups, shown, perturbation_steps, seed)
+    judge = _judge(model, settings, sources)
+    journal = None if output is None else _journal(Path(output), settings, model, dataset, resume, accelerator)
+    loading = {"batch_size": batch_size, "num_workers": num_workers}
+    records = _records(judge, dataset, settings, journal, accelerator, progress, loading)
+    skipped = int(getattr(dataset, "skipped_count", 0))
+    evaluation = _result(records, settings, by_default=measures is None, skipped=skipped)
+    if output is not None and _place(accelerator)[0] == 0:
+        evaluation.write(Path(output))
+    return evaluation
+
+
+def _checked(batch_size: int, steps: int, images: int | None, output: str | Path | None, resume: bool) -> int:
+    """On how many images the costly measures are taken."""
+    asked = PERTURBATION_IMAGES if images is None else images
+    if batch_size < 1 or steps < 1 or asked < 0:
+        raise ValueError(
+            "batch_size and perturbation_steps must be at least 1 and perturbation_images at least 0, "
+            f"got {batch_size}, {steps} and {asked}"
+        )
+    if resume and output is None:
+        raise ValueError("resume=True needs output=, the folder of the evaluation to continue")
+    return asked
+
+
+def _place(accelerator: Any) -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    return (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+
+
+def _settings(
+    model: nn.Module, dataset: Any, measures: Any, maps: Any, groups: Any, images: int, steps: int, seed: int
+) -> tuple[dict[str, Any], dict[str, MapFunction | None]]:
+    """What is asked of this model and dataset, which the result keeps; and the maps to judge, a function each."""
+    size = None if isinstance(dataset, IterableDataset) else len(dataset)
     if size == 0:
-        raise ValueError("the dataset is empty: there is nothing to evaluate on")
+        raise ValueError(NOTHING)
     named = list(getattr(model, "labels", None) or [])
     classes = list(getattr(dataset, "class_names", None) or named)
     if is_numbered(classes) and len(named) == len(classes):
@@ -122,32 +131,49 @@ def evaluate(
         sources = {}
     judged = list(dict.fromkeys([*sources, *([ATTRIBUTED] if names_of(chosen, "attribution") else [])]))
     settings = {
-        "measures": chosen, "maps": judged, "perturbation_images": asked, "seed": seed,
-        "perturbation_steps": perturbation_steps, "classes": classes, "multi_label": multi_label, "images": size,
+        "measures": chosen, "maps": judged, "perturbation_images": images, "seed": seed,
+        "perturbation_steps": steps, "classes": classes, "multi_label": multi_label, "images": size,
         **({"groups": columns} if columns else {}),
     }  # fmt: skip
-    judge = Judge(
-        model, chosen, sources, multi_label=multi_label, n_steps=perturbation_steps, seed=seed, classes=len(classes),
-        perturbed=_spread(asked if names_of(chosen, *COSTLY) else 0, size),
-    )  # fmt: skip
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
-    journal = None
-    if output is not None:
-        # The first process's facts: other machines may hold copies of the data that were made at other times.
-        facts = _of_first(lambda: {**settings, "weights": digest(model), "data": fingerprint(dataset)}, rank, world)
-        journal = Journal(Path(output), facts, resume, rank)
-        wait = (lambda: None) if accelerator is None else accelerator.wait_for_everyone
-        wait()  # old files are read by all before they go
-        journal.begin()
-        wait()  # and gone before new ones come
+    return settings, sources
 
+
+def _judge(model: nn.Module, settings: Mapping[str, Any], sources: Mapping[str, MapFunction | None]) -> Judge:
+    costly = settings["perturbation_images"] if names_of(settings["measures"], *COSTLY) else 0
+    return Judge(
+        model, settings["measures"], sources, multi_label=settings["multi_label"], seed=settings["seed"],
+        n_steps=settings["perturbation_steps"], classes=len(settings["classes"]),
+        perturbed=_spread(costly, settings["images"]),
+    )  # fmt: skip
+
+
+def _journal(
+    output: Path, settings: Mapping[str, Any], model: nn.Module, dataset: Any, resume: bool, accelerator: Any
+) -> Journal:
+    """The images done so far, in the folder; begun by all processes together."""
+    rank, world = _place(accelerator)
+    # The first process's facts: other machines may hold copies of the data that were made at other times.
+    facts = _of_first(lambda: {**settings, "weights": digest(model), "data": fingerprint(dataset)}, rank, world)
+    journal = Journal(output, facts, resume, rank)
+    wait = (lambda: None) if accelerator is None else accelerator.wait_for_everyone
+    wait()  # old files are read by all before they go
+    journal.begin()
+    wait()  # and gone before new ones come
+    return journal
+
+
+def _records(
+    judge: Judge, dataset: Any, settings: Mapping[str, Any], journal: Journal | None, accelerator: Any, progress: bool,
+    loading: Mapping[str, int],
+) -> list[dict]:  # fmt: skip
+    """Every image's record in the dataset's order, of all processes."""
+    (rank, world), size = _place(accelerator), settings["images"]
     records = dict(journal.done) if journal else {}
-    done, total = (
-        sum(position % world == rank for position in records),
-        None if stream else len(range(rank, size, world)),
-    )
+    done = sum(position % world == rank for position in records)
+    total = None if size is None else len(range(rank, size, world))
+    batches = evaluation_batches(dataset, rank, world, set(records), groups=settings.get("groups", ()), **loading)
     with tqdm(total=total, initial=done, desc="evaluating", unit="image", disable=not progress or rank > 0) as bar:
-        for batch in evaluation_batches(dataset, rank, world, set(records), batch_size, num_workers, columns):
+        for batch in batches:
             found = judge(batch)
             if journal:
                 journal.add(found)
@@ -157,14 +183,8 @@ def evaluate(
     if size is not None and len(records) != size:
         raise RuntimeError(f"{len(records)} of {size} images came back from {world} processes: their datasets differ")
     if not records:
-        raise ValueError("the dataset is empty: there is nothing to evaluate on")
-
-    skipped = int(getattr(dataset, "skipped_count", 0))
-    ordered = [records[position] for position in sorted(records)]
-    evaluation = _result(ordered, settings, by_default=measures is None, skipped=skipped)
-    if output is not None and rank == 0:
-        evaluation.write(Path(output))
-    return evaluation
+        raise ValueError(NOTHING)
+    return [records[position] for position in sorted(records)]
 
 
 def _is_multi_label(dataset: Any) -> bool:
