@@ -22,6 +22,7 @@ from .refined import Refined
 LONGEST = 1600  # pixels on the longer side of a picture
 NARROWEST = 320  # of a picture that is saved with its caption
 MADE_BY = "attention_refine explain"  # in a PNG's field "Software": what tells a picture from a photograph later
+MOST = 8  # times the side that the model sees otherwise, the longer side of a photograph that it looks at whole
 STRIDE = 32  # sides of a photograph that is looked at whole are multiples of this
 
 
@@ -114,9 +115,9 @@ def explain_image(
         method: as in :meth:`RefinedModel.explain <attention_refine.RefinedModel.explain>`: ``"auto"``, ``"model"``, or
             the name of a map in :mod:`attention_refine.maps`.
         target: the class to explain, by index or by name; the predicted one by default.
-        whole: look at all of the photograph, at the scale at which the model sees its middle otherwise; by a network
-            that takes images of one size alone, squeezed into that. The prediction is then of the whole, and can be
-            another one.
+        whole: look at all of the photograph, at the scale at which the model sees its middle otherwise (smaller where
+            its longer side would be more than eight times the model's); by a network that takes images of one size
+            alone, squeezed into that. The prediction is then of the whole, and can be another one.
 
     Raises:
         DataError: the image cannot be read.
@@ -174,9 +175,10 @@ def _look_at_all(model: Refined, picture: Image.Image) -> Looked:
     left, top, right, bottom = Transform(model.preprocessing).seen(*picture.size)
     channels, height, width = model.preprocessing["input_size"]
     sides = (height * picture.height / (bottom - top), width * picture.width / (right - left))
-    grown = [channels, *(max(STRIDE, STRIDE * round(side / STRIDE)) for side in sides)]
+    smaller = min(1.0, MOST * max(height, width) / max(sides))  # 20000 x 2 pixels would take gigabytes
+    grown = [channels, *(max(STRIDE, STRIDE * round(smaller * side / STRIDE)) for side in sides)]
     everything = {**model.preprocessing, "crop_pct": 1.0, "crop_mode": "squash"}
-    seen = "the model saw the whole photograph"
+    seen = "the model saw the whole photograph" + (f", at {grown[2]}x{grown[1]}" if smaller < 1 else "")
     try:
         pixel_values, logits = _predicted(model, Transform({**everything, "input_size": grown}), picture)
     except (AssertionError, RuntimeError, ValueError):  # how a network says that it takes one size

@@ -62,6 +62,9 @@ def _whole_pixels(box: tuple[float, float, float, float] | None, picture: Image.
     if box is None:
         return 0, 0, picture.width, picture.height
     left, top, right, bottom = map(round, box)
+    if box[0] < box[2] and box[1] < box[3]:  # a part of less than a pixel is drawn on one
+        left, top = min(left, picture.width - 1), min(top, picture.height - 1)
+        right, bottom = max(right, left + 1), max(bottom, top + 1)
     if not (0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height):
         raise ValueError(
             f"box {tuple(box)} is no part of an image {picture.width} wide and {picture.height} high; it is (left, top, "

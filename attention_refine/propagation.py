@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from .backbones.scopes import quiet
 from .compositing import extent
-from .data import DataError, Prepared, collate
+from .data import DataError, Prepared, collate, match_classes
 from .data.columns import undecoded
 from .data.images import open_image
 from .files import atomic_file, save_array
@@ -139,7 +139,7 @@ def propagation(
     whole = {**model.preprocessing, "crop_pct": 1.0, "crop_mode": "squash"}  # the map is of the whole image
     if image_size is not None:
         whole["input_size"] = [3, image_size, image_size]
-    items = Prepared(_only_made_by_people(dataset), whole, class_names=model.labels, progress=progress)
+    items = match_classes(Prepared(_only_made_by_people(dataset), whole, progress=progress), model.labels)
     # A head's map is one in [0, 1]; another has no scale of its own.
     scales = ("none", "minmax") if method == "model" and model.head is not None else ("minmax",)
     scales = ("none",) if method == "segmenter" else scales

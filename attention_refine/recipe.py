@@ -35,6 +35,7 @@ from .data import (
     split_few_labels,
     split_train_validation,
 )
+from .data.matching import class_places
 from .evaluation import Evaluation, evaluate, map_names
 from .evaluation.finding import LAST
 from .evaluation.journal import OtherEvaluation
@@ -270,16 +271,13 @@ def build_model(options: ModelOptions, labels: list[str]) -> RefinedModel:
     A saved model keeps its backbone, head and size; its objectives are the recipe's.
 
     Raises:
-        ValueError: the backbone cannot carry a head, or the saved model has other classes.
+        ValueError: the backbone cannot carry a head.
+        DataError: a class that the saved model does not know; in which order it has them does not count.
     """
     made = [_made(objectives, entry) for entry in options.objectives]
     if options.checkpoint is not None:
         model = load(options.checkpoint)
-        if model.labels != [str(label) for label in labels]:
-            raise ValueError(
-                f"checkpoint {options.checkpoint!r} has the classes {model.labels[:5]}, the data {labels[:5]}: "
-                "train it on this data first, or wrap a backbone"
-            )
+        class_places(labels, model.labels, f"the checkpoint {options.checkpoint!r}")
         model.objectives.clear()
         for objective in made:
             model.add_objective(objective)
@@ -320,12 +318,11 @@ def _made(registry: Any, entry: str | dict[str, Any]) -> Any:
 
 
 def prepare_training(recipe: Recipe, model: RefinedModel, split: Any, labeled: bool = True) -> Prepared:
-    """A split ready to train on: augmented, from the run's seed; with its labels, or without."""
-    return prepare(
+    """A split ready to train on: augmented, from the run's seed; with its labels, matched by name, or without."""
+    prepared = prepare(
         split,
         model.preprocessing,
         train=True,
-        class_names=model.labels if labeled else None,
         labeled=labeled,
         augment=recipe.data.augment,
         scale=(recipe.data.smallest_crop, 1.0),
@@ -333,6 +330,7 @@ def prepare_training(recipe: Recipe, model: RefinedModel, split: Any, labeled: b
         seed=recipe.training.seed,
         progress=recipe.training.progress,
     )
+    return match_classes(prepared, model.labels) if labeled else prepared
 
 
 def prepare_evaluation(recipe: Recipe, model: RefinedModel, split: Any) -> Prepared:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbones.classifier import classifiers, last_layer
-from .data import DataError, Prepared, prepare
+from .data import DataError, Prepared, match_classes, prepare
 from .evaluation.embeddings import embed_dataset
 from .model import RefinedModel
 from .registry import check_choice
@@ -95,7 +95,7 @@ def retrain_classifier(
     if isinstance(dataset, datasets.IterableDataset):
         raise DataError("a stream cannot be drawn from: load the dataset without streaming")
     if isinstance(dataset, datasets.Dataset):
-        dataset = prepare(dataset, model.preprocessing, class_names=model.labels, progress=progress)
+        dataset = match_classes(prepare(dataset, model.preprocessing, progress=progress), model.labels)
     try:
         vectors, labels = embed_dataset(model, dataset, batch_size, progress=progress)
     except ValueError as error:

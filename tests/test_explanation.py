@@ -143,3 +143,17 @@ def test_what_is_no_photograph_is_refused(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="broken.jpg cannot be read as an image"):
         CASE.wrap().show(tmp_path / "broken.jpg")
+
+
+@pytest.mark.parametrize("size", [(1, 20000), (20000, 2), (1, 1)])
+@pytest.mark.parametrize("whole", [False, True])
+def test_slim_pictures_are_shown_without_enlarging_them_whole(size, whole, monkeypatch):
+    """Counted in pixels that are made: the model is shown at most eight times its own side."""
+    model, seen = CASE.wrap(), []
+    own = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda pixels, **more: (seen.append(pixels.shape[-2:]), own(pixels, **more))[1]
+    )
+    found = model.show(Image.new("RGB", size, (90, 20, 30)), method="gradient", whole=whole)
+    assert max(found.picture.size) == min(max(size), 1600) and len(seen) >= 1
+    assert all(max(shape) <= 8 * max(model.preprocessing["input_size"][1:]) for shape in seen)

@@ -118,6 +118,24 @@ def test_items_that_name_classes_but_cannot_be_renumbered_are_refused():
     assert match_classes(items, ["b", "a"]) is items and match_classes(items[:], ["x"]) is not items
 
 
+def test_a_recipe_goes_on_from_a_saved_model_with_classes_in_another_order(data, tmp_path):
+    """Of which a repair of a saved model is one: train and validation are matched by name, as evaluate does."""
+    from attention_refine.recipe import Recipe, build_model, prepare_evaluation, prepare_training
+
+    made_model().save_pretrained(tmp_path)
+    recipe = Recipe.from_dict({"model": {"checkpoint": str(tmp_path)}, "training": {"progress": False}}, where="a test")
+    for names in (list(shapes.CLASSES), list(shapes.CLASSES[::-1]), [str(i) for i in range(6)]):
+        turned = (
+            data.cast_column("label", datasets.ClassLabel(names=names)) if names[0] == "0" else renamed(data, names)
+        )
+        model = build_model(recipe.model, names)
+        assert model.labels == list(shapes.CLASSES)
+        for prepared in (prepare_training(recipe, model, turned), prepare_evaluation(recipe, model, turned)):
+            assert prepared.labels == data["label"]
+    with pytest.raises(DataError, match="1 of the dataset's 2 classes are not among those of the checkpoint '.*lion"):
+        build_model(recipe.model, [shapes.CLASSES[2], "lion"])
+
+
 def test_a_gallery_of_other_order_finds_its_own_class(data):
     from attention_refine import BRNPA
 

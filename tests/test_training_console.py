@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datasets
 import pytest
 import timm
+from PIL import Image
 from torch.utils.data import default_collate
 from training_runs import TinyImages, TinyModel
 
@@ -88,6 +90,26 @@ def test_an_objective_that_would_do_nothing_is_refused_at_the_start(options, col
     with pytest.raises(TrainingError, match=said):
         finetune(model, prepared(model, columns), TrainingConfig(output_dir=str(tmp_path), progress=False))
     check_annotations(model, TinyImages(4)), "a dataset that does not say is not judged"
+
+
+def test_masks_that_are_void_all_over_are_said_after_one_epoch(tmp_path):
+    images = shapes.make("train", 4, size=64)
+    void = [Image.new("L", (64, 64), 128) for _ in images]
+    kinds = datasets.Features(image=datasets.Image(), label=images.features["label"], mask=datasets.Image())
+    columns = {"image": images["image"], "label": images["label"], "mask": void}
+    images = datasets.Dataset.from_dict(columns, features=kinds)
+    model = ar.wrap(
+        timm.create_model("test_resnet", num_classes=6),
+        head="abn",
+        objectives=["map_supervision"],
+        preprocessing={"input_size": [3, 64, 64]},
+    )
+    config = TrainingConfig(output_dir=str(tmp_path), progress=False, epochs=1, batch_size=2)
+    with pytest.warns(
+        UserWarning, match=r"saw nothing to learn from in a whole epoch.* mask, which is void \(255\) all over"
+    ):
+        result = finetune(model, data.Prepared(images, model.preprocessing), config)
+    assert result.history[-1]["train/map_supervision_images"] == 0
 
 
 def test_one_that_reads_what_is_there_is_not():

@@ -14,13 +14,15 @@ PATIENCE = 20  # training passes
 class Waiting:
     """What an objective remembers of the training passes in which it has not yet seen anything that it reads.
 
-    No loop tells an objective where an epoch ends. Where images are numbered (column ``index``), it is over when the
-    first image comes again; else, and in a long epoch, :data:`PATIENCE` passes have to do.
+    :func:`attention_refine.finetune` says where an epoch ends (:meth:`epoch_ended`), other loops do not. Where images are
+    numbered (column ``index``), it is over when the first image comes again; else, and in a long epoch,
+    :data:`PATIENCE` passes have to do.
     """
 
     passes: int = 0
     first: int | None = None
     over: bool = False
+    sentence: str = ""
 
     def saw_none(self, name: str, wanted: Sequence[str], batch: dict[str, Any]) -> None:
         """A training pass had nothing; the one that is too many warns, once.
@@ -32,18 +34,32 @@ class Waiting:
         if self.over or batch.get("labels") is None or batch.get("update"):  # unlabelled, or the same images once more
             return
         self.passes += 1
+        self.sentence = _sentence(name, wanted, batch)
         rows = batch.get("index")
-        again = rows is not None and self.first is not None and bool((rows == self.first).any())
+        if rows is not None and self.first is not None and bool((rows == self.first).any()):
+            self.epoch_ended()
+        elif self.passes >= PATIENCE:
+            self._warn(f"its first {PATIENCE} training steps")
         if rows is not None and self.first is None:
             self.first = int(rows[0])
-        if not again and self.passes < PATIENCE:
-            return
+
+    def epoch_ended(self) -> None:
+        """Every image was seen: warn, once, if there was nothing in any."""
+        if self.passes and not self.over:
+            self._warn("a whole epoch")
+
+    def _warn(self, when: str) -> None:
         self.over = True
-        has = ", ".join(key for key, value in batch.items() if value is not None and key not in ("index", "smoothing"))
-        warnings.warn(
-            f"{name} saw nothing to learn from in {'a whole epoch' if again else f'its first {PATIENCE} training steps'}, "
-            f"so it adds nothing: it reads {' or '.join(wanted)}, and a batch has {has}. Give the images what it reads, "
-            "see docs/data.md, or leave the objective out. If they have it, the batches have lost it: make them with "
-            "collate_fn=ar.data.collate (of transformers.Trainer data_collator=), which keeps every column",
-            stacklevel=2,
-        )
+        warnings.warn(self.sentence.format(when=when), stacklevel=3)
+
+
+def _sentence(name: str, wanted: Sequence[str], batch: dict[str, Any]) -> str:
+    has = [key for key, value in batch.items() if value is not None and key not in ("index", "smoothing")]
+    if "mask" in wanted and "mask" in has and bool((batch["mask"] == 255).all()):
+        has[has.index("mask")] = "mask, which is void (255) all over"
+    return (
+        f"{name} saw nothing to learn from in {{when}}, so it adds nothing: it reads {' or '.join(wanted)}, and a batch has "
+        f"{', '.join(has)}. Give the images what it reads, see docs/data.md, or leave the objective out. If they have it, "
+        "the batches have lost it: make them with collate_fn=ar.data.collate (of transformers.Trainer data_collator=), "
+        "which keeps every column"
+    )

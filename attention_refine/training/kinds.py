@@ -67,6 +67,14 @@ def check_annotations(model: nn.Module, dataset: Dataset) -> None:
             )
 
 
+def say_unseen(model: nn.Module) -> None:
+    """At the end of an epoch: warn of an objective that has not seen one image with what it reads."""
+    for objective in objectives_of(model).values():
+        waiting = getattr(objective, "waiting", None)
+        if waiting is not None:
+            waiting.epoch_ended()
+
+
 def annotated(model: nn.Module, dataset: Dataset) -> list[bool]:
     """Which images have an annotation that the model's objectives read; of any kind where none reads any.
 

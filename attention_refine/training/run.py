@@ -38,7 +38,7 @@ from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.console import data_line, epoch_line, fading_line, half_line
 from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.keeping import BestModels
-from attention_refine.training.kinds import check_annotations, read_by_objectives
+from attention_refine.training.kinds import check_annotations, read_by_objectives, say_unseen
 from attention_refine.training.masters import narrow, stored_as, widen
 from attention_refine.training.parameter_groups import kept_batch_norms, make_optimizer
 from attention_refine.training.prior import start_at_prior
@@ -251,6 +251,8 @@ class Run:
         due = self.evaluate is not None and (last or (progress.epoch + 1) % config.eval_every == 0)
         metrics = _evaluate(self.evaluate, self.trained, accelerator) if due else {}
         close_epoch(progress, metrics, config.learning_rate * self.rate(progress.step - 1))
+        if accelerator.num_processes == 1:  # of several, one may have seen none of the few images that have a target
+            say_unseen(self.model)
         choice = self._remember(metrics) if due else None
         if not self.hidden:
             epochs = None if self.strategy.steps is None else -(-self.total_steps // self.strategy.steps)

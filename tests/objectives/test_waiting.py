@@ -50,7 +50,21 @@ def test_an_epoch_without_annotations_is_said_once(bare, name):
     assert "collate_fn=ar.data.collate (of transformers.Trainer data_collator=)" in sentence
     assert said(bare, OBJECTIVES[name](), epochs[:2]) == []
     void = [{**batch, "mask": VOID} for batch in epochs]  # a column with nothing in it is no annotation
-    assert len(said(bare, OBJECTIVES[name](), void)) == 1
+    (sentence,) = said(bare, OBJECTIVES[name](), void)
+    assert "a batch has pixel_values, labels, mask, which is void (255) all over. Give the images" in sentence
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_end_of_an_epoch_is_enough(bare, name):
+    objective = OBJECTIVES[name]()
+    model = copy.deepcopy(bare)
+    model.add_objective(objective)
+    for mask, expected in ((VOID, 1), (None, 0)):
+        model(CASE.images(), labels=LABELS, mask=mask) if expected else None
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            model.objectives[objective.name].waiting.epoch_ended()
+        assert len(found) == expected, "once, and not before a training pass"
 
 
 def test_where_images_have_no_number_so_many_steps_have_to_do(bare):
