@@ -75,26 +75,32 @@ class Probe:
 
     def _trace(self) -> list[Candidate]:
         with torch.enable_grad():
-            found, output = trace(self.net, self.first.clone().requires_grad_())
+            image = self.first.clone().requires_grad_()
+            found, output = trace(self.net, image)
             logits = logits_of(output)
             if not logits.requires_grad:
                 raise UnsupportedBackbone("the network's logits do not depend on its input differentiably")
-            self._feel(found, logits)
+            self._feel(found, logits, image)
         for candidate in found:  # keep values, not the graph
-            candidate.output = with_first_tensor(candidate.output, first_tensor(candidate.output).detach().clone())
+            candidate.output = with_first_tensor(candidate.output, first_tensor(candidate.output).detach())
         return found
 
-    def _feel(self, found: list[Candidate], logits: Tensor) -> None:
-        raws = [first_tensor(candidate.output) for candidate in found]
-        tracked = [i for i, raw in enumerate(raws) if raw.requires_grad]
-        if not tracked:
-            return
+    def _feel(self, found: list[Candidate], logits: Tensor, image: Tensor) -> None:
+        """Which outputs the logits feel; each gradient is looked at as it comes, so that they are never all kept."""
+
+        def looking(candidate: Candidate) -> Callable[[Tensor], None]:
+            def look(gradient: Tensor) -> None:
+                on_grid = to_grid(gradient, candidate.layout, self.image_size)
+                candidate.felt = bool(on_grid.abs().sum() > 1e-9 * gradient.abs().sum())
+
+            return look
+
+        tracked = [(candidate, raw) for candidate in found if (raw := first_tensor(candidate.output)).requires_grad]
+        for candidate, raw in tracked:
+            raw.register_hook(looking(candidate))
         weights = torch.linspace(1, 2, logits.numel(), device=logits.device).view_as(logits)
-        gradients = torch.autograd.grad((logits * weights).sum(), [raws[i] for i in tracked], allow_unused=True)
-        for i, gradient in zip(tracked, gradients):
-            if gradient is not None:
-                on_grid = to_grid(gradient, found[i].layout, self.image_size)
-                found[i].felt = bool(on_grid.abs().sum() > 1e-9 * gradient.abs().sum())
+        first = [raw for _, raw in tracked[:1]]  # beside the image, from which a frozen stem may cut the rest off
+        torch.autograd.grad((logits * weights).sum(), [image, *first], allow_unused=True)
 
     def is_cut(self, candidate: Candidate) -> bool:
         """Whether the first image's logits come out when nothing but the candidate's output is the first image's.

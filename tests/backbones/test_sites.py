@@ -124,6 +124,25 @@ def test_an_image_too_small_to_leave_a_grid_is_refused():
         find_site(timm.create_model("test_resnet", num_classes=3), torch.zeros(1, 3, 2, 2))
 
 
+class FrozenStem(nn.Module):
+    """What comes before the last layers runs without gradients, as a frozen extractor may."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.rest = nn.Conv2d(3, 8, 3, 2, 1), nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
+        self.more, self.classifier = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU()), nn.Linear(16, 5)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.stem(x)
+        return self.classifier(self.more(self.rest(x)).mean((2, 3)))
+
+
+def test_a_stem_that_runs_without_gradients_hides_nothing_of_what_follows():
+    torch.manual_seed(0)
+    assert reading_site(FrozenStem().eval(), torch.randn(1, 3, 32, 32)).name == "more"
+
+
 def test_a_network_that_ignores_its_input_is_refused():
     class Constant(nn.Module):
         def __init__(self):
