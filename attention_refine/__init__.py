@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import backbones, heads, hf_auto, maps, metrics, objectives
+from . import backbones, heads, hf_auto, maps, metrics, moved, objectives
 from .backbones import UnsupportedBackbone, higher_resolution
 from .backbones.adapter import Backbone
 from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
@@ -129,6 +129,7 @@ def __getattr__(name: str) -> Any:
 
 
 hf_auto.install()
+moved.install()
 
 
 def __dir__() -> list[str]:

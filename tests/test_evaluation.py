@@ -20,8 +20,8 @@ import attention_refine as ar
 from attention_refine import maps, metrics, shapes, wrap
 from attention_refine.data import prepare
 from attention_refine.evaluation import Evaluation, compare, evaluate, map_names
+from attention_refine.evaluation.dataset_level import mean_average_precision
 from attention_refine.evaluation.judging import Judge
-from attention_refine.evaluation.whole_set import mean_average_precision
 
 PREPROCESSING = {"input_size": [3, 64, 64], "crop_pct": 1.0}
 QUIET = {"progress": False, "perturbation_images": 4, "perturbation_steps": 4}

@@ -13,8 +13,8 @@ from attention_refine import maps, metrics, shapes
 from attention_refine.data import prepare
 from attention_refine.evaluation import Evaluation, compare, evaluate
 from attention_refine.evaluation.altered import ATTRIBUTION_STEPS
+from attention_refine.evaluation.dataset_level import max_box_accuracy
 from attention_refine.evaluation.measures import MEASURES
-from attention_refine.evaluation.whole_set import max_box_accuracy
 from attention_refine.maps import by_name, list_maps
 
 SIDE = 64

@@ -18,8 +18,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Every file and folder of the package. One may import what stands on a line above its own, and nothing else: in a function
 # and for types alone too.
 ORDER = [
-    {"compositing", "files", "filming", "inputs", "layouts", "losses", "options", "overlay", "places", "registry", "shapes",
-     "version", "words"},
+    {"compositing", "files", "filming", "inputs", "layouts", "losses", "moved", "options", "overlay", "places", "registry",
+     "shapes", "version", "words"},
     {"backbones", "calibration", "clips"},
     {"data", "maps", "metrics", "output", "segmenter"},
     {"frames", "heads", "training"},

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from attention_refine import metrics
+from attention_refine.evaluation.dataset_level import MAP_STATISTICS, Statistic, statistic_of
 from attention_refine.evaluation.groups import group_statistic, names_in, numbered
 from attention_refine.evaluation.measures import CONTROLS
 from attention_refine.evaluation.results import Evaluation, column_of, known, number, text_table
-from attention_refine.evaluation.whole_set import MAP_STATISTICS, Statistic, statistic_of
 from attention_refine.metrics.measure import described
 
 
