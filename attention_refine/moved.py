@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
+    "evaluation.altered": "evaluation.sanity",
     "evaluation.whole_set": "evaluation.dataset_level",
 }
 GONE_IN = "0.2"

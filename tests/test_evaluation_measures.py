@@ -12,9 +12,9 @@ from test_evaluation import made_model
 from attention_refine import maps, metrics, shapes
 from attention_refine.data import prepare
 from attention_refine.evaluation import Evaluation, compare, evaluate
-from attention_refine.evaluation.altered import ATTRIBUTION_STEPS
 from attention_refine.evaluation.dataset_level import max_box_accuracy
 from attention_refine.evaluation.measures import MEASURES
+from attention_refine.evaluation.sanity import ATTRIBUTION_STEPS
 from attention_refine.maps import by_name, list_maps
 
 SIDE = 64
