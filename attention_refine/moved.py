@@ -14,6 +14,7 @@ from typing import Any
 
 MOVED = {
     "evaluation.altered": "evaluation.sanity",
+    "evaluation.perturbed": "evaluation.perturbation",
     "evaluation.whole_set": "evaluation.dataset_level",
 }
 GONE_IN = "0.2"

@@ -8,7 +8,7 @@ from torch import nn
 
 from attention_refine import metrics
 from attention_refine.evaluation.measures import chosen_measures, measure_maps
-from attention_refine.evaluation.perturbed import perturb
+from attention_refine.evaluation.perturbation import perturb
 from attention_refine.metrics.baselines import blur
 from attention_refine.metrics.volume import laid_out
 
