@@ -16,6 +16,7 @@ MOVED = {
     "evaluation.altered": "evaluation.sanity",
     "evaluation.perturbed": "evaluation.perturbation",
     "evaluation.whole_set": "evaluation.dataset_level",
+    "metrics.drop": "metrics.confidence",
 }
 GONE_IN = "0.2"
 

@@ -25,7 +25,7 @@ from .classification import (
     top5_accuracy,
     voc_average_precision,
 )
-from .drop import ConfidenceResult, average_drop, confidence, increase_in_confidence
+from .confidence import ConfidenceResult, average_drop, confidence, increase_in_confidence
 from .eraser import RationaleResult, comprehensiveness, rationale, sufficiency
 from .groups import GroupFigures, group_accuracy, group_figures, group_gap, worst_group_accuracy
 from .intervals import (

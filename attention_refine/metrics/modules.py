@@ -19,7 +19,7 @@ from .agreement import SIMILARITIES, compare
 from .attribution import attribution_detail, attribution_mass
 from .causal import dauc, iauc
 from .classification import classification_scores, correct
-from .drop import confidence
+from .confidence import confidence
 from .eraser import rationale
 from .groups import group_figures
 from .localisation import (
