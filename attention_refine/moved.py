@@ -17,6 +17,7 @@ MOVED = {
     "evaluation.perturbed": "evaluation.perturbation",
     "evaluation.whole_set": "evaluation.dataset_level",
     "metrics.drop": "metrics.confidence",
+    "metrics.eraser": "metrics.rationale",
 }
 GONE_IN = "0.2"
 

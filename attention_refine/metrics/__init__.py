@@ -26,7 +26,6 @@ from .classification import (
     voc_average_precision,
 )
 from .confidence import ConfidenceResult, average_drop, confidence, increase_in_confidence
-from .eraser import RationaleResult, comprehensiveness, rationale, sufficiency
 from .groups import GroupFigures, group_accuracy, group_figures, group_gap, worst_group_accuracy
 from .intervals import (
     Band,
@@ -61,6 +60,7 @@ from .perturbation import (
     insertion_and_deletion,
     pixel_flipping,
 )
+from .rationale import RationaleResult, comprehensiveness, rationale, sufficiency
 from .road import RoadResult, impute, road, road_combined
 from .sanity import (
     RandomisationResult,

@@ -20,7 +20,6 @@ from .attribution import attribution_detail, attribution_mass
 from .causal import dauc, iauc
 from .classification import classification_scores, correct
 from .confidence import confidence
-from .eraser import rationale
 from .groups import group_figures
 from .localisation import (
     energy_inside,
@@ -34,6 +33,7 @@ from .localisation import (
 from .mining import insertion_mining
 from .per_sample import PerSampleMetric
 from .perturbation import deletion, insertion, insertion_and_deletion, pixel_flipping
+from .rationale import rationale
 from .road import road_combined
 from .shape import diversity, entropy, mean_activation, sparsity
 from .thresholds import best_iou, box_overlaps, max_box_accuracy
