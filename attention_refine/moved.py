@@ -18,6 +18,7 @@ MOVED = {
     "evaluation.whole_set": "evaluation.dataset_level",
     "metrics.drop": "metrics.confidence",
     "metrics.eraser": "metrics.rationale",
+    "metrics.truth": "metrics.ground_truth",
 }
 GONE_IN = "0.2"
 

@@ -26,6 +26,7 @@ from .classification import (
     voc_average_precision,
 )
 from .confidence import ConfidenceResult, average_drop, confidence, increase_in_confidence
+from .ground_truth import boxes_to_mask, true_positives, usable
 from .groups import GroupFigures, group_accuracy, group_figures, group_gap, worst_group_accuracy
 from .intervals import (
     Band,
@@ -75,7 +76,6 @@ from .sanity import (
 from .shape import diversity, entropy, mean_activation, sparsity
 from .thresholds import BestIoU, MaxBoxAcc, best_iou, box_overlaps, max_box_accuracy, threshold_grid
 from .token_drop import token_deletion, token_insertion, token_insertion_and_deletion
-from .truth import boxes_to_mask, true_positives, usable
 
 if TYPE_CHECKING:
     from .modules import (

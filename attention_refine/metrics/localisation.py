@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .causal import row_pearson
+from .ground_truth import Boxes, Truth, read_truth, standing_in
 from .inputs import check_maps, minmax, positive_part, to_size, wide
 from .measure import register_measure
-from .truth import Boxes, Truth, read_truth, standing_in
 
 NORMALISATIONS = ("minmax", "median")
 

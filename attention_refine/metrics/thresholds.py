@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .ground_truth import Boxes, read_truth
 from .inputs import check_maps, minmax, to_size, wide
 from .measure import register_measure
-from .truth import Boxes, read_truth
 
 
 class BestIoU(NamedTuple):

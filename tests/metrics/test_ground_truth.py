@@ -7,7 +7,7 @@ import torch
 
 from attention_refine import metrics
 from attention_refine.evaluation.measures import chosen_measures, measure_maps
-from attention_refine.metrics.truth import measurable
+from attention_refine.metrics.ground_truth import measurable
 
 MEASURES = ("iou", "mask_correlation", "energy_inside", "pointing_game")
 
