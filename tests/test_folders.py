@@ -264,7 +264,7 @@ def test_tables_as_people_save_them(tmp_path):
     table.write_text("file_name,label\n0.png,cat\n\n1.png,dog\n,\n,,\n")
     assert describe(load_dataset(tmp_path)).classes == {"cat": 1, "dog": 1}
     table.write_text("file_name,label\n0.png,cat, black\n1.png,dog\n")
-    with pytest.raises(DataError, match=r"line 2 has more cells than the 2 columns, ' black': quote commas"):
+    with pytest.raises(DataError, match=r"line 2 has more cells than the 2 columns, 'black': quote commas"):
         load_dataset(tmp_path)
     table.write_text("file_name,label\n0.png,cat\n1.png,dog\n", encoding="utf-16")
     with pytest.raises(DataError, match=r"metadata\.csv is not UTF-8 text .*: save it as UTF-8"):
@@ -328,7 +328,9 @@ def test_metadata_beside_the_splits_that_names_no_split_is_counted(tmp_path):
     [
         (["a", ""], "line 2 has no 'label' .it is ''."),
         (["a", float("nan")], "line 2 has no 'label' .it is nan."),
+        (["a", None], "line 2 has no 'label' .it is empty.: it has file_name, label"),
         (["a", "nan"], "label holds 'nan' in 1 rows"),
+        (["a", "N/A"], "label holds 'N/A' in 1 rows"),
         ([1.5, 2], "line 1: label 1.5 is a number with a fraction"),
         (["1.5", "2"], "numbers with fractions, such as 1.5: a quantity"),
         (["Cat", "cat"], "differ in case alone"),
@@ -339,6 +341,42 @@ def test_labels_of_no_sense_are_refused(tmp_path, labels, said):
         image(tmp_path / f"{i}.png")
     lines(tmp_path, *({"file_name": f"{i}.png", "label": label} for i, label in enumerate(labels)))
     with pytest.raises(DataError, match=said):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Label", "species", "class"])
+def test_a_field_that_is_a_label_by_another_name_is_told(tmp_path, name):
+    image(tmp_path / "1.png")
+    lines(tmp_path, {"file_name": "1.png", "camera": "7", name: "cat"})
+    with pytest.raises(DataError, match=f"it has file_name, camera, {name} .label_column='{name}', if that is it"):
+        load_dataset(tmp_path)
+
+
+def test_a_folder_of_masks_by_another_name_is_no_class(tmp_path):
+    classes(tmp_path)
+    for name in ("ant", "bee"):
+        mask(tmp_path / "segmentations" / name / f"{name}0.png")
+    said = r"segmentations holds a file for each of 2 images beside it \(segmentations/ant/ant0 for ant/ant0\): if they are"
+    with pytest.raises(DataError, match=said + " masks, call the folder masks"):
+        load_dataset(tmp_path)
+    (tmp_path / "segmentations").rename(tmp_path / "masks")
+    assert describe(load_dataset(tmp_path)).masks == 2
+    image(tmp_path / "moths" / "ant" / "moth7.png")
+    assert describe(load_dataset(tmp_path)).classes["moths"] == 1
+
+
+def test_what_a_folder_without_images_holds_is_told(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "0001").write_bytes(image(tmp_path.parent / "one.png").read_bytes())
+    with pytest.raises(
+        DataError, match="is empty: .*; what it holds is 1 nameless files, which are no images: cat/0001"
+    ):
+        load_dataset(tmp_path)
+
+
+def test_a_broken_archive_is_said(tmp_path):
+    (tmp_path / "train.zip").write_bytes(b"PK of nothing")
+    with pytest.raises(DataError, match="cannot be read, from a folder or from the Hub .File is not a zip file"):
         load_dataset(tmp_path)
 
 

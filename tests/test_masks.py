@@ -268,6 +268,18 @@ def test_a_photograph_is_no_mask_and_a_value_is_either_object_or_void():
         read_mask(Image.new("L", (4, 4)), values=[1, 255], void=[255])
 
 
+def test_colours_without_black_have_no_background():
+    left = np.zeros((32, 40, 3), np.uint8)
+    left[:, :20] = (255, 0, 0)
+    assert read_mask(Image.fromarray(left)).sum() == 32 * 20
+    assert (read_mask(Image.fromarray(np.full((8, 8, 3), (255, 0, 0), np.uint8))) == 1).all(), (
+        "one that fills the picture"
+    )
+    left[:, 20:] = (0, 0, 255)
+    with pytest.raises(DataError, match=r"holds the colours \(0, 0, 255\), \(255, 0, 0\) and no black for background"):
+        read_mask(Image.fromarray(left))
+
+
 def test_check_names_a_mask_without_an_object(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()

@@ -83,7 +83,7 @@ def as_list(value) -> list:
 
 
 MANY_NUMBERS = 20
-NO_LABEL = ("nan", "null", "<na>", "#n/a", "nat")  # what tables write where there is nothing
+NO_LABEL = ("nan", "null", "<na>", "#n/a", "n/a", "nat")  # what tables write where there is nothing
 
 
 def sorted_names(values: Iterable, field: str = "label") -> list[str]:

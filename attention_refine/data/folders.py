@@ -76,7 +76,11 @@ def read_split(
     if not rows and not labeled:
         raise DataError(f"folder {here} holds no images")
     if not rows:
-        raise DataError(f"dataset folder {here} is empty: no images in class folders, and no lines in a metadata.jsonl")
+        found = left_out_lines(listing.left_out, here)
+        raise DataError(
+            f"dataset folder {here} is empty: no images in class folders, and no lines in a metadata.jsonl"
+            + (f"; what it holds is {'; '.join(found[:3])}" if found else "")
+        )
     for kind in SIDES:
         _sort_sides(listing, kind, rows, videos)
         _match(kind, rows, here, root, listing)
@@ -314,7 +318,25 @@ def class_folders(files: list[File], here: Path, rows: list[dict]) -> dict[str, 
             f"the folders of {here} have two readings: classes {_listed(tops)}, or classes {_listed(inner)} inside of "
             "them. Leave one level of folders, or label the images in a metadata.jsonl"
         )
+    _refuse_mirror(files, deep, here)
     return {path: parts[0] for path, parts in deep.items()}
+
+
+def _refuse_mirror(files: list[File], deep: dict[str, tuple[str, ...]], here: Path) -> None:
+    """Refuse a class whose files lie in it as the images of the other classes lie beside it: they are masks of these.
+
+    Raises:
+        DataError: naming the folder and what to call it.
+    """
+    places = {file.path: (*deep[file.path], file.stem) for file in files if file.path in deep}
+    images = set(places.values())
+    for name in sorted({parts[0] for parts in deep.values()}):
+        own = [place for place in places.values() if place[0] == name]
+        if all(len(place) > 2 and place[1:] in images for place in own):
+            raise DataError(
+                f"{os.path.join(here, name)} holds a file for each of {len(own)} images beside it "
+                f"({'/'.join(own[0])} for {'/'.join(own[0][1:])}): if they are masks, call the folder masks; else take it out"
+            )
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -422,6 +444,9 @@ def left_out_lines(left_out: LeftOut, root: Path) -> list[str]:
     return lines
 
 
+OFTEN = ("class", "class_name", "category", "target", "species", "breed", "y")  # what others call a label
+
+
 def field_value(row: dict, field: str) -> Any:
     """A row's label or labels.
 
@@ -434,7 +459,7 @@ def field_value(row: dict, field: str) -> Any:
     if isinstance(value, list) or label_text(value, row["_at"]) is not None:
         return value
     have = ", ".join(k for k in row if not k.startswith("_"))
-    empty = f" (it is {value!r})" if value is not None else ""
-    raise DataError(
-        f"{row['_at']} has no {field!r}{empty}: it has {have or 'no fields'} (label_column= names another field)"
-    )
+    empty = f" (it is {'empty' if value is None else repr(value)})" if field in row else ""
+    usual = [name for name in row if name.strip().lower() in (field, *OFTEN) and name != field]
+    hint = f"label_column={usual[0]!r}, if that is it" if usual else "label_column= names another field"
+    raise DataError(f"{row['_at']} has no {field!r}{empty}: it has {have or 'no fields'} ({hint})")

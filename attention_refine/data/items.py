@@ -118,7 +118,9 @@ class Reader:
             sizes = f"{mask.shape[1]}x{mask.shape[0]} but its image is {image.width}x{image.height}"
             turned = mask.shape == (image.width, image.height)
             remedy = (
-                "the image is turned upright by its EXIF data: turn the mask as well" if turned else "they must agree"
+                "images are turned upright by their EXIF data, where they have any: turn the mask as well"
+                if turned
+                else "they must agree"
             )
             raise DataError(f"{there} is {sizes} (width x height, upright): {remedy}")
         return mask

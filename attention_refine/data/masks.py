@@ -85,8 +85,15 @@ def _from_colours(colours: np.ndarray, lossy: bool) -> np.ndarray:
         raise DataError("is in colours that JPEG has mixed: store it as PNG")
     if (colours == VOC_VOID).all(-1).any():
         raise DataError("holds the colour of VOC's border, which is void there: store class ids, with void=255")
-    if len(np.unique(colours.reshape(-1, 3), axis=0)) > MOST_COLOURS:
+    present = np.unique(colours.reshape(-1, 3), axis=0)
+    if len(present) > MOST_COLOURS:
         raise DataError(f"holds more than {MOST_COLOURS} colours, as a photograph does: is it a mask?")
+    kinds = [tuple(map(int, colour)) for colour in present if (colour != VOID).any()]
+    if len(kinds) > 1 and (0, 0, 0) not in kinds:
+        raise DataError(
+            f"holds the colours {', '.join(map(str, kinds[:3]))}{', ...' if len(kinds) > 3 else ''} and no black for "
+            "background: all of it would be object. Store class ids, 0 for background"
+        )
     background, void = (colours == 0).all(-1), (colours == VOID).all(-1)
     return np.where(background, 0, np.where(void, 255, 1)).astype(np.uint8)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from tarfile import TarError
+from zipfile import BadZipFile
 
 import datasets
 
@@ -162,7 +164,7 @@ def _load_by_datasets(source, split, *, streaming, revision=None, token=None, mi
                 raise ValueError("Unknown split; it was saved without splits and is read as train")
             return _stream(dataset) if streaming else dataset
         return datasets.load_dataset(source, split=split, streaming=streaming, revision=revision, token=token)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, BadZipFile, TarError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         if "split" in reason.lower():
             if missing_ok:
