@@ -116,9 +116,8 @@ def table(tables: Tables, trained: bool = False) -> list[str]:
         data = OWN.get(source) or WAITS[source]
         said = gain or (f"not trained: waits for {data}" if source in WAITS else "not measured")
         model = _model(name)
-        line = (
-            f"| `{name}` | {_refiners(model)} | {model['backbone']} | {millions(model['backbone'])} | {data} | {said} "
-        )
-        rows[gain is not None].append(line + f"| `you/{name.replace('_', '-')}` |")
-    out = ["| config | head, objectives | network | size | data | gain here | hub id |", "|---" * 7 + "|"]
+        hub_id = f"you/{name.replace('_', '-')}"
+        cells = [f"`{name}`", _refiners(model), model["backbone"], millions(model["backbone"]), data, f"`{hub_id}`", said]
+        rows[gain is not None].append("| " + " | ".join(cells) + " |")
+    out = ["| config | head, objectives | network | size | data | hub id | gain here |", "|---" * 7 + "|"]
     return out + rows[True] + ([] if trained else rows[False])
