@@ -116,8 +116,8 @@ def table(tables: Tables, trained: bool = False) -> list[str]:
         data = OWN.get(source) or WAITS[source]
         said = gain or (f"not trained: waits for {data}" if source in WAITS else "not measured")
         model = _model(name)
-        hub_id = f"you/{name.replace('_', '-')}"
-        cells = [f"`{name}`", _refiners(model), model["backbone"], millions(model["backbone"]), data, f"`{hub_id}`", said]
+        size = f"{model['backbone']}, {millions(model['backbone'])}"
+        cells = [f"`{name}`", _refiners(model), data, said, size, f"`you/{name.replace('_', '-')}`"]
         rows[gain is not None].append("| " + " | ".join(cells) + " |")
-    out = ["| config | head, objectives | network | size | data | hub id | gain here |", "|---" * 7 + "|"]
+    out = ["| config | head, objectives | data | gain here | network, size | hub id |", "|---" * 6 + "|"]
     return out + rows[True] + ([] if trained else rows[False])

@@ -43,6 +43,10 @@ def test_a_further_arm_has_its_row_and_its_sentence(made, monkeypatch, tmp_path)
     mean = 100 * sum(line["lies"] for line in boxes) / len(boxes)
     assert f"to {mean:.1f} %; ceiling" in text and "with IoU 0.70 to 0.70" in text
     assert text.count("| boxes 5 % |") == 2 and "**places3, deit_tiny_patch16_224**" in text
+    assert (
+        "| arm | seeds | overall | correlation of the map | energy inside | Grad-CAM's correlation |"
+        in made.repaired("pets3")
+    )
     made.draw(tmp_path / "drawn.svg")
     assert "boxes 5 % (resnet18)" in (tmp_path / "drawn.svg").read_text(encoding="utf-8")
 
