@@ -684,3 +684,25 @@ def test_rows_without_mask_or_boxes_go_without(tmp_path):
     assert ["mask" in prepared[i] for i in range(3)] == [False, True, True]
     assert ["boxes" in prepared[i] for i in range(3)] == [False, False, True]
     assert prepared[2]["boxes"].tolist() == [[10, 10, 50, 40]]  # the centre crop takes off 10 columns a side
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (3, r"cannot be read as an image \(int is none: give a path, bytes, a PIL image or a uint8 array"),
+        ([photo(), photo()], "list is none: give a path, .*, one at a time"),
+        (torch.zeros(3, 8, 8), "Tensor is none: give a path"),
+        (np.zeros((8, 8, 3), np.float32), r"an array of float32, \(8, 8, 3\): it must be uint8, \(H, W, 3\)"),
+        (np.zeros((3, 8, 8), np.uint8), r"an array of uint8, \(3, 8, 8\)"),
+        (Image.new("RGB", (0, 5)), "it has no pixels, 0 x 5"),
+    ],
+)
+def test_what_is_no_picture_is_told_what_would_be(given, sentence):
+    with pytest.raises(DataError, match=sentence):
+        data.read_image(given)
+
+
+def test_an_array_of_bytes_is_a_picture():
+    pixels = np.asarray(photo())
+    assert (np.asarray(data.read_image(pixels)) == pixels).all()
+    assert (np.asarray(data.read_image(pixels[..., 0])) == pixels[..., :1]).all()

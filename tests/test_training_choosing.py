@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from training_runs import TinyImages, TinyModel, assert_same, train
 
 from attention_refine.training import TrainingConfig, TrainingError, finetune
-from attention_refine.training.choosing import choose, sentence, since_best
+from attention_refine.training.choosing import check_measured, choose, sentence, since_best
 from attention_refine.training.keeping import BestModels
 
 
@@ -203,6 +203,14 @@ def test_a_monitor_that_is_not_measured_is_refused_before_training(tmp_path):
     ):
         train(tmp_path, monitor="f1")
     assert not list(tmp_path.rglob("*.safetensors")), "nothing was trained"
+    for word, meant in {
+        "val_acc": "accuracy",
+        "eval/accuracy": "accuracy",
+        "val_loss": "loss",
+        "Accuracy": "accuracy",
+    }.items():
+        with pytest.raises(TrainingError, match=f"did you mean '{meant}'"):
+            check_measured(["accuracy", "loss", "macro_f1"], TrainingConfig(monitor=word))
     with pytest.raises(TrainingError, match="second_monitor='iou' was not measured"):
         train(tmp_path, second_monitor="iou")
     config = TrainingConfig(output_dir=str(tmp_path), monitor="worst_group_accuracy", epochs=1, progress=False)

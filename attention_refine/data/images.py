@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 
@@ -22,8 +23,8 @@ def read_image(cell, where: str = "the image") -> Image.Image:
     does.
 
     Args:
-        cell: a path, bytes, a PIL image, or the ``{"path", "bytes"}`` cell of a ``datasets.Image(decode=False)``
-            column.
+        cell: a path, bytes, a PIL image, a uint8 array (H, W, 3) or (H, W), or the ``{"path", "bytes"}`` cell of a
+            ``datasets.Image(decode=False)`` column.
         where: what to call it in a message.
 
     Raises:
@@ -52,6 +53,8 @@ def read_mask(
 def _decoded(cell, where: str, convert: Callable[[Image.Image], object]):
     try:
         with open_image(cell) as image:
+            if not image.width or not image.height:
+                raise ValueError(f"it has no pixels, {image.width} x {image.height}")
             upright = ImageOps.exif_transpose(image)
             upright.format = image.format
             return convert(upright)
@@ -73,6 +76,14 @@ def open_image(cell) -> Image.Image:
         cell = path if content is None else content
     if cell is None:
         raise ValueError("there is no image in this row")
+    if isinstance(cell, np.ndarray):
+        if cell.dtype != np.uint8 or cell.ndim not in (2, 3) or cell.ndim == 3 and cell.shape[2] not in (3, 4):
+            raise ValueError(f"an array of {cell.dtype}, {cell.shape}: it must be uint8, (H, W, 3) or (H, W)")
+        return Image.fromarray(cell)
+    if not isinstance(cell, (str, os.PathLike, bytes)) and not hasattr(cell, "read"):
+        several = ", one at a time" if isinstance(cell, (list, tuple)) else ""
+        kind = type(cell).__name__
+        raise ValueError(f"{kind} is none: give a path, bytes, a PIL image or a uint8 array (H, W, 3){several}")
     return Image.open(io.BytesIO(cell) if isinstance(cell, bytes) else cell)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -24,6 +25,16 @@ LARGEST_CARD = 2**20  # bytes of a README that is kept with the model
 logger = logging.getLogger(__name__)
 
 
+def _hint(path: Path) -> str:
+    """What may have been meant by the name of no folder."""
+    page = re.search(r"huggingface\.co/+([\w.-]+/[\w.-]+)", path.as_posix())
+    if page is not None:
+        return f": of a page on the Hub give the id, {page[1]!r}"
+    if path.is_file():
+        return f": it is a file; give the folder that save_pretrained wrote, which has a config.json beside {path.name}"
+    return "; a network that is not refined yet is wrapped, ar.wrap(name)"
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a model is asked from: the arguments of :func:`~attention_refine.hub.from_pretrained`."""
@@ -41,12 +52,17 @@ class Source:
         Raises:
             CheckpointError: neither a folder nor a Hub id, or two revisions.
         """
+        if not isinstance(source, (str, os.PathLike)):
+            kind = source.__name__ if isinstance(source, type) else f"a {type(source).__name__}"
+            raise CheckpointError(f"a saved model is given by its folder or its Hub id (user/name), got {kind}")
         folder = Path(source)
         if str(source) and folder.is_dir():
             return folder
         hub_id = HUB_ID.fullmatch(str(source))
         if hub_id is None:
-            raise CheckpointError(f"{str(source)!r} is neither a folder nor a Hub id (user/name or user/name@revision)")
+            raise CheckpointError(
+                f"{str(source)!r} is neither a folder nor a Hub id (user/name or user/name@revision){_hint(folder)}"
+            )
         name, at = hub_id.groups()
         if at and revision not in (None, at):
             raise CheckpointError(f"two revisions are given: {at!r} in the id and revision={revision!r}")

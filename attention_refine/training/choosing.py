@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -129,7 +130,9 @@ def check_measured(names: Collection[str], config: TrainingConfig, later: Collec
         if name not in names and name not in later:
             names = [each for each in sorted(names) if not each.endswith("images")]  # those are counts
             known = ", ".join(names) or "nothing, as the evaluation is empty"
-            close = [each for each in names if name in each] or difflib.get_close_matches(name, names, n=1)
+            bare = re.sub(r"^(eval|val|valid|validation|test)[_/ ]", "", name.lower())  # as other trainers call it
+            close = [each for each in names if bare in each] if bare else []
+            close = close or difflib.get_close_matches(bare, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise TrainingError(f"{option}={name!r} was not measured; measured are {known}{hint}")
 

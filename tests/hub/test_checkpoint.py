@@ -419,6 +419,19 @@ def test_a_bad_id_is_refused(name, monkeypatch, tmp_path):
         ar.load(name)
 
 
+def test_what_may_have_been_meant_is_told(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    for given, meant in {
+        "https://huggingface.co/user/name": "of a page on the Hub give the id, 'user/name'",
+        str(tmp_path / "model.safetensors"): "it is a file; give the folder that save_pretrained wrote",
+        "resnet18": r"a network that is not refined yet is wrapped, ar.wrap\(name\)",
+        None: "a saved model is given by its folder or its Hub id .*, got a NoneType",
+        ar.RefinedModel: "got RefinedModel",
+    }.items():
+        with pytest.raises(ar.CheckpointError, match=meant):
+            ar.load(given)
+
+
 def test_two_revisions_are_refused():
     with pytest.raises(ar.CheckpointError, match="two revisions.*'v1'.*'v2'"):
         ar.load("user/name@v1", revision="v2")
