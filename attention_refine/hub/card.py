@@ -17,7 +17,7 @@ from ..places import command_without_places, without_places
 from ..refined import Refined
 from .checkpoint import CARD
 from .config import for_others
-from .talking import redacted
+from .retry import redacted
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

@@ -15,7 +15,7 @@ from . import weights as stored
 from .checkpoint import CARD, PROCESSOR, Checkpoint, in_folder
 from .checksums import is_checksum, matches
 from .config import CONFIG, CheckpointError, check_size, read_config
-from .talking import patiently, redacted, root_of, sentence, status_of, worth_another_try
+from .retry import patiently, redacted, root_of, sentence, status_of, worth_another_try
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -15,7 +15,7 @@ from .card import Card
 from .checkpoint import CARD, save_pretrained
 from .checksums import matches
 from .config import CONFIG, for_others, to_json
-from .talking import patiently, redacted, root_of, sentence, status_of, worth_another_try
+from .retry import patiently, redacted, root_of, sentence, status_of, worth_another_try
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
