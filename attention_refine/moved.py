@@ -16,6 +16,7 @@ MOVED = {
     "evaluation.altered": "evaluation.sanity",
     "evaluation.perturbed": "evaluation.perturbation",
     "evaluation.whole_set": "evaluation.dataset_level",
+    "hub.outline": "hub.meta_build",
     "hub.talking": "hub.retry",
     "metrics.drop": "metrics.confidence",
     "metrics.eraser": "metrics.rationale",

@@ -16,7 +16,7 @@ from ..files import atomic_files
 from ..refined import Refined
 from . import weights as stored
 from .config import CONFIG, CheckpointError, build, model_config, read_config, to_json
-from .outline import outline
+from .meta_build import outline
 
 PROCESSOR = "preprocessor_config.json"
 CARD = "README.md"

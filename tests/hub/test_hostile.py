@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import attention_refine as ar
 from attention_refine.hub import config as configs
 from attention_refine.hub import weights as stored
-from attention_refine.hub.outline import Budget, TooLarge
+from attention_refine.hub.meta_build import Budget, TooLarge
 
 NAME = "evil/model"
 
