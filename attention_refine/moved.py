@@ -21,6 +21,7 @@ MOVED = {
     "metrics.drop": "metrics.confidence",
     "metrics.eraser": "metrics.rationale",
     "metrics.truth": "metrics.ground_truth",
+    "objectives.gathering": "objectives.distributed",
 }
 GONE_IN = "0.2"
 

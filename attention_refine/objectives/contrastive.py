@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from ..backbones.classifier import embedding_size, embeddings, last_layer
 from .base import Objective, objectives
-from .gathering import gathered, processes
+from .distributed import gathered, processes
 from .views import Views, ViewsConfig
 
 if TYPE_CHECKING:

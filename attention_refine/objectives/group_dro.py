@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..losses import image_losses
 from .base import Objective, objectives
-from .gathering import processes
+from .distributed import processes
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..registry import check_choice
 from .base import Objective, objectives
-from .gathering import gathered, processes
+from .distributed import gathered, processes
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput
