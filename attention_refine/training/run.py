@@ -115,10 +115,6 @@ class Run:
         check_setting(
             model, sets["training"], config, accelerator, self.validated, self.validated or evaluate is not None
         )
-        if collate is not None:
-            for name in ("training", "validation", "unlabeled"):
-                if sets[name] is not None:
-                    check_collated(sets[name], collate, config.seed)
         process, processes = accelerator.process_index, accelerator.num_processes
         loading = {
             "num_workers": config.num_workers, "pin_memory": accelerator.device.type == "cuda",
@@ -129,6 +125,10 @@ class Run:
         self.total_steps = config.max_steps or config.epochs * self.strategy.steps
         self.rate = schedule(config, self.total_steps, self.strategy.steps)
         check_beginnings(model, config, self.total_steps)
+        if collate is not None:
+            for name in ("training", "validation", "unlabeled"):
+                if sets[name] is not None:
+                    check_collated(sets[name], collate, config.seed)
         self.output = Path(config.output_dir)
         self.checkpoints = self.output / "checkpoints"
         self.start: StartingPredictions | None = None
