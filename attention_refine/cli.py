@@ -91,7 +91,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         _demo,
         "train a plain model on made images, see what it leans on, mend it from a few boxes, see again; a page",
     )
-    demo.add_argument("--output", default="attention-refine-demo", help="folder to write to (default: %(default)s)")
+    demo.add_argument(
+        "--output", type=_new_folder, default="attention-refine-demo", help="folder to write to (default: %(default)s)"
+    )
     demo.add_argument("--seed", type=int, default=0, help="seed (default: %(default)s)")
     demo.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
 
@@ -119,7 +121,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     evaluate.add_argument(
         "models", nargs="+", metavar="MODEL", help="saved folder, run folder or Hub id; name=MODEL names it"
     )
-    evaluate.add_argument("--output", default="evaluation", help="folder for results and report (default: %(default)s)")
+    evaluate.add_argument(
+        "--output", type=_new_folder, default="evaluation", help="folder for results and report (default: %(default)s)"
+    )
     evaluate.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
     evaluate.add_argument("--limit", type=_positive, help="judge so many images only, drawn evenly from the split")
     evaluate.add_argument("--config", help="YAML file whose data and evaluation sections are used")
@@ -160,7 +164,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     audit = _command(commands, "audit", _audit, "find out what a saved model leans on: the object, a cue or the place")
     audit.add_argument("model", metavar="MODEL", help="saved folder, run folder or Hub id")
     audit.add_argument("data", metavar="DATA", help="folder, Hub dataset id, or 'shapes' for the embedded dataset")
-    audit.add_argument("--output", default="audit", help="folder for page and results (default: %(default)s)")
+    audit.add_argument(
+        "--output", type=_new_folder, default="audit", help="folder for page and results (default: %(default)s)"
+    )
     audit.add_argument("--split", default="test", help="split that is looked at (default: %(default)s)")
     audit.add_argument("--places", help="split that other places are taken from, such as train; the same if not given")
     audit.add_argument(
@@ -179,7 +185,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         "find what a model leans on, mend it with the recipe that measured best for the data, and prove it on one page",
     )  # fmt: skip
     repair.add_argument("model", metavar="MODEL", help="saved folder or run folder; or a backbone: timm name or Hub id")
-    repair.add_argument("--output", default="repair", help="folder for page, models and audits (default: %(default)s)")
+    repair.add_argument(
+        "--output", type=_new_folder, default="repair", help="folder for page, models and audits (default: %(default)s)"
+    )
     repair.add_argument(
         "--goal", default="accuracy", choices=("accuracy", "map", "parts"),
         help="accuracy, where a shortcut lies too; map, on the object; parts, for fine-grained classes (default: accuracy)",
@@ -196,7 +204,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="image files or folders; of a model of clips videos, written as mp4 and gif",
     )
-    explain.add_argument("--output", default="explained", help="folder to write to (default: %(default)s)")
+    explain.add_argument(
+        "--output", type=_new_folder, default="explained", help="folder to write to (default: %(default)s)"
+    )
     explain.add_argument(
         "--method", default="auto",
         help="auto (the model's own map once trained, else grad_cam), model, or a map: " + ", ".join(list_maps()),
@@ -283,7 +293,9 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
         default=200,
         help="audit so many images, the rest stand behind (default: %(default)s)",
     )
-    parser.add_argument("--output", default="edit", help="folder for audit and repairs (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=_new_folder, default="edit", help="folder for audit and repairs (default: %(default)s)"
+    )
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
@@ -444,6 +456,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _new_folder(text: str) -> str:
+    if os.path.isfile(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder, which is made where it is not there")
+    return text
 
 
 def _limited(split: Any, limit: int | None) -> Any:
@@ -744,8 +762,12 @@ def _pull(arguments: argparse.Namespace) -> None:
 def _backbones(arguments: argparse.Namespace) -> None:
     from .support import markdown, rows
 
+    table = 0
     for line in markdown(rows(arguments.filter)):
+        table += line.startswith("|")
         print(line, flush=True)
+    if table <= 2:  # its head alone
+        raise ValueError(f"no network's name holds {arguments.filter!r}; names are such as timm/resnet50")
 
 
 if __name__ == "__main__":

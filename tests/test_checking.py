@@ -118,6 +118,10 @@ def test_one_class_other_labels_at_test_and_layouts_with_two_readings(tmp_path):
     assert "two readings" in found.problems[0] and found.splits == {}
     with pytest.raises(DataError, match="is not a folder that exists"):
         check(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="dataset '' names nothing"):
+        check("")
+    with pytest.raises(ValueError, match="box_format 'yolo' is not one of xywh"):
+        check(tmp_path / "one", box_format="yolo")
 
 
 def test_other_sources_are_described(monkeypatch):

@@ -234,6 +234,20 @@ def test_explain_says_what_it_leaves_out_of_a_folder(runs, tmp_path, capsys):
         assert line in said.err
 
 
+@pytest.mark.parametrize("command", ["demo", "evaluate m", "audit m d", "repair m", "explain m i", "edit m d"])
+def test_an_output_that_is_a_file(tmp_path, capsys, command):
+    (tmp_path / "here").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--output", str(tmp_path / "here")])
+    assert stop.value.code == 2
+    assert "here' is a file; name a folder, which is made where it is not there" in capsys.readouterr().err
+
+
+def test_a_filter_that_no_network_fits(capsys):
+    assert main(["backbones", "--filter", "zzz"]) == 1
+    assert "no network's name holds 'zzz'" in capsys.readouterr().err
+
+
 def _refused(capsys, *command) -> str:
     assert main([*map(str, command)]) == 1
     said = capsys.readouterr().err.strip()

@@ -96,6 +96,8 @@ def test_results_are_found_where_a_run_left_them(runs):
     with pytest.raises(ValueError, match=r"nothing does not exist: give an evaluation\.json"):
         evaluation_files(runs / "nothing")
     (runs / "empty").mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match=r"holds evaluations of models: name one, .*a or .*b$"):
+        evaluation_files(runs)
     with pytest.raises(ValueError, match=r"empty holds no evaluation\.json: judge its model with attention-refine"):
         evaluation_files(runs / "empty")
 

@@ -18,6 +18,7 @@ from attention_refine.data.columns import (
     ClassIndex,
     DataError,
     as_list,
+    check_box_format,
     check_lists,
     from_corners,
     label_text,
@@ -27,7 +28,7 @@ from attention_refine.data.edits import is_edited, read_map
 from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
 from attention_refine.data.images import as_boxes, check_boxes, read_mask
 from attention_refine.data.listing import canonical_split, split_folders
-from attention_refine.data.sources import has_tables, load_dataset
+from attention_refine.data.sources import check_source, has_tables, load_dataset
 from attention_refine.data.summary import Summary, describe
 
 HEADERS = 60  # annotated images of a split whose sizes are looked at, spread over it
@@ -95,8 +96,11 @@ def check(
         label_column, image_column, group_column, box_format, mask_values, void, revision, media: as of :func:`load_dataset`.
 
     Raises:
+        ValueError: an unknown box format.
         DataError: no such folder or dataset. What is wrong inside of one is a problem of the result.
     """
+    check_box_format(box_format)
+    check_source(source)
     folder = Path(source).expanduser()
     columns = {"label_column": label_column, "image_column": image_column}
     if not folder.is_dir() or has_tables(folder):

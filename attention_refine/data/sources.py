@@ -95,8 +95,7 @@ def load_dataset(
         ValueError: an unknown ``box_format`` or ``media``.
     """
     check_box_format(box_format)
-    if not str(source).strip() or str(source) != str(source).strip("\0"):
-        raise DataError(f"dataset {str(source)!r} names nothing: give a folder, or the id of a dataset on the Hub")
+    check_source(source)
     columns = {"label_column": label_column, "image_column": image_column}
     more = {"group_column": group_column, "box_format": box_format, "mask_values": mask_values, "void": void}
     folder = Path(source).expanduser()
@@ -109,6 +108,16 @@ def load_dataset(
         train = load_source(source, "train", missing_ok=True, **options)
         class_names = None if train is None else label_names(as_canonical(train, **columns))
     return as_canonical(dataset, class_names=class_names, **columns, **more)
+
+
+def check_source(source: str | Path) -> None:
+    """Refuse an empty name: as a folder it would be the current one.
+
+    Raises:
+        DataError: it is empty.
+    """
+    if not str(source).strip() or str(source) != str(source).strip("\0"):
+        raise DataError(f"dataset {str(source)!r} names nothing: give a folder, or the id of a dataset on the Hub")
 
 
 def load_source(source: str | Path, split: str, *, streaming: bool = False, missing_ok: bool = False, **options):

@@ -35,6 +35,9 @@ def evaluation_files(path: str | Path) -> dict[str, Path]:
         return {"": above}
     if not path.exists():
         raise ValueError(f"{path} does not exist: give an {FILE}, or the folder of a run or an evaluation")
+    inner = sorted(file.parent for file in path.glob(f"*/{FILE}")) if path.is_dir() else []
+    if inner:
+        raise ValueError(f"{path} holds evaluations of models: name one, {' or '.join(map(str, inner[:3]))}")
     raise ValueError(
         f"{path} holds no {FILE}: judge its model with attention-refine evaluate {path} --data.source DATA, and compare "
         "what that writes"

@@ -31,7 +31,7 @@ def _hint(path: Path) -> str:
     if page is not None:
         return f": of a page on the Hub give the id, {page[1]!r}"
     if path.is_file():
-        return f": it is a file; give the folder that save_pretrained wrote, which has a config.json beside {path.name}"
+        return f": it is a file; give the folder that save_pretrained wrote, {path.parent.as_posix()!r} if that is it"
     return "; a network that is not refined yet is wrapped, ar.wrap(name)"
 
 
