@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
+    "backbones.cutting": "backbones.partial_forward",
     "evaluation.altered": "evaluation.sanity",
     "evaluation.perturbed": "evaluation.perturbation",
     "evaluation.whole_set": "evaluation.dataset_level",

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
-from .cutting import answering
 from .liven import liven
 from .outputs import first_tensor, logits_of, with_first_tensor
+from .partial_forward import answering
 from .trace import Candidate, image_size_of, trace
 
 MECHANISMS = ("scale", "attention")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layouts import Layout, grid_of, infer_layout
-from .cutting import Reached, before, shapes
 from .outputs import first_tensor
+from .partial_forward import Reached, before, shapes
 from .scopes import output_hook
 
 
