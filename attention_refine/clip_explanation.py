@@ -97,7 +97,7 @@ def explain_clip(
         DataError: the video cannot be read.
         ValueError: no map or class of that name.
     """
-    from .backbones.scopes import quiet
+    from .backbones.contexts import quiet
 
     wanted = class_index(model, target)
     clip = read_clip(video, model.preprocessing)

@@ -123,7 +123,7 @@ def explain_image(
         DataError: the image cannot be read.
         ValueError: no map or class of that name, or a map that is of no class was asked for one.
     """
-    from .backbones.scopes import quiet
+    from .backbones.contexts import quiet
 
     wanted = class_index(model, target)
     picture = read_image(image, str(image) if isinstance(image, (str, Path)) else "the image")

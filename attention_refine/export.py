@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .backbones.contexts import quiet
 from .backbones.saving import save_network
-from .backbones.scopes import quiet
 from .files import DiskFull, room_for
 from .refined import Refined
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .backbones.adapter import Backbone, Feature
+from .backbones.contexts import quiet
 from .backbones.last_linear import LastLinear
 from .backbones.partial_forward import Reached
-from .backbones.scopes import quiet
 from .heads.base import Action, Head
 from .inputs import (
     Watched,

@@ -14,6 +14,7 @@ from typing import Any
 
 MOVED = {
     "backbones.cutting": "backbones.partial_forward",
+    "backbones.scopes": "backbones.contexts",
     "evaluation.altered": "evaluation.sanity",
     "evaluation.perturbed": "evaluation.perturbation",
     "evaluation.whole_set": "evaluation.dataset_level",

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .backbones.scopes import quiet
+from .backbones.contexts import quiet
 from .compositing import extent
 from .data import DataError, Prepared, collate, match_classes
 from .data.columns import undecoded

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .backbones.contexts import own_randomness
 from .backbones.families import Example, examples
 from .backbones.outputs import logits_of
 from .backbones.probe import UnsupportedBackbone
-from .backbones.scopes import own_randomness
 from .wrap import wrap
 
 SEEN = 1e-4  # relative change of the logits from which a map counts as one that moved them

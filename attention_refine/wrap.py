@@ -15,12 +15,12 @@ from torch import nn
 
 from .backbones.adapter import Backbone
 from .backbones.classifier import fingerprint
+from .backbones.contexts import quiet
 from .backbones.higher_resolution import higher_resolution
 from .backbones.loading import load_with_freshness
 from .backbones.mistaken import check_logits, refuse_no_source
 from .backbones.precision import precision
 from .backbones.rebuild import describe
-from .backbones.scopes import quiet
 from .backbones.spec import IMAGENET, NotRebuildable
 from .backbones.unwrapping import refuse_scripted, unwrapped
 from .calibration import drawn

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from attention_refine.backbones.scopes import quiet
+from attention_refine.backbones.contexts import quiet
 from attention_refine.data import Transform
 from attention_refine.maps import by_name, list_maps
 from attention_refine.maps.scale import resize

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
 from .compiling import not_compiled
+from .contexts import quiet, without_checkpointing
 from .outputs import first_tensor, logits_of, with_first_tensor
 from .partial_forward import Reached, answering, before, last_called, recording
 from .passing import MakesContext, Passage
 from .precision import precision
-from .scopes import quiet, without_checkpointing
 from .sites import Site, check_site, find_site
 from .spec import BackboneSpec
 from .trace import image_size_of

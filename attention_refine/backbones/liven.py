@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .scopes import own_randomness, quiet
+from .contexts import own_randomness, quiet
 
 _SMALL = 0.1  # a constant this small is a gate still closed: layer scale, a zero-initialised residual or classifier
 

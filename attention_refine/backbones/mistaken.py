@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .contexts import quiet
 from .outputs import logits_of, several_logits
-from .scopes import quiet
 
 _TORCH_FILES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
 _OTHER_FILES = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .scopes import output_hook
+from .contexts import output_hook
 
 
 class Reached(Exception):

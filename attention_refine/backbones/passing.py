@@ -16,9 +16,9 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from .contexts import checkpoints, is_checkpointed, output_hook
 from .outputs import first_tensor, with_first_tensor
 from .partial_forward import last_called
-from .scopes import checkpoints, is_checkpointed, output_hook
 
 Context = AbstractContextManager[Any]
 MakesContext = Callable[[], Context]

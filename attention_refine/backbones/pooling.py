@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..layouts import to_grid
+from .contexts import output_hook, own_randomness, quiet
 from .outputs import first_tensor
 from .probe import UnsupportedBackbone
-from .scopes import output_hook, own_randomness, quiet
 from .sites import Site
 from .trace import image_size_of, trace
 

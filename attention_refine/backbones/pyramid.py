@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..layouts import Layout, to_grid
+from .contexts import output_hook, own_randomness, quiet
 from .outputs import first_tensor
 from .precision import precision
 from .probe import UnsupportedBackbone
-from .scopes import output_hook, own_randomness, quiet
 from .trace import Candidate, image_size_of, trace
 
 FINEST = 4  # pixels a cell of the finest grid covers at least: finer ones hold little but colour

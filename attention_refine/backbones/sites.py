@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from ..layouts import Layout
+from .contexts import own_randomness, quiet
 from .outputs import first_tensor
 from .probe import MECHANISMS, Probe, UnsupportedBackbone
-from .scopes import own_randomness, quiet
 from .trace import Candidate
 
 # Relative change of the logits under a gain of 1 + U(0, 1) below which a site counts as one the logits do not feel.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layouts import from_grid, infer_layout, to_grid
+from .contexts import output_hook, quiet, without_checkpointing
 from .outputs import first_tensor
-from .scopes import output_hook, quiet, without_checkpointing
 from .sites import Site
 from .trace import image_size_of
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..layouts import Layout, grid_of, infer_layout
+from .contexts import output_hook
 from .outputs import first_tensor
 from .partial_forward import Reached, before, shapes
-from .scopes import output_hook
 
 
 @dataclass

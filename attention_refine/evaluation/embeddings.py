@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
-from attention_refine.backbones.scopes import quiet
+from attention_refine.backbones.contexts import quiet
 from attention_refine.data import match_classes, prepare
 from attention_refine.evaluation.batches import evaluation_batches
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attention_refine import metrics
 from attention_refine.backbones import logits_of, reading_site
-from attention_refine.backbones.scopes import quiet
+from attention_refine.backbones.contexts import quiet
 from attention_refine.evaluation.measures import ATTRIBUTED, CONTROLS, MEASURES, measure_maps, names_of
 from attention_refine.evaluation.perturbation import perturb
 from attention_refine.evaluation.sanity import Sanity, attribution_maps

@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.adapter import Backbone
-from ..backbones.scopes import own_randomness, quiet
+from ..backbones.contexts import own_randomness, quiet
 from ..backbones.stages import StageTwin, twin_of_last_stage
 from ..maps.conditions import full_precision
 from ..registry import check_choice

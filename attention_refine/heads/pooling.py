@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.adapter import Backbone
+from ..backbones.contexts import quiet
 from ..backbones.pooling import classifier_of_the_mean
-from ..backbones.scopes import quiet
 from ..backbones.sites import Site
 from ..registry import check_choice
 from .base import Head

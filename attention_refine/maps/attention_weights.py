@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..backbones.adapter import Backbone
 from ..backbones.attention import class_row_attention
-from ..backbones.scopes import quiet
+from ..backbones.contexts import quiet
 from .site import logits_of
 
 ROWS = ("auto", "class", "mean")

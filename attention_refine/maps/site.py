@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..backbones import Site, infer_layout, logits_of, reading_site
 from ..backbones.clips import FramesFirst
+from ..backbones.contexts import own_randomness, quiet
 from ..backbones.outputs import first_tensor, with_first_tensor
-from ..backbones.scopes import own_randomness, quiet
 from ..backbones.trace import frames_last
 from ..layouts import Layout, to_grid
 from .pixels import channel_axis, image_size

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from .. import maps
 from ..backbones.compiling import not_compiled
-from ..backbones.scopes import without_checkpointing
+from ..backbones.contexts import without_checkpointing
 from ..maps.site import module_name
 from ..registry import check_choice
 from .base import Objective, objectives

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.scopes import quiet
+from ..backbones.contexts import quiet
 from ..maps.conditions import full_precision
 from .base import objectives
 from .darc_config import DARCConfig

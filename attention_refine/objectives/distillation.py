@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones import logits_of
+from ..backbones.contexts import quiet
 from ..backbones.precision import precision
-from ..backbones.scopes import quiet
 from ..maps.conditions import full_precision
 from ..registry import check_choice
 from .base import Objective, objectives

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..backbones import infer_layout
 from ..backbones.adapter import Feature
+from ..backbones.contexts import output_hook, quiet
 from ..backbones.outputs import first_tensor
-from ..backbones.scopes import output_hook, quiet
 from ..backbones.trace import image_size_of
 from ..layouts import to_grid
 from ..maps import normalize, resize

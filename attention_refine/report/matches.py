@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from attention_refine.backbones.scopes import quiet
+from attention_refine.backbones.contexts import quiet
 from attention_refine.data import match_classes, prepare
 from attention_refine.evaluation.retrieval import Retrieval
 from attention_refine.overlay import denormalize, overlay

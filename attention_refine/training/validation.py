@@ -19,7 +19,7 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
-from attention_refine.backbones.scopes import own_randomness
+from attention_refine.backbones.contexts import own_randomness
 from attention_refine.metrics.ground_truth import measurable
 from attention_refine.metrics.localisation import mask_correlation
 from attention_refine.metrics.modules import GroupAccuracy
