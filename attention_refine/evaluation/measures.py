@@ -95,7 +95,7 @@ def measure_maps(
     boxes: Sequence[Tensor] | None,
     correct: Tensor,
     cue: Tensor | None = None,
-    needs: Sequence[str] = ("truth", "boxes", "cue", "map"),
+    needs: Sequence[str] = ("truth", "boxes", "cue", "volume", "map"),
 ) -> dict[str, Tensor]:
     """``{name: (B,)}`` of every measure that needs no forward; NaN where a sample lacks what it is compared with.
 
@@ -109,6 +109,7 @@ def measure_maps(
     """
     values = {}
     given, cued = maps.flatten(2, 3) if maps.ndim == 5 else maps, maps
+    volume = (maps, mask) if maps.ndim == 5 and mask is not None else None
     if cue is not None:
         cued, cue = laid_out(maps, cue)
     if mask is not None:
@@ -120,6 +121,8 @@ def measure_maps(
             continue  # given by what made the maps
         if measure.needs == "map":
             found = measure.function(given, **options)
+        elif measure.needs == "volume":
+            found = maps.new_full((len(maps),), torch.nan) if volume is None else measure.function(*volume, **options)
         elif measure.needs == "cue":
             nothing = maps.new_full((len(maps),), torch.nan)
             found = nothing if cue is None else _where_there_is_some(cue, measure.function(cued, cue, **options))

@@ -74,6 +74,7 @@ from .sanity import (
     target_randomisation,
 )
 from .shape import diversity, entropy, mean_activation, sparsity
+from .temporal import temporal_pointing
 from .thresholds import BestIoU, MaxBoxAcc, best_iou, box_overlaps, max_box_accuracy, threshold_grid
 from .token_drop import token_deletion, token_insertion, token_insertion_and_deletion
 
@@ -226,6 +227,7 @@ __all__ = [
     "ssim",
     "sufficiency",
     "target_randomisation",
+    "temporal_pointing",
     "threshold_grid",
     "token_deletion",
     "token_insertion",

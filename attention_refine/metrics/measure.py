@@ -9,7 +9,7 @@ from typing import Any
 
 from ..registry import Registry, check_choice, check_name
 
-NEEDS = ("labels", "truth", "boxes", "cue", "map", "forwards", "attribution")
+NEEDS = ("labels", "truth", "boxes", "cue", "volume", "map", "forwards", "attribution")
 SCORED = ("target", "score", "batch_size")
 STEPPED = (*SCORED, "n_steps")
 TAKES = (*STEPPED, "labels")
@@ -30,9 +30,11 @@ class Measure:
         needs: what it is of. ``"labels"``: prediction against label, ``function(logits, labels, **options) -> (B,)``.
             ``"truth"``: map against mask or filled boxes, ``function(maps (B, 1, h, w), mask
             (B, 1, H, W) of 0 and 1, **options) -> (B,)``. ``"boxes"``: map against boxes, ``function(maps, boxes,
-            image_size, **options)``. ``"cue"``: map against what should not be looked at, as ``"truth"``. ``"map"``: the map
-            alone, ``function(maps, **options)``. ``"forwards"``: the map against the model, by forwards of altered images,
-            ``function(net, pixel_values, maps, **options)``. ``"attribution"``: the model's integrated gradients against
+            image_size, **options)``. ``"cue"``: map against what should not be looked at, as ``"truth"``. ``"volume"``: a
+            clip's map against its masks, frame by frame, ``function(maps (B, 1, t, h, w), mask (B, 1, T, H, W),
+            **options) -> (B,)``; NaN for pictures. ``"map"``: the map alone, ``function(maps, **options)``.
+            ``"forwards"``: the map against the model, by forwards of altered images, ``function(net, pixel_values, maps,
+            **options)``. ``"attribution"``: the model's integrated gradients against
             the mask, as ``"truth"``. ``"groups"`` (predictions by groups of images) and ``"sanity"`` (the map against that
             of an altered model) are the evaluation's own.
         function: None for what the evaluation makes itself.
