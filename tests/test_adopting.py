@@ -175,6 +175,8 @@ def test_numbered_classes_go_by_their_order_where_there_are_as_many(folder):
         ([], "the dataset is empty"),
         (5, "int is no dataset: give a folder"),
         (torch.utils.data.DataLoader([1, 2]), "a DataLoader makes batches of its own"),
+        ([(torch.zeros(1, 48, 48), 0)], r"row 0 has pixels of shape \(1, 48, 48\), and the model takes \(3, "),
+        ([(torch.zeros(48, 48), 0)], r"row 0 has pixels of shape \(48, 48\)"),
         ([("gone.png", 0)], r"row 0 \(gone.png\) cannot be read as an image"),
     ],
 )  # fmt: skip

@@ -706,3 +706,30 @@ def test_an_array_of_bytes_is_a_picture():
     pixels = np.asarray(photo())
     assert (np.asarray(data.read_image(pixels)) == pixels).all()
     assert (np.asarray(data.read_image(pixels[..., 0])) == pixels[..., :1]).all()
+
+
+def test_items_of_numbers_make_a_batch():
+    """As the default collate functions of torch and transformers take them."""
+    items = [{"pixel_values": torch.zeros(3, 8, 8), "labels": i, "weight": 0.5, "hot": [0, 1]} for i in range(2)]
+    batch = collate(items)
+    assert batch["labels"].tolist() == [0, 1] and batch["labels"].dtype == torch.int64
+    assert batch["weight"].dtype == torch.float32 and batch["hot"].shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "name, values, sentence",
+    [
+        (
+            "pixel_values",
+            [torch.zeros(3, 8, 8), torch.zeros(3, 6, 8)],
+            r"several sizes, \(3, 8, 8\) and \(3, 6, 8\); ar.data.pr",
+        ),
+        ("mask", [torch.zeros(1, 8, 8), torch.zeros(1, 4, 4)], r"mask of the items of a batch are of several sizes"),
+        ("labels", ["cat", "dog"], "labels of an item is 'cat', and must be a tensor or numbers .labels: the index"),
+        ("labels", [0, None], "labels of an item is None"),
+    ],
+)
+def test_items_that_make_no_batch(name, values, sentence):
+    items = [{"pixel_values": torch.zeros(3, 8, 8), "labels": 0, name: value} for value in values]
+    with pytest.raises(DataError, match=sentence):
+        collate(items)

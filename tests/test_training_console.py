@@ -112,6 +112,15 @@ def test_masks_that_are_void_all_over_are_said_after_one_epoch(tmp_path):
     assert result.history[-1]["train/map_supervision_images"] == 0
 
 
+@pytest.mark.parametrize("name, images, least", [("contrastive", 1, 2), ("triplet", 2, 3)])
+def test_an_objective_that_compares_the_images_of_a_batch_of_too_few(tmp_path, name, images, least):
+    model = ar.wrap(timm.create_model("test_resnet", num_classes=6), objectives=[name])
+    said = f"{name} would do nothing: it compares the images of a batch with each other, and batch_size is {images}: give at"
+    with pytest.raises(TrainingError, match=f"{said} least {least}"):
+        config = TrainingConfig(output_dir=str(tmp_path), progress=False, batch_size=images)
+        finetune(model, prepared(model), config)
+
+
 def test_one_that_reads_what_is_there_is_not():
     for target in ("mask", "auto"):
         model = ar.wrap(

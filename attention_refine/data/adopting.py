@@ -178,6 +178,7 @@ class Listed(torch.utils.data.Dataset):
         self._index = ClassIndex(self.class_names) if self.class_names else None
         self.is_multi_label = _ndim(first.get("label")) > 0
         self._raw = _is_pixels(first["image"])
+        self._size = tuple((getattr(model, "preprocessing", None) or {}).get("input_size") or ()) or None
         self._reader = None
         if not self._raw:
             preprocessing = getattr(model, "preprocessing", None)
@@ -211,6 +212,11 @@ class Listed(torch.utils.data.Dataset):
         if self._raw:
             if not _is_pixels(image):
                 raise DataError(f"{where} is a {type(image).__name__} and row 0 a tensor of pixels: give one kind")
+            if self._size is not None and (image.ndim != len(self._size) or image.shape[0] != self._size[0]):
+                raise DataError(
+                    f"{where} has pixels of shape {tuple(image.shape)}, and the model takes {self._size}: tensors of floats "
+                    "are taken as they are; PIL images, or uint8 tensors, are prepared"
+                )
             beside = {name: value for name, value in row.items() if name in BESIDE and isinstance(value, Tensor)}
             return {"pixel_values": image.float(), **beside, **label, "index": torch.tensor(i)}
         cells = {name: row.get(name) for name in ("mask", "cue_mask", "bbox", "cue_bbox", "start", "end")}

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import datasets
 import numpy as np
@@ -448,11 +449,14 @@ def _check_on_error(on_error: str):
         raise ValueError(f"on_error {on_error!r} is not one of raise, skip")
 
 
-def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | list[Tensor]]:
-    """Items to a batch: tensors stacked, ``boxes`` as a list.
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor | list[Tensor]]:
+    """Items to a batch: tensors stacked, numbers made into tensors, ``boxes`` as a list.
 
     What some items have and others lack is there for all of them: a ``mask`` is then void, a ``cue`` empty, ``boxes``
     none.
+
+    Raises:
+        DataError: values of a column that are of several sizes, or text.
     """
     size = items[0]["pixel_values"].shape[1:]
     lacking = {
@@ -463,4 +467,21 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | list[Tenso
     some = {key: value for key, value in lacking.items() if any(key in item for item in items)}
     items = [{**some, **item} for item in items]
     shared = [key for key in items[0] if all(key in item for item in items)]
-    return {k: [i[k] for i in items] if k == "boxes" else torch.stack([i[k] for i in items]) for k in shared}
+    return {k: [i[k] for i in items] if k == "boxes" else _stacked(k, [i[k] for i in items]) for k in shared}
+
+
+def _stacked(name: str, values: list) -> Tensor:
+    try:
+        tensors = [each if isinstance(each, Tensor) else torch.as_tensor(each) for each in values]
+    except (TypeError, ValueError, RuntimeError) as error:  # of text, of lists of unequal lengths, of None
+        odd = next((each for each in values if not isinstance(each, (Tensor, int, float))), values[0])
+        raise DataError(
+            f"{name} of an item is {odd!r}, and must be a tensor or numbers (labels: the index of a class)"
+        ) from error
+    shapes = list(dict.fromkeys(tuple(each.shape) for each in tensors))
+    if len(shapes) > 1:
+        remedy = "; ar.data.prepare brings images to one size" if name == "pixel_values" else ""
+        raise DataError(
+            f"{name} of the items of a batch are of several sizes, {' and '.join(map(str, shapes[:2]))}{remedy}"
+        )
+    return torch.stack(tensors)

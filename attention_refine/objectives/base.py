@@ -33,6 +33,7 @@ class Objective(nn.Module):
             and ``smoothing``. Trainers that drop what no signature names keep them.
         adds: columns that it puts there itself, in :meth:`prepare` or for the next update on the same images
             (``output.carried``). No two objectives of a model add the same.
+        least_images: so many images a batch needs, of all processes, for the loss to say anything.
         needs_embedding: whether it reads ``output.embedding``, (B, D), what the classifier is given.
     """
 
@@ -45,6 +46,7 @@ class Objective(nn.Module):
     annotations: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     adds: tuple[str, ...] = ()
+    least_images = 1
     needs_embedding = False
 
     def __init_subclass__(cls, **keywords: Any):

@@ -90,6 +90,7 @@ class ContrastivePretraining(Objective):
     config_class = ContrastivePretrainingConfig
     reads = ("views",)
     needs_labels = False
+    least_images = 2  # one image has no other to be told from
     own_passes = True
 
     def attach(self, model: Refined) -> None:

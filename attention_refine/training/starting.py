@@ -117,6 +117,14 @@ def check_setting(
     if config.starts_with_evaluation and not evaluated:
         given = f"max_prediction_drift={config.max_prediction_drift}" if not config.eval_start else "eval_start=True"
         raise TrainingError(f"{given} evaluates the starting model, and nothing does: give eval_dataset or evaluate")
+    together = config.batch_size * accelerator.num_processes
+    for name, objective in objectives_of(model).items():
+        least = getattr(objective, "least_images", 1)
+        if together < least:
+            raise TrainingError(
+                f"{name} would do nothing: it compares the images of a batch with each other, and batch_size is {together}: "
+                f"give at least {least}, or leave the objective out"
+            )
     if not callable(getattr(model, "save_pretrained", None)):
         raise TrainingError(f"{type(model).__name__} has no save_pretrained: wrap it first, attention_refine.wrap(net)")
 
