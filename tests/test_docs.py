@@ -87,7 +87,8 @@ def test_the_reference_has_every_public_name_once():
     wanted |= {f"{module}.{each}" for module in ("data", "maps", "metrics") for each in getattr(ar, module).__all__}
     text = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     listed = [public(each) for each in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
-    assert not [each for each in wanted if public(f"attention_refine.{each}") not in listed]
+    left_out = [each for each in wanted if public(f"attention_refine.{each}") not in listed]
+    assert not left_out, f"add '::: attention_refine.NAME' to a page of docs/reference/ for {', '.join(left_out)}"
     assert len(listed) == len({id(each) for each in listed})
 
 
