@@ -19,7 +19,8 @@ from torch import nn
 from training_runs import fail_if_still_together
 
 import attention_refine as ar
-from attention_refine.training import TrainingConfig, finetune, loop
+from attention_refine.training import TrainingConfig, finetune
+from attention_refine.training import run as training_run
 
 NETS = {
     "resnet": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}),
@@ -89,13 +90,13 @@ def in_shards(version: int = 2) -> Accelerator:
 def two_processes(folder: Path) -> None:
     atexit.register(fail_if_still_together)
     accelerator = in_shards()
-    parts, divide = [], loop.divided
+    parts, divide = [], training_run.divided
 
     def watched(*given):
         parts.append(divide(*given))
         return parts[-1]
 
-    loop.divided = watched
+    training_run.divided = watched
     for net, head in CASES:
         model = wrapped(net, head)
         train(folder / f"{net}-{head}", model, accelerator, batch_size=4, clip_grad_norm=1.0)
