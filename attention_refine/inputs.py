@@ -57,7 +57,7 @@ def check_pixels(model: nn.Module, pixel_values: Any, preprocessing: dict[str, A
 
     Raises:
         TypeError: a path, a picture, an array, or a tensor of whole numbers.
-        ValueError: one image without a batch dimension.
+        ValueError: one image without a batch dimension, or another shape than the model's.
     """
     if not isinstance(pixel_values, Tensor):
         raise TypeError(
@@ -73,6 +73,15 @@ def check_pixels(model: nn.Module, pixel_values: Any, preprocessing: dict[str, A
         what = "one image" if pixel_values.ndim == 3 else "one clip, or images for a network of clips"
         raise ValueError(
             f"pixel_values of shape {tuple(pixel_values.shape)} are {what} without a batch; pass pixel_values[None]"
+        )
+    channels, wanted = preprocessing["input_size"][0], len(preprocessing["input_size"]) + 1
+    if pixel_values.ndim != wanted or pixel_values.shape[1] != channels:
+        remedy = "model.preprocess(photo) makes them"
+        if pixel_values.ndim == wanted and pixel_values.shape[-1] == channels:
+            remedy = "put the channels first, pixel_values.movedim(-1, 1)"
+        sides = "H, W" if wanted == 4 else "T, H, W"
+        raise ValueError(
+            f"pixel_values are of shape {tuple(pixel_values.shape)}, and the model takes (B, {channels}, {sides}): {remedy}"
         )
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or model in _LOOKED_AT or pixel_values.is_meta:
         return

@@ -53,6 +53,23 @@ def test_whole_numbers_and_a_single_image(model):
         model(torch.zeros(3, 64, 64))
 
 
+@pytest.mark.parametrize(
+    "shape, sentence",
+    [
+        (
+            (2, 64, 64, 3),
+            r"\(2, 64, 64, 3\), and the model takes \(B, 3, H, W\): put the channels first, pixel_values.movedim",
+        ),
+        ((2, 1, 64, 64), r"takes \(B, 3, H, W\): model.preprocess\(photo\) makes them"),
+        ((2, 1, 3, 64, 64), r"of shape \(2, 1, 3, 64, 64\)"),
+        ((64, 64), r"of shape \(64, 64\)"),
+    ],
+)
+def test_pixels_of_another_shape(model, shape, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model(torch.zeros(shape))
+
+
 def test_pixels_of_0_to_255_are_said_once_a_model():
     model, pixels = CASE.wrap(), 255 * torch.rand(2, 3, 64, 64)
     (one,) = said(lambda: model(pixels))

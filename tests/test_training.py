@@ -728,6 +728,14 @@ def test_a_collate_function_is_tried_before_training(tmp_path, makes, sentence):
     assert not (tmp_path / "run").exists()
 
 
+def test_labels_of_floats_are_no_classes(tmp_path):
+    items = [{"pixel_values": torch.zeros(3, 8, 8), "labels": torch.tensor(1.0)}] * 8
+    with pytest.raises(
+        TrainingError, match=r"labels are float32 of shape \(8,\): the classes of images are whole numbers"
+    ):
+        finetune(TinyModel(), items, TrainingConfig(output_dir=str(tmp_path), progress=False, batch_size=8))
+
+
 def test_an_evaluation_that_returns_no_numbers_by_name(tmp_path):
     config = TrainingConfig(output_dir=str(tmp_path), progress=False, epochs=1)
     with pytest.raises(TrainingError, match="evaluate returned 0.5, and must return a dict of numbers by name"):

@@ -87,6 +87,8 @@ def _of_kind(batch: dict[str, Any], kind: str) -> tuple[Tensor, Tensor, Tensor]:
     if kind == "boxes":
         found = torch.stack([inside_boxes(boxes.to(pixels.device), pixels.shape[-2:]) for boxes in found])
     found = found.to(pixels.device)
+    if kind != "boxes":
+        found = _planes(columns_of(kind)[0], found, pixels)
     if kind == "cue":
         cue = (found == 1).float()
         return 1 - cue, torch.ones_like(cue), cue.flatten(1).amax(1)
@@ -99,6 +101,19 @@ def _of_kind(batch: dict[str, Any], kind: str) -> tuple[Tensor, Tensor, Tensor]:
     if kind == "edited" and batch.get("edited") is not None:
         given = batch["edited"].to(given)
     return found.float() * known, known, given
+
+
+def _planes(name: str, found: Tensor, pixels: Tensor) -> Tensor:
+    """A mask, map or cue of each image as ``(B, 1, ...)``; one without a channel would meet every other image's.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if found.ndim == pixels.ndim - 1 and pixels.ndim == 4 and len(found) == len(pixels):
+        found = found[:, None]
+    if found.ndim not in (4, pixels.ndim) or len(found) != len(pixels) or found.shape[1] != 1:
+        raise ValueError(f"{name} must be ({len(pixels)}, 1, h, w) for {len(pixels)} images, got {tuple(found.shape)}")
+    return found
 
 
 def _check_mask(mask: Tensor) -> None:
@@ -128,7 +143,13 @@ def _nothing(pixels: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Ten
 
 
 def inside_boxes(boxes: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``(1, H, W)`` float32: 1 on pixels whose centre lies in one of ``boxes`` (n, 4), left, top, right, bottom."""
+    """``(1, H, W)`` float32: 1 on pixels whose centre lies in one of ``boxes`` (n, 4), left, top, right, bottom.
+
+    Raises:
+        ValueError: boxes of another shape.
+    """
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes of an image must be (n, 4), left, top, right, bottom, got {tuple(boxes.shape)}")
     y, x = (torch.arange(side, device=boxes.device) + 0.5 for side in size)
     left, top, right, bottom = boxes[:, :, None].unbind(1)
     rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)

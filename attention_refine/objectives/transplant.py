@@ -418,6 +418,7 @@ def _moved_targets(
     kept = torch.full_like(mask, 255)
     if batch.get("mask") is not None:
         given = batch["mask"][donors].to(mask)
+        given = given[:, None] if given.ndim == 3 else given
         kept = given if given.shape == mask.shape else F.interpolate(given.float(), size, mode="nearest-exact").to(mask)
     columns["mask"] = torch.where(whole[:, None, None, None], kept, mask)
     if batch.get("edited_map") is not None:

@@ -36,6 +36,11 @@ def check_labels(model: nn.Module, batch: dict[str, Any]) -> None:
         return
     rows = batch.get("index", torch.arange(len(labels)))
     if labels.is_floating_point():
+        if labels.ndim != 2:
+            raise TrainingError(
+                f"labels are {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}: the classes of images "
+                f"are whole numbers (torch.long), several of an image 0 and 1 for each, (B, {len(names)})"
+            )
         if labels.shape[1] != len(names):
             raise TrainingError(
                 f"labels have {labels.shape[1]} columns and the model has {len(names)} classes: "

@@ -539,3 +539,22 @@ def test_masks_of_0_and_255_are_asked_about_and_other_values_refused():
         map_targets({"pixel_values": pixels, "mask": mask * 255}, "mask")
     with pytest.raises(ValueError, match=r"masks hold 1 \(object\), 0 \(background\) and 255 \(void\), got 128"):
         map_targets({"pixel_values": pixels, "mask": mask * 128}, "mask")
+
+
+@pytest.mark.parametrize("kind, name", [("mask", "mask"), ("edited", "edited_map"), ("cue", "cue")])
+def test_a_plane_without_a_channel_is_that_of_its_own_image(kind, name):
+    """(B, H, W) against maps (B, 1, h, w) would be broadcast to every pair of images."""
+    planes = torch.zeros(3, 1, 64, 64)
+    for i in range(3):
+        planes[i, :, 8 * i : 8 * i + 16, 8:40] = 1
+    batch = {"pixel_values": images()}
+    for own, other in zip(*(map_targets({**batch, name: each}, kind) for each in (planes, planes[:, 0]))):
+        assert torch.equal(own, other)
+    for wrong in (planes[:2], planes.expand(3, 3, 64, 64), planes[0, 0]):
+        with pytest.raises(ValueError, match=rf"{name} must be \(3, 1, h, w\) for 3 images, got"):
+            map_targets({**batch, name: wrong}, kind)
+
+
+def test_boxes_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"boxes of an image must be \(n, 4\), left, top, right, bottom, got \(4,\)"):
+        map_targets({"pixel_values": images(), "boxes": [torch.zeros(4)] * 3}, "boxes")
