@@ -522,7 +522,7 @@ def test_a_recipe_goes_on_from_a_saved_model_with_its_own_objectives(tmp_path):
     built = build_model(options, model.labels)
     assert list(built.objectives) == ["map_supervision"] and built.objectives["map_supervision"].weight == 0.5
     assert all(torch.equal(built.head.state_dict()[key], value) for key, value in model.head.state_dict().items())
-    with pytest.raises(ValueError, match="has the classes .* the data"):
+    with pytest.raises(ValueError, match="the dataset has cat, dog; the checkpoint .*: 0, 1, 2, 3, 4. Rename"):
         build_model(options, ["cat", "dog"])
     with pytest.raises(ValueError, match="objective 'minning' is not one of"):
         built.add_objective("minning")
