@@ -670,13 +670,13 @@ def _image_files(path: Path, output: Path, clips: bool = False) -> list[Path]:
         "pictures that explain wrote": list(map(str, ours)),
     }
     left_out = {reason: found for reason, found in {**listing.left_out, **reasons}.items() if found}
-    for line in left_out_lines(left_out, path):
-        print(f"attention-refine: left out of {path}: {line}", file=sys.stderr)
-    files = [file for file in files if file not in ours]
-    if not files and clips:
-        raise ValueError(f"{path} holds no videos, such as .mp4, .webm, .avi, .mov, .mkv or .gif")
+    files, lines = [file for file in files if file not in ours], left_out_lines(left_out, path)
     if not files:
-        raise ValueError(f"{path} holds no images that can be opened, such as .jpg, .png, .gif, .webp or .tif")
+        kinds = ".mp4, .webm, .avi, .mov, .mkv or .gif" if clips else ".jpg, .png, .gif, .webp or .tif"
+        what = f"videos, such as {kinds}" if clips else f"images that can be opened, such as {kinds}"
+        raise ValueError(f"{path} holds no {what}" + (f"; it holds {'; '.join(lines)}" if lines else ""))
+    for line in lines:
+        print(f"attention-refine: left out of {path}: {line}", file=sys.stderr)
     return files
 
 

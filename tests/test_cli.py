@@ -110,7 +110,8 @@ def test_measures_are_chosen_by_name(runs, folder, tmp_path, capsys):
 
 
 def test_backbones_prints_rows_of_the_table(capsys):
-    assert main(["backbones", "--filter", "timm/test_resnet"]) == 0
+    assert main(["backbones", "--filter", "timm/resnet"]) == 0
+    assert "| `stages.2` | NCHW | scale | twin |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["evaluate", "fewshot", "explain"])
