@@ -72,7 +72,7 @@ def test_what_the_data_has_decides(shapes_rows, columns, count, options, recipe,
 def test_groups_and_few_labels_decide_where_nothing_else_is_there(shapes_rows):
     bare = with_columns(shapes_rows)
     found = ar.recommend(grouped(bare))
-    assert found.name == "groups and nothing else" and found.load().training.balance == "group"
+    assert found.name == "groups and nothing else" and found.load().model.objectives == ["group_dro"]
     assert ar.recommend(grouped(with_columns(shapes_rows, "mask"))).recipe == "repair_folder"
     eight = bare.select(range(48))
     assert ar.recommend(eight, goal="map").recipe == "consistency_folder"

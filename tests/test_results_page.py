@@ -35,8 +35,9 @@ def test_a_further_arm_has_its_row_and_its_sentence(made, monkeypatch, tmp_path)
     found = [json.loads(line) for line in made.repair.RESULTS.read_text(encoding="utf-8").splitlines()]
     masks = [line for line in found if line["arm"] == "masks 5 %"]
     boxes = [{**line, "arm": "boxes 5 %", "lies": line["lies"] - 0.02, "true_iou": 0.7} for line in masks]
-    other = [{**line, "network": "deit_tiny_patch16_224"} for line in found if line["dataset"] == "places3"]
-    more = [*(line for line in found if line["arm"] != "boxes 5 %"), *boxes, *other]
+    rest = [line for line in found if line["arm"] != "boxes 5 %"]
+    other = [{**line, "network": "deit_tiny_patch16_224"} for line in rest if line["dataset"] == "places3"]
+    more = [*rest, *boxes, *other]
     read = made.lines
     monkeypatch.setattr(made, "lines", lambda file: more if file == made.repair.RESULTS else read(file))
     text = "\n".join(made.repaired("places3"))
