@@ -48,6 +48,8 @@ def name_also(forward: Callable[..., Any], columns: Iterable[str]) -> None:
     own = forward.__signature__
     *before, rest = own.parameters.values()
     added = [name for name in columns if name not in own.parameters]
+    if not added:
+        return
     named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Any") for name in added]
     forward.__signature__ = own.replace(parameters=[*before, *named, rest])
 

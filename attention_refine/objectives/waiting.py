@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PATIENCE = 20  # training passes
+WHEN = "<when>"  # stands in the sentence until it is said
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Waiting:
 
     def _warn(self, when: str) -> None:
         self.over = True
-        warnings.warn(self.sentence.format(when=when), stacklevel=3)
+        warnings.warn(self.sentence.replace(WHEN, when), stacklevel=3)
 
 
 def _sentence(name: str, wanted: Sequence[str], batch: dict[str, Any]) -> str:
@@ -58,7 +59,7 @@ def _sentence(name: str, wanted: Sequence[str], batch: dict[str, Any]) -> str:
     if "mask" in wanted and "mask" in has and bool((batch["mask"] == 255).all()):
         has[has.index("mask")] = "mask, which is void (255) all over"
     return (
-        f"{name} saw nothing to learn from in {{when}}, so it adds nothing: it reads {' or '.join(wanted)}, and a batch has "
+        f"{name} saw nothing to learn from in {WHEN}, so it adds nothing: it reads {' or '.join(wanted)}, and a batch has "
         f"{', '.join(has)}. Give the images what it reads, see docs/data.md, or leave the objective out. If they have it, "
         "the batches have lost it: make them with collate_fn=ar.data.collate (of transformers.Trainer data_collator=), "
         "which keeps every column"
