@@ -2,67 +2,97 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import backbones, heads, hf_auto, maps, metrics, moved, objectives
-from .backbones import UnsupportedBackbone, higher_resolution
-from .backbones.adapter import Backbone
-from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
-from .hub import CheckpointError, load
-from .maps import list_maps, register_map
-from .metrics import list_measures, register_measure
-from .model import RefinedModel
-from .objectives import (
-    DARC,
-    AttentionConsistency,
-    AttentionMining,
-    ContrastivePretraining,
-    Distillation,
-    GroupDRO,
-    GuidedInference,
-    MapSupervision,
-    Objective,
-    Transplant,
-    Triplet,
-    list_objectives,
-    register_objective,
-)
-from .output import RefinedOutput
+from . import hf_auto, moved
+from .later import later
 from .version import __version__
-from .wrap import wrap
 
 if TYPE_CHECKING:
-    from . import data
+    from . import backbones, data, heads, maps, metrics, objectives
     from .auditing import Audit, audit
+    from .backbones import UnsupportedBackbone, higher_resolution
+    from .backbones.adapter import Backbone
     from .evaluation import Evaluation, compare, evaluate, few_shot, retrieval
+    from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
+    from .hub import CheckpointError, load
+    from .maps import list_maps, register_map
+    from .metrics import list_measures, register_measure
+    from .model import RefinedModel
+    from .objectives import (
+        DARC,
+        AttentionConsistency,
+        AttentionMining,
+        ContrastivePretraining,
+        Distillation,
+        GroupDRO,
+        GuidedInference,
+        MapSupervision,
+        Objective,
+        Transplant,
+        Triplet,
+        list_objectives,
+        register_objective,
+    )
+    from .output import RefinedOutput
     from .propagation import propagate
     from .recommendation import Recommendation, recommend
     from .repairing import Repair, repair
     from .retraining import retrain_classifier
     from .training import TrainingConfig, finetune
+    from .wrapping import wrap
 
-
-# Imported at first use: datasets, accelerate and torchmetrics take seconds, and a loaded model needs none of them.
-_LATER = {
-    "clips": "clips",
-    "data": "data",
+# What is imported at its first use: torch takes seconds, datasets and accelerate further ones, and to look at a folder of
+# images needs none of them.
+_HOMES = {
     "Audit": "auditing",
     "audit": "auditing",
+    "UnsupportedBackbone": "backbones",
+    "higher_resolution": "backbones",
+    "Backbone": "backbones.adapter",
     "Evaluation": "evaluation",
     "compare": "evaluation",
     "evaluate": "evaluation",
     "few_shot": "evaluation",
+    "retrieval": "evaluation",
+    "BRNPA": "heads",
+    "AttentionBranch": "heads",
+    "BilinearPooling": "heads",
+    "Head": "heads",
+    "list_heads": "heads",
+    "register_head": "heads",
+    "CheckpointError": "hub",
+    "load": "hub",
+    "list_maps": "maps",
+    "register_map": "maps",
+    "list_measures": "metrics",
+    "register_measure": "metrics",
+    "RefinedModel": "model",
+    "DARC": "objectives",
+    "AttentionConsistency": "objectives",
+    "AttentionMining": "objectives",
+    "ContrastivePretraining": "objectives",
+    "Distillation": "objectives",
+    "GroupDRO": "objectives",
+    "GuidedInference": "objectives",
+    "MapSupervision": "objectives",
+    "Objective": "objectives",
+    "Transplant": "objectives",
+    "Triplet": "objectives",
+    "list_objectives": "objectives",
+    "register_objective": "objectives",
+    "RefinedOutput": "output",
     "propagate": "propagation",
     "Recommendation": "recommendation",
     "recommend": "recommendation",
     "Repair": "repairing",
     "repair": "repairing",
     "retrain_classifier": "retraining",
-    "retrieval": "evaluation",
     "TrainingConfig": "training",
     "finetune": "training",
+    "wrap": "wrapping",
 }
+__getattr__ = later(__name__, _HOMES)
 
 __all__ = [
     "BRNPA",
@@ -119,13 +149,6 @@ __all__ = [
     "retrieval",
     "wrap",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f".{_LATER[name]}", __name__)
-    return module if name == _LATER[name] else getattr(module, name)
 
 
 hf_auto.install()

@@ -71,8 +71,7 @@ def _check_alone(arguments: argparse.Namespace) -> None:
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
-    from .maps import list_maps
-
+    maps = _map_names(words)
     parser = argparse.ArgumentParser(
         prog="attention-refine",
         description="Change what a vision model attends to, and measure whether the map improved.",
@@ -171,7 +170,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     audit.add_argument("--places", help="split that other places are taken from, such as train; the same if not given")
     audit.add_argument(
         "--map", default="model",
-        help="map that is looked at: model, its own (the default), or one of " + ", ".join(list_maps()),
+        help="map that is looked at: model, its own (the default), or one of " + maps,
     )  # fmt: skip
     audit.add_argument("--groups", nargs="+", help="columns by whose values accuracy is told apart ('group' by itself)")
     audit.add_argument("--limit", type=int, help="so many images, spread over the split; all if not given")
@@ -209,7 +208,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     )
     explain.add_argument(
         "--method", default="auto",
-        help="auto (the model's own map once trained, else grad_cam), model, or a map: " + ", ".join(list_maps()),
+        help="auto (the model's own map once trained, else grad_cam), model, or a map: " + maps,
     )  # fmt: skip
     explain.add_argument("--whole", action="store_true", help="look at the whole photograph, not at its middle")
     _add_device(explain)
@@ -272,6 +271,15 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     )
     backbones.add_argument("--filter", default="", help="only networks whose name holds this text, such as timm/swin")
     return parser
+
+
+def _map_names(words: list[str]) -> str:
+    """The maps there are, for help; not looked up for commands without one, as torch takes seconds to import."""
+    if not {"audit", "explain"} & set(words):
+        return "(see --help)"
+    from .maps import list_maps
+
+    return ", ".join(list_maps())
 
 
 def _command(commands: Any, name: str, run: Any, help: str) -> argparse.ArgumentParser:

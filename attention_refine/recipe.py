@@ -52,7 +52,7 @@ from .places import marked
 from .propagation import propagation
 from .report import galleries, strips, write_report
 from .training import TrainingConfig, finetune, make_accelerator
-from .wrap import wrap
+from .wrapping import wrap
 
 
 @dataclass

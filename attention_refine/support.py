@@ -19,7 +19,7 @@ from .backbones.contexts import own_randomness
 from .backbones.families import Example, examples
 from .backbones.outputs import logits_of
 from .backbones.probe import UnsupportedBackbone
-from .wrap import wrap
+from .wrapping import wrap
 
 SEEN = 1e-4  # relative change of the logits from which a map counts as one that moved them
 STEPS = 8

@@ -76,7 +76,7 @@ def test_the_navigation_has_every_page_once():
 
 
 def public(path: str):
-    """The object of a dotted path; where a module has a function's name, the function."""
+    """The object of a dotted path."""
     module, _, attribute = path.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
@@ -160,4 +160,4 @@ def test_the_site_builds_without_a_warning_and_lists_its_pages_for_machines(tmp_
     assert len(listed) == len(PAGES)
     assert not [url for url, _ in listed if not (tmp_path / "site" / url / "index.html").exists()]
     html = (tmp_path / "site" / "reference" / "models" / "index.html").read_text()
-    assert 'id="attention_refine.wrap.wrap"' in html and ":class:" not in html and ":func:" not in html
+    assert 'id="attention_refine.wrap"' in html and ":class:" not in html and ":func:" not in html

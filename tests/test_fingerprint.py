@@ -24,7 +24,7 @@ from attention_refine.data import as_prepared, difference, fingerprint, load_dat
 from attention_refine.evaluation import evaluate
 from attention_refine.training import TrainingConfig, TrainingError
 
-module = import_module("attention_refine.data.fingerprint")  # the function hides it
+module = import_module("attention_refine.data.digests")
 NAMES = ("ant", "bee", "cow")
 
 

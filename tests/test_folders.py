@@ -46,8 +46,7 @@ def lines(folder, *rows):
 
 def files(dataset) -> list[str]:
     return [
-        os.path.basename(cell["path"])
-        for cell in dataset.cast_column("image", data.columns.datasets.Image(decode=False))["image"]
+        os.path.basename(cell["path"]) for cell in dataset.cast_column("image", datasets.Image(decode=False))["image"]
     ]
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import attention_refine
 
@@ -18,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Every file and folder of the package. One may import what stands on a line above its own, and nothing else: in a function
 # and for types alone too.
 ORDER = [
-    {"compositing", "files", "filming", "inputs", "layouts", "losses", "moved", "options", "overlay", "places", "registry",
+    {"compositing", "files", "filming", "inputs", "later", "layouts", "losses", "moved", "options", "overlay", "places", "registry",
      "shapes", "version", "words"},
     {"backbones", "calibration", "clips"},
     {"data", "maps", "metrics", "output", "segmenter"},
@@ -28,7 +29,7 @@ ORDER = [
     {"clip_explanation", "hub", "report", "total_loss"},
     {"auditing", "hf_auto", "inspection"},
     {"model"},
-    {"propagation", "retraining", "wrap"},
+    {"propagation", "retraining", "wrapping"},
     {"recipe", "support"},
     {"publishing", "recommendation"},
     {"repairing"},
@@ -200,6 +201,25 @@ def test_neither_the_package_nor_a_short_help_imports_anything_slow_but_torch(do
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == []
+
+
+def test_looking_at_a_folder_imports_no_network_library(tmp_path):
+    """Neither the command nor what it calls: the import of torch alone takes seconds, the look a twentieth of one."""
+    for name in ("train/cat/1.png", "train/dog/2.png", "train/masks/cat/1.png", "test/cat/3.png"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 255).save(file)
+    (tmp_path / "train" / "metadata.csv").write_text('file_name,bbox\ncat/1.png,"[1, 1, 4, 4]"\n', encoding="utf-8")
+    heavy = ("torch", "timm", "transformers", *SECONDS_EACH)
+    probe = (
+        f"import sys; from attention_refine.cli import main; code = main(['check', {str(tmp_path)!r}]); "
+        f"print(code, *(name for name in {heavy} if name in sys.modules))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert "train: 2 images, 2 classes, 1 mask, 1 box" in run.stdout
+    assert run.stdout.splitlines()[-1] == "0"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from attention_refine import data
 from attention_refine.data import DataError, Prepared, Transform, check, collate, load_dataset, prepare, read_mask
-from attention_refine.data.images import as_boxes, check_boxes
+from attention_refine.data.boxes import as_boxes, check_boxes
 
 RECIPE = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
 

@@ -23,8 +23,8 @@ from attention_refine.data import (
     save_edits,
 )
 from attention_refine.data.columns import undecoded
-from attention_refine.data.edits import is_edited
-from attention_refine.data.sources import has_tables
+from attention_refine.data.listing import has_tables
+from attention_refine.data.map_files import is_edited
 
 
 class NotHere(LookupError):

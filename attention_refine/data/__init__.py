@@ -20,28 +20,71 @@ Conventions, in image files as people see them (upright, whatever their EXIF ori
 
 from __future__ import annotations
 
-from attention_refine.data.adopting import as_prepared
-from attention_refine.data.checking import Check, check
-from attention_refine.data.clip_sampling import ClipSampling
-from attention_refine.data.clips import Clip, read_clip
-from attention_refine.data.columns import (
-    DataError,
-    as_canonical,
-    class_names,
-    group_names,
-    is_multi_label,
-    split_few_labels,
-    split_train_validation,
-)
-from attention_refine.data.edits import discard_edits, map_from_clicks, read_map, save_edits
-from attention_refine.data.fingerprint import difference, fingerprint
-from attention_refine.data.images import read_image, read_mask
-from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
-from attention_refine.data.matching import is_numbered, match_classes
-from attention_refine.data.sources import load_dataset
-from attention_refine.data.summary import Summary, describe
-from attention_refine.data.transforms import Transform
-from attention_refine.data.unlabeled import load_unlabeled
+from typing import TYPE_CHECKING
+
+from attention_refine.later import later
+
+if TYPE_CHECKING:
+    from attention_refine.data.adopting import as_prepared
+    from attention_refine.data.checking import Check, check
+    from attention_refine.data.clip_sampling import ClipSampling
+    from attention_refine.data.clips import Clip, read_clip
+    from attention_refine.data.columns import (
+        as_canonical,
+        class_names,
+        group_names,
+        is_multi_label,
+        split_few_labels,
+        split_train_validation,
+    )
+    from attention_refine.data.digests import difference, fingerprint
+    from attention_refine.data.edits import discard_edits, map_from_clicks, save_edits
+    from attention_refine.data.images import read_image, read_mask
+    from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
+    from attention_refine.data.labels import DataError
+    from attention_refine.data.map_files import read_map
+    from attention_refine.data.matching import is_numbered, match_classes
+    from attention_refine.data.sources import load_dataset
+    from attention_refine.data.summary import Summary, describe
+    from attention_refine.data.transforms import Transform
+    from attention_refine.data.unlabeled import load_unlabeled
+
+# Imported at first use: to look at a folder needs neither torch nor datasets.
+_HOMES = {
+    "Check": "checking",
+    "Clip": "clips",
+    "ClipSampling": "clip_sampling",
+    "DataError": "labels",
+    "Prepared": "items",
+    "PreparedStream": "items",
+    "Summary": "summary",
+    "Transform": "transforms",
+    "as_canonical": "columns",
+    "as_prepared": "adopting",
+    "check": "checking",
+    "class_names": "columns",
+    "collate": "items",
+    "describe": "summary",
+    "difference": "digests",
+    "discard_edits": "edits",
+    "fingerprint": "digests",
+    "group_names": "columns",
+    "is_multi_label": "columns",
+    "is_numbered": "matching",
+    "load_dataset": "sources",
+    "load_unlabeled": "unlabeled",
+    "map_from_clicks": "edits",
+    "match_classes": "matching",
+    "prepare": "items",
+    "read_clip": "clips",
+    "read_image": "images",
+    "read_map": "map_files",
+    "read_mask": "images",
+    "save_edits": "edits",
+    "split_few_labels": "columns",
+    "split_train_validation": "columns",
+}
+__getattr__ = later(__name__, _HOMES)
 
 __all__ = [
     "Check",
@@ -77,3 +120,7 @@ __all__ = [
     "split_few_labels",
     "split_train_validation",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

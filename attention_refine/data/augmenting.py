@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from attention_refine.data.columns import DataError
+from attention_refine.data.labels import DataError
 
 Sample = dict[str, Any]
 

@@ -12,23 +12,13 @@ from typing import Any
 
 from PIL import Image
 
+from attention_refine.data.boxes import as_boxes, check_box_format, check_boxes, from_corners
 from attention_refine.data.clip_sampling import ClipSampling
-from attention_refine.data.clips import check_video
-from attention_refine.data.columns import (
-    ClassIndex,
-    DataError,
-    as_list,
-    check_box_format,
-    check_lists,
-    from_corners,
-    label_text,
-    sorted_names,
-)
-from attention_refine.data.edits import is_edited, read_map
 from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
-from attention_refine.data.images import as_boxes, check_boxes, read_mask
-from attention_refine.data.listing import canonical_split, split_folders
-from attention_refine.data.sources import check_source, has_tables, load_dataset
+from attention_refine.data.images import read_mask
+from attention_refine.data.labels import ClassIndex, DataError, as_list, check_lists, label_text, sorted_names
+from attention_refine.data.listing import canonical_split, check_source, has_tables, split_folders
+from attention_refine.data.map_files import is_edited, read_map
 from attention_refine.data.summary import Summary, describe
 
 HEADERS = 60  # annotated images of a split whose sizes are looked at, spread over it
@@ -104,6 +94,8 @@ def check(
     folder = Path(source).expanduser()
     columns = {"label_column": label_column, "image_column": image_column}
     if not folder.is_dir() or has_tables(folder):
+        from attention_refine.data.sources import load_dataset
+
         found = load_dataset(source, revision=revision, group_column=group_column, box_format=box_format, **columns)
         return Check(str(source), {"train": describe(found)})
     result = Check(str(source))
@@ -206,6 +198,8 @@ def _annotations(rows: list[dict], box_format: str) -> Iterator[str]:
 
 def _videos(rows: list[dict]) -> Iterator[str]:
     """Videos spread over the split: the middle of each with what is known of it, and its last frame."""
+    from attention_refine.data.clips import check_video
+
     names = {"_image": "video", "_mask": "mask", "_cue_mask": "cue_mask"}
     for row in rows[:: -(-len(rows) // VIDEOS) or 1]:
         cells = {names.get(key, key): value for key, value in row.items()}

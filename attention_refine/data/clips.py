@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attention_refine.data.boxes import as_boxes, check_boxes
 from attention_refine.data.clip_sampling import ClipSampling
-from attention_refine.data.columns import DataError
-from attention_refine.data.images import as_boxes, check_boxes, read_mask
+from attention_refine.data.images import read_mask
+from attention_refine.data.labels import DataError
 from attention_refine.data.listing import readable
 from attention_refine.data.masks import object_pixels
 from attention_refine.data.video import NEAR, Film, MovingPicture, open_video

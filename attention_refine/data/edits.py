@@ -20,10 +20,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attention_refine.data.columns import DataError, undecoded
+from attention_refine.data.columns import undecoded
 from attention_refine.data.folders import read_split
-from attention_refine.data.images import open_image
+from attention_refine.data.labels import DataError
 from attention_refine.data.listing import canonical_split, list_folder, split_folders
+from attention_refine.data.map_files import checked_map, is_edited, read_map
 from attention_refine.data.metadata import METADATA, existing, metadata_lines
 from attention_refine.data.sources import load_dataset
 from attention_refine.files import atomic_file, atomic_files, save_array
@@ -113,33 +114,6 @@ def discard_edits(
     return load_dataset(folder, split)
 
 
-def read_map(cell: Any, where: str = "the map") -> np.ndarray:
-    """A stored map as (h, w) float32 in [0, 1].
-
-    Args:
-        cell: a path (``.npy``, or an image), rows of numbers, or an image as :func:`read_image` takes it. 16-bit images
-            are scaled by 65535, others by 255; one of 0 and 1 alone is a mask.
-        where: what to call it in a message.
-
-    Raises:
-        DataError: it cannot be read, or is no map in [0, 1].
-    """
-    if isinstance(cell, (list, np.ndarray)):
-        return _checked(cell, where)
-    path = cell if isinstance(cell, (str, Path)) else cell.get("path") if isinstance(cell, dict) else None
-    try:
-        if path is not None and str(path).endswith(".npy") and not (isinstance(cell, dict) and cell.get("bytes")):
-            values = np.load(path, allow_pickle=False)
-        else:
-            with open_image(cell) as image:
-                wide = image.mode.startswith("I")
-                values = np.asarray(image if wide else image.convert("L"), dtype=np.float32)
-                values = values / (1 if values.max() <= 1 else 65535 if wide else 255)
-    except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, EOFError, ...
-        raise DataError(f"{where} cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
-    return _checked(values, where)
-
-
 def map_from_clicks(clicks: Sequence[Sequence[float]], image_size: Sequence[int], spread: float = 0.08) -> np.ndarray:
     """A map from points a person clicked: at each location the largest of Gaussian bumps around them.
 
@@ -162,25 +136,6 @@ def map_from_clicks(clicks: Sequence[Sequence[float]], image_size: Sequence[int]
     return made.astype(np.float32)
 
 
-def is_edited(flag: Any, cell: Any) -> bool:
-    """Whether a row's map is one to learn from: there is one, and no flag says otherwise."""
-    return cell is not None and str(flag).lower() not in ("false", "0")
-
-
-def _checked(map: Any, where: str) -> np.ndarray:
-    try:
-        values = np.asarray(map.detach().cpu().float() if isinstance(map, Tensor) else map, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where} is not a table of numbers ({error})") from None
-    if values.ndim == 3 and len(values) == 1:
-        values = values[0]
-    if values.ndim != 2 or values.size == 0:
-        raise DataError(f"{where} has the shape {values.shape}: give one map, (h, w)")
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-        raise DataError(f"{where} has values from {values.min():.3g} to {values.max():.3g}: a map lies in [0, 1]")
-    return values
-
-
 def _as_map(map: Any, where: str) -> np.ndarray:
     """A map in any of the forms that :func:`save_edits` takes."""
     if isinstance(map, (str, Path)) and Path(map).suffix or isinstance(map, Image.Image):
@@ -190,7 +145,7 @@ def _as_map(map: Any, where: str) -> np.ndarray:
     whole = isinstance(map, np.ndarray) and map.dtype.kind in "ui" and map.size and map.min() >= 0 and map.max() <= 255
     if whole and map.max() > 1:
         map = map.astype(np.float32) / 255
-    return _checked(map, where)
+    return checked_map(map, where)
 
 
 def _called(index: int | str | Path) -> str:

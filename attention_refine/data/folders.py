@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from attention_refine.data.columns import DataError, label_text
+from attention_refine.data.labels import DataError, label_text
 from attention_refine.data.listing import (
     SIDES,
     File,

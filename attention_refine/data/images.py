@@ -1,18 +1,16 @@
-"""One image file, its mask and its boxes, whatever their format."""
+"""One image file and its mask, whatever their format."""
 
 from __future__ import annotations
 
 import io
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
 
-import datasets
 import numpy as np
 from PIL import Image, ImageOps
 
-from attention_refine.data.columns import DataError
+from attention_refine.data.labels import DataError
 from attention_refine.data.masks import object_pixels
 
 
@@ -72,6 +70,8 @@ def open_image(cell) -> Image.Image:
     if isinstance(cell, dict):
         content, path = cell.get("bytes"), cell.get("path")
         if content is None and path is not None and "://" in path:  # a file of a stream: let datasets fetch it
+            import datasets  # takes a second, which looking at a folder should not
+
             return datasets.Image().decode_example(cell)
         cell = path if content is None else content
     if cell is None:
@@ -96,61 +96,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
-
-
-def as_boxes(value, where: str) -> list[list[float]]:
-    """``[x, y, width, height]`` or a list of them, as a list of them."""
-    if not isinstance(value, (list, tuple)):
-        raise DataError(f"{where}: bbox {value!r} is not [x, y, width, height] in pixels")
-    boxes = [value] if value and not any(isinstance(v, (list, tuple)) for v in value) else value
-    for box in boxes:
-        numbers = isinstance(box, (list, tuple)) and all(_is_number(v) and math.isfinite(v) for v in box)
-        if not numbers or len(box) != 4 or box[2] < 0 or box[3] < 0:
-            raise DataError(f"{where}: bbox {box!r} is not [x, y, width, height] in pixels")
-    return [[float(v) for v in box] for box in boxes]
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-SLACK = 0.02  # of a side: what an annotation tool's rounding may leave a box out by
-
-
-def check_boxes(boxes: list[list[float]], size: tuple[int, int], where: str) -> None:
-    """Hold boxes against their image.
-
-    Args:
-        boxes: ``[x, y, width, height]`` each.
-        size: (width, height) of the upright image.
-        where: what to call them in a message.
-
-    Raises:
-        DataError: a box without an area, one that leaves the image by more than 2 % of a side (and 2 pixels), or one
-            whose numbers are all between 0 and 1: shares, as of YOLO, are no pixels.
-    """
-    width, height = size
-    for box in boxes:
-        x, y, w, h = box
-        shown = f"{where} {[round(v, 2) for v in box]} (x, y, width, height)"
-        if w <= 0 or h <= 0:
-            raise DataError(f"{shown} has no area: correct it, or leave it out")
-        if max(box) <= 1 and min(box) >= 0 and min(size) > 1:
-            raise DataError(
-                f"{shown} seems to be shares of its image of {width}x{height}: give pixels. YOLO's [centre x, centre y, w, "
-                "h] are pixels [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]"
-            )
-        if _leaves(box, width, height):
-            remedy = "correct it"
-            if w > x and h > y and not _leaves([x, y, w - x, h - y], width, height):
-                remedy = "as left, top, right, bottom it would fit: box_format='xyxy'"
-            elif not _leaves(box, height, width):
-                remedy = "it fits the picture as stored, before it was turned upright (EXIF): turn the box as well"
-            raise DataError(f"{shown} leaves its image of {width}x{height} (width x height, upright): {remedy}")
-
-
-def _leaves(box: list[float], width: int, height: int) -> bool:
-    x, y, w, h = box
-    out_x, out_y = max(2, SLACK * width), max(2, SLACK * height)
-    inside = x < width and y < height and x + w > 0 and y + h > 0
-    return not inside or x < -out_x or y < -out_y or x + w > width + out_x or y + h > height + out_y

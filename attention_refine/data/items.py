@@ -19,20 +19,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from attention_refine.data.augmenting import name_of
+from attention_refine.data.boxes import as_boxes, check_boxes
 from attention_refine.data.clip_sampling import ClipSampling
 from attention_refine.data.clips import check_video, read_clips
-from attention_refine.data.columns import (
-    VIDEO,
-    ClassIndex,
-    DataError,
-    group_names,
-    is_multi_label,
-    label_names,
-    media_column,
-    undecoded,
-)
-from attention_refine.data.edits import is_edited, read_map
-from attention_refine.data.images import as_boxes, check_boxes, read_image, read_mask
+from attention_refine.data.columns import VIDEO, group_names, is_multi_label, label_names, media_column, undecoded
+from attention_refine.data.images import read_image, read_mask
+from attention_refine.data.labels import ClassIndex, DataError
+from attention_refine.data.map_files import is_edited, read_map
 from attention_refine.data.transforms import Transform
 
 

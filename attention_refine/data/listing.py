@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from attention_refine.data.columns import DataError
+from attention_refine.data.labels import DataError
 from attention_refine.data.metadata import METADATA
 from attention_refine.data.video import FILMS
 
@@ -193,3 +193,26 @@ def split_folders(folder: Path, split: str) -> dict[str, Path]:
     if name not in found:
         raise DataError(f"dataset folder {folder} has no split {name!r}: it has {', '.join(found)}")
     return {**found, split: found[name]}
+
+
+def has_tables(folder: Path) -> bool:
+    """Whether the folder holds tables that ``datasets`` reads, and no more image files than tables beside them."""
+    if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
+        return True
+    kinds = [f"{at}*.{kind}" for kind in ("parquet", "arrow", "tar", "zip") for at in ("", "*/")]
+    tables = sum(path.name not in METADATA for kind in kinds for path in folder.glob(kind))
+    if not tables:
+        return False
+    suffixes = readable() | FILMS
+    names = (name for _, _, names in os.walk(folder) for name in names)
+    return sum(os.path.splitext(name)[1].lower() in suffixes for name in names) <= tables
+
+
+def check_source(source: str | Path) -> None:
+    """Refuse an empty name: as a folder it would be the current one.
+
+    Raises:
+        DataError: it is empty.
+    """
+    if not str(source).strip() or str(source) != str(source).strip("\0"):
+        raise DataError(f"dataset {str(source)!r} names nothing: give a folder, or the id of a dataset on the Hub")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from attention_refine.data.columns import DataError
+from attention_refine.data.labels import DataError
 
 
 class Loader(DataLoader):

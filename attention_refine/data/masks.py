@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from attention_refine.data.columns import DataError
+from attention_refine.data.labels import DataError
 
 VOID = 128
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")

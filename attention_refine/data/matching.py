@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from attention_refine.data.columns import ClassIndex, DataError, label_text
+from attention_refine.data.labels import ClassIndex, DataError, label_text
 
 SHOWN = 8
 

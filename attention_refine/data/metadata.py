@@ -9,9 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet
-
-from attention_refine.data.columns import DataError
+from attention_refine.data.labels import DataError
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -80,6 +78,8 @@ def existing(metadata: Path, name: str | None, field: str, at: str, folders: boo
 
 
 def _parquet_rows(file: Path) -> list[dict]:
+    import pyarrow.parquet  # slow to import, and few folders have such a file
+
     try:
         return pyarrow.parquet.read_table(file).to_pylist()
     except (OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from tarfile import TarError
@@ -11,27 +10,20 @@ from zipfile import BadZipFile
 import datasets
 
 from attention_refine import clips, shapes
+from attention_refine.data.boxes import as_boxes, check_box_format, from_corners
 from attention_refine.data.clips import frame_boxes
 from attention_refine.data.columns import (
-    ClassIndex,
-    DataError,
     as_canonical,
-    as_list,
-    check_box_format,
     check_groups,
-    check_lists,
     declares_classes,
-    from_corners,
     group_indices,
     label_names,
-    sorted_names,
     video_feature,
     whole_numbers,
 )
 from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
-from attention_refine.data.images import as_boxes
-from attention_refine.data.listing import FILMS, readable, split_folders
-from attention_refine.data.metadata import METADATA
+from attention_refine.data.labels import ClassIndex, DataError, as_list, check_lists, sorted_names
+from attention_refine.data.listing import check_source, has_tables, split_folders
 
 EMBEDDED = {"shapes": shapes, "clips": clips}
 
@@ -110,16 +102,6 @@ def load_dataset(
     return as_canonical(dataset, class_names=class_names, **columns, **more)
 
 
-def check_source(source: str | Path) -> None:
-    """Refuse an empty name: as a folder it would be the current one.
-
-    Raises:
-        DataError: it is empty.
-    """
-    if not str(source).strip() or str(source) != str(source).strip("\0"):
-        raise DataError(f"dataset {str(source)!r} names nothing: give a folder, or the id of a dataset on the Hub")
-
-
 def load_source(source: str | Path, split: str, *, streaming: bool = False, missing_ok: bool = False, **options):
     """A split of the embedded dataset, of tables or from the Hub, with the columns it has.
 
@@ -145,19 +127,6 @@ def _embedded(name: str, split: str) -> datasets.Dataset:
 
 def _stream(dataset: datasets.Dataset) -> datasets.IterableDataset:
     return dataset.to_iterable_dataset(num_shards=min(len(dataset), 16))  # shards, so that workers can share them
-
-
-def has_tables(folder: Path) -> bool:
-    """Whether the folder holds tables that ``datasets`` reads, and no more image files than tables beside them."""
-    if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
-        return True
-    kinds = [f"{at}*.{kind}" for kind in ("parquet", "arrow", "tar", "zip") for at in ("", "*/")]
-    tables = sum(path.name not in METADATA for kind in kinds for path in folder.glob(kind))
-    if not tables:
-        return False
-    suffixes = readable() | FILMS
-    names = (name for _, _, names in os.walk(folder) for name in names)
-    return sum(os.path.splitext(name)[1].lower() in suffixes for name in names) <= tables
 
 
 def _load_by_datasets(source, split, *, streaming, revision=None, token=None, missing_ok=False):

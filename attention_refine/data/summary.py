@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-import datasets
-
-from attention_refine.data.columns import as_list, class_names, group_names, is_multi_label, media_column, undecoded
+from attention_refine.data.labels import as_list
 
 LEFT_OUT = "left out: "
 
@@ -62,6 +60,10 @@ def describe(dataset) -> Summary:
         dataset: canonical (from :func:`load_dataset`, or a part of such a one), or prepared: then without the rows
             that were skipped, which are named in ``left_out``.
     """
+    import datasets  # takes a second, which a folder that is looked at does not need
+
+    from attention_refine.data.columns import class_names, group_names, is_multi_label, media_column, undecoded
+
     rows, skipped = getattr(dataset, "rows", None), getattr(dataset, "skipped", [])
     table = dataset if hasattr(dataset, "features") else dataset.dataset
     left_out = [line.removeprefix(LEFT_OUT) for line in (table.info.description or "").splitlines()

@@ -8,7 +8,8 @@ import datasets
 
 from attention_refine.data.columns import find_image, media_name, video_feature, videos_undecoded
 from attention_refine.data.folders import of_videos, read_split
-from attention_refine.data.sources import has_tables, load_source
+from attention_refine.data.listing import has_tables
+from attention_refine.data.sources import load_source
 
 
 def load_unlabeled(

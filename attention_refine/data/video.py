@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_refine.data.columns import DataError
 from attention_refine.data.images import to_rgb
+from attention_refine.data.labels import DataError
 from attention_refine.filming import pyav
 
 FILMS = frozenset(

@@ -7,6 +7,7 @@ import json
 import re
 from urllib.parse import quote
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -97,7 +98,7 @@ def saved_maps(folder) -> dict[str, np.ndarray]:
     rows = data.load_dataset(folder, "train")
     if "maps" not in rows.column_names:
         return {}
-    files = [cell["path"] for cell in rows.cast_column("image", data.sources.datasets.Image(decode=False))["image"]]
+    files = [cell["path"] for cell in rows.cast_column("image", datasets.Image(decode=False))["image"]]
     return {file: data.read_map(map) for file, map, flag in zip(files, rows["maps"], rows["edited"]) if flag}
 
 
