@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attention_refine as ar
 from attention_refine.heads.base import heads
-from attention_refine.metrics.measure import described
+from attention_refine.metrics._registry import described
 from attention_refine.objectives.base import objectives
 
 PAGE = Path(__file__).with_name("registered.md")

@@ -12,7 +12,7 @@ from attention_refine.evaluation.dataset_level import MAP_STATISTICS, Statistic,
 from attention_refine.evaluation.groups import group_statistic, names_in, numbered
 from attention_refine.evaluation.measures import CONTROLS
 from attention_refine.evaluation.results import Evaluation, column_of, known, number, text_table
-from attention_refine.metrics.measure import described
+from attention_refine.metrics._registry import described
 
 
 @dataclass(frozen=True)

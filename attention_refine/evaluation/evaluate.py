@@ -22,7 +22,7 @@ from attention_refine.evaluation.measures import ATTRIBUTED, COSTLY, MEASURES, c
 from attention_refine.evaluation.preparing import prepared_for
 from attention_refine.evaluation.results import Evaluation, summarise
 from attention_refine.maps.conditions import unwrapped
-from attention_refine.metrics.measure import COLUMNS
+from attention_refine.metrics._registry import COLUMNS
 
 __all__ = ["Comparison", "Difference", "Evaluation", "compare", "evaluate", "map_names"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attention_refine.evaluation.comparison import Comparison, Difference
-from attention_refine.metrics.measure import described
+from attention_refine.metrics._registry import described
 
 FORMS = (
     "MEASURE falls", "MEASURE rises", "MEASURE falls by 0.01", "MEASURE rises by 0.01",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from attention_refine import metrics
+from attention_refine.metrics._registry import measures as registered
+from attention_refine.metrics._volume import laid_out
 from attention_refine.metrics.ground_truth import measurable
-from attention_refine.metrics.measure import measures as registered
-from attention_refine.metrics.volume import laid_out
 
 MEASURES = registered.entries  # what is registered later is in it too
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from attention_refine import metrics
 from attention_refine.evaluation.measures import MEASURES, names_of, read, sharing
-from attention_refine.metrics.measure import STEPPED
-from attention_refine.metrics.volume import on_sheets
+from attention_refine.metrics._registry import STEPPED
+from attention_refine.metrics._volume import on_sheets
 
 
 def perturb(

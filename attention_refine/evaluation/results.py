@@ -19,7 +19,7 @@ from attention_refine.evaluation.dataset_level import MAP_STATISTICS, statistic_
 from attention_refine.evaluation.groups import by_group
 from attention_refine.evaluation.measures import names_of
 from attention_refine.files import atomic_files
-from attention_refine.metrics.measure import described
+from attention_refine.metrics._registry import described
 from attention_refine.training.checkpoints import atomic_text
 
 FORMAT = 1

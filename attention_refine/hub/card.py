@@ -245,7 +245,7 @@ def _part(part: Any) -> str:
 
 
 def _title(measure: str) -> str:
-    from ..metrics.measure import described
+    from ..metrics._registry import described
 
     return described(measure).title
 

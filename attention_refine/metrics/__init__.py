@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import judged  # noqa: F401  (its measures are registered)
+from . import _judged  # noqa: F401  (its measures are registered)
+from ._fills import blur, blur_kernel, fill_image
+from ._registry import Measure, list_measures, register_measure
 from .agreement import AgreementResult, compare, cross_correlation, pearson, rank_correlation, ssim
 from .attribution import attribution_detail, attribution_mass
-from .baselines import blur, blur_kernel, fill_image
-from .causal import CausalResult, dauc, iauc
 from .classification import (
     accuracy,
     attribute_accuracy,
@@ -51,7 +51,6 @@ from .localisation import (
     pointing_with_centre,
     soft_iou,
 )
-from .measure import Measure, list_measures, register_measure
 from .mining import MiningResult, insertion_mining
 from .perturbation import (
     InsertionDeletion,
@@ -73,13 +72,14 @@ from .sanity import (
     shuffle_labels,
     target_randomisation,
 )
+from .score_correlation import CausalResult, dauc, iauc
 from .shape import diversity, entropy, mean_activation, sparsity
 from .temporal import temporal_pointing
 from .thresholds import BestIoU, MaxBoxAcc, best_iou, box_overlaps, max_box_accuracy, threshold_grid
 from .token_drop import token_deletion, token_insertion, token_insertion_and_deletion
 
 if TYPE_CHECKING:
-    from .modules import (
+    from ._modules import (
         DAUC,
         IAUC,
         ROAD,
@@ -243,9 +243,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # and not in this module yet: one of the classes
-        from . import modules
+        from . import _modules
 
-        return getattr(modules, name)
+        return getattr(_modules, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

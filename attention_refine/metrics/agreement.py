@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .causal import row_pearson
-from .inputs import check_maps, minmax, to_size, wide
+from ._maps import check_maps, minmax, to_size, wide
+from .score_correlation import row_pearson
 
 
 def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._maps import check_maps, to_size, wide
+from ._registry import register_measure
 from .ground_truth import Boxes, read_truth
-from .inputs import check_maps, to_size, wide
-from .measure import register_measure
 
 
 def _magnitude(attributions: Tensor, truth: Tensor | Boxes, image_size):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .inputs import wide
+from ._maps import wide
 
 AVERAGES = ("macro", "micro", "none")
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .inputs import check_maps, minmax, to_size
-from .measure import SCORED, register_measure
-from .scoring import (
+from ._forward import (
     check_images,
     class_scores,
     evaluating,
@@ -19,6 +17,8 @@ from .scoring import (
     resolve_target,
     usual_chunk,
 )
+from ._maps import check_maps, minmax, to_size
+from ._registry import SCORED, register_measure
 
 
 @dataclass(frozen=True)

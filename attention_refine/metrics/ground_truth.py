@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .inputs import VOID
+from ._maps import VOID
 
 Boxes = Sequence[Tensor]
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .causal import row_pearson
+from ._maps import check_maps, minmax, positive_part, to_size, wide
+from ._registry import register_measure
 from .ground_truth import Boxes, Truth, read_truth, standing_in
-from .inputs import check_maps, minmax, positive_part, to_size, wide
-from .measure import register_measure
+from .score_correlation import row_pearson
 
 NORMALISATIONS = ("minmax", "median")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .measure import register_measure
+from ._registry import register_measure
+from ._stages import Stage, counts_of, score_stages, trapezoid
 from .perturbation import pixel_ranks
-from .removal import Stage, counts_of, score_stages, trapezoid
 
 
 @dataclass(frozen=True)

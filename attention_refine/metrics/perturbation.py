@@ -31,10 +31,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .baselines import fill_image
-from .inputs import check_maps, removal_rank, to_size
-from .measure import STEPPED, register_measure
-from .removal import Stage, StageScores, counts_of, score_stages, trapezoid
+from ._fills import fill_image
+from ._maps import check_maps, removal_rank, to_size
+from ._registry import STEPPED, register_measure
+from ._stages import Stage, StageScores, counts_of, score_stages, trapezoid
 
 
 @dataclass(frozen=True)

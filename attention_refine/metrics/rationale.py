@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .baselines import fill_image
-from .measure import SCORED, register_measure
+from ._fills import fill_image
+from ._registry import SCORED, register_measure
+from ._stages import Stage, score_stages
 from .perturbation import pixel_ranks
-from .removal import Stage, score_stages
 
 ERASER_BINS = (0.01, 0.05, 0.10, 0.20, 0.50)
 

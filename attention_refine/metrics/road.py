@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .measure import SCORED, register_measure
-from .perturbation import pixel_ranks
-from .scoring import (
+from ._forward import (
     check_images,
     check_score,
     class_scores,
@@ -27,6 +25,8 @@ from .scoring import (
     resolve_target,
     usual_chunk,
 )
+from ._registry import SCORED, register_measure
+from .perturbation import pixel_ranks
 
 # (rows down, columns right, weight): ROAD's direct and diagonal neighbours; a full neighbourhood sums to 1.
 NEIGHBOURS = (

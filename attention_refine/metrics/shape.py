@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from .inputs import check_maps, positive_part, to_size, wide
-from .measure import register_measure
+from ._maps import check_maps, positive_part, to_size, wide
+from ._registry import register_measure
 
 
 @register_measure(title="Mean activation", better=None, needs="map")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .inputs import VOID
-from .measure import register_measure
-from .volume import to_volume
+from ._maps import VOID
+from ._registry import register_measure
+from ._volume import to_volume
 
 
 @register_measure(title="Temporal pointing", better=True, needs="volume")

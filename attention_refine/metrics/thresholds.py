@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._maps import check_maps, minmax, to_size, wide
+from ._registry import register_measure
 from .ground_truth import Boxes, read_truth
-from .inputs import check_maps, minmax, to_size, wide
-from .measure import register_measure
 
 
 class BestIoU(NamedTuple):

@@ -18,11 +18,7 @@ from tqdm.auto import tqdm
 
 from ..backbones import infer_layout
 from ..layouts import grid_of
-from .inputs import check_maps, removal_rank, to_size, wide
-from .measure import STEPPED, register_measure
-from .perturbation import InsertionDeletion, PerturbationResult
-from .removal import counts_of, trapezoid
-from .scoring import (
+from ._forward import (
     check_images,
     check_score,
     class_scores,
@@ -33,6 +29,10 @@ from .scoring import (
     resolve_target,
     usual_chunk,
 )
+from ._maps import check_maps, removal_rank, to_size, wide
+from ._registry import STEPPED, register_measure
+from ._stages import counts_of, trapezoid
+from .perturbation import InsertionDeletion, PerturbationResult
 
 ROTARY = ("rope", "position_embeddings")  # how timm and transformers call what a block is given beside its tokens
 

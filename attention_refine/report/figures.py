@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attention_refine.metrics.measure import described
+from attention_refine.metrics._registry import described
 
 # Told apart by lightness as well as hue, and each legible on white and on near-black.
 LINES = ("#3b7dc4", "#d2691e", "#2a9d6f", "#b0579c", "#a08a1c", "#c0504d")

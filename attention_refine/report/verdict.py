@@ -7,7 +7,7 @@ from typing import Any
 
 from attention_refine.evaluation.comparison import Comparison, Difference
 from attention_refine.evaluation.results import Evaluation
-from attention_refine.metrics.measure import described
+from attention_refine.metrics._registry import described
 
 SURE = 0.05
 PREDICTION = ("accuracy", "mean_average_precision", "worst_group_accuracy")

@@ -20,10 +20,10 @@ from torchmetrics.classification import (
 )
 
 from attention_refine.backbones.contexts import own_randomness
+from attention_refine.metrics._modules import GroupAccuracy
+from attention_refine.metrics._volume import laid_out
 from attention_refine.metrics.ground_truth import measurable
 from attention_refine.metrics.localisation import mask_correlation
-from attention_refine.metrics.modules import GroupAccuracy
-from attention_refine.metrics.volume import laid_out
 from attention_refine.training.config import DRIFTS, TrainingError
 from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.sharding import equally_often, is_sharded

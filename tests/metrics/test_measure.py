@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import attention_refine as ar
-from attention_refine.metrics.measure import COLUMNS, NEEDS, TAKES, described, measures
+from attention_refine.metrics._registry import COLUMNS, NEEDS, TAKES, described, measures
 
 
 @pytest.fixture

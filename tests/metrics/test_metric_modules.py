@@ -173,7 +173,7 @@ def test_two_processes_equal_one():
     # A server that has imported the package forks both workers: one import of torch and torchmetrics, not two.
     context = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["attention_refine.metrics.modules"])
+        context.set_forkserver_preload(["attention_refine.metrics._modules"])
     queue = context.SimpleQueue()
     processes = [context.Process(target=_worker, args=(rank, port, queue)) for rank in range(2)]
     for process in processes:

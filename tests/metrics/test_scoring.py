@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attention_refine.metrics import scoring
+from attention_refine.metrics import _forward
 
 
 class Timed(nn.Module):
@@ -38,11 +38,11 @@ def chunks(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     clocks = ("process_time", "perf_counter")
     right, wrong = clocks if threads == 1 else clocks[::-1]
-    monkeypatch.setattr(scoring.time, right, lambda: net.clock)
-    monkeypatch.setattr(scoring.time, wrong, lambda: 0.0)
+    monkeypatch.setattr(_forward.time, right, lambda: net.clock)
+    monkeypatch.setattr(_forward.time, wrong, lambda: 0.0)
     images = torch.arange(jobs, dtype=torch.float32)[:, None]
     options = (jobs, torch.device("cpu"), batch_size)
-    found = scoring.forward_in_chunks(net, lambda i: images[i], lambda logits, _: logits, *options)
+    found = _forward.forward_in_chunks(net, lambda i: images[i], lambda logits, _: logits, *options)
     assert torch.equal(found, images)
     return net.sizes
 

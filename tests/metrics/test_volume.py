@@ -9,8 +9,8 @@ from torch import nn
 from attention_refine import metrics
 from attention_refine.evaluation.measures import chosen_measures, measure_maps
 from attention_refine.evaluation.perturbation import perturb
-from attention_refine.metrics.baselines import blur
-from attention_refine.metrics.volume import laid_out
+from attention_refine.metrics._fills import blur
+from attention_refine.metrics._volume import laid_out
 
 
 def masks(frames=4, size=20):

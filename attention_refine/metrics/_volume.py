@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .baselines import blur
-from .inputs import VOID, wide
+from ._fills import blur
+from ._maps import VOID, wide
 
 TOLERANCE = 15 / 224  # of a side, by which the pointing game may miss: so many rows part a frame from the next
 

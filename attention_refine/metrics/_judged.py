@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import localisation, perturbation
-from .measure import Measure, measures, register_measure
+from ._registry import Measure, measures, register_measure
 from .thresholds import box_overlaps, threshold_grid
 
 _MADE = {

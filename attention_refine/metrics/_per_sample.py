@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from .inputs import wide
+from ._maps import wide
 
 NO_INDEX = -1
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .baselines import fill_image
-from .inputs import check_maps, removal_rank, to_size, wide
-from .measure import SCORED, register_measure
-from .removal import Stage, counts_of, score_stages, trapezoid
+from ._fills import fill_image
+from ._maps import check_maps, removal_rank, to_size, wide
+from ._registry import SCORED, register_measure
+from ._stages import Stage, counts_of, score_stages, trapezoid
 
 
 @dataclass(frozen=True)

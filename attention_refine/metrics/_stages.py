@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .scoring import (
+from ._forward import (
     check_images,
     check_score,
     class_scores,

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ._per_sample import PerSampleMetric
 from .agreement import SIMILARITIES, compare
 from .attribution import attribution_detail, attribution_mass
-from .causal import dauc, iauc
 from .classification import classification_scores, correct
 from .confidence import confidence
 from .groups import group_figures
@@ -31,10 +31,10 @@ from .localisation import (
     soft_iou,
 )
 from .mining import insertion_mining
-from .per_sample import PerSampleMetric
 from .perturbation import deletion, insertion, insertion_and_deletion, pixel_flipping
 from .rationale import rationale
 from .road import road_combined
+from .score_correlation import dauc, iauc
 from .shape import diversity, entropy, mean_activation, sparsity
 from .thresholds import best_iou, box_overlaps, max_box_accuracy
 from .token_drop import token_insertion_and_deletion
