@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .maps.scale import normalize, resize
+from .maps._scale import normalize, resize
 from .overlay import denormalize, outline, overlay
 
 GAP = 2  # pixels between the frames of a strip

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .backbones.adapter import Backbone, Feature
+from .backbones.classifier import LastLinear
 from .backbones.contexts import quiet
-from .backbones.last_linear import LastLinear
 from .backbones.partial_forward import Reached
-from .heads.base import Action, Head
+from .heads._base import Action, Head
 from .inputs import (
     Watched,
     check_labels,
@@ -29,12 +29,12 @@ from .inputs import (
     unknown_columns,
     warn_unread,
 )
-from .maps.attention_weights import pools_a_token
-from .maps.names import by_name
-from .maps.scale import resize
-from .maps.second_order import twice_differentiable
-from .objectives.base import Objective, check_adds
-from .objectives.base import objectives as objective_names
+from .maps._attention_weights import pools_a_token
+from .maps._registry import by_name
+from .maps._scale import resize
+from .maps._second_order import twice_differentiable
+from .objectives._base import Objective, check_adds
+from .objectives._base import objectives as objective_names
 from .output import RefinedOutput
 from .refined import models
 from .total_loss import losing_without_labels, total_loss, wanted_objectives
@@ -359,9 +359,9 @@ class RefinedModel(nn.Module):
         """``(B, 1, h, w)``, maps after a few unsupervised steps on each image (or ``together`` on all); needs DARC.
 
         The steps are taken on a copy: the model stays as it is. ``steps=1`` is for real time. For the record of losses
-        and changes see :func:`attention_refine.objectives.refinement.refine`, which this calls.
+        and changes see :func:`attention_refine.objectives.darc.refinement.refine`, which this calls.
         """
-        from .objectives.refinement import refine
+        from .objectives.darc.refinement import refine
 
         return refine(self, pixel_values, steps, learning_rate, together).maps
 

@@ -41,12 +41,12 @@ from .evaluation.finding import LAST
 from .evaluation.journal import OtherEvaluation
 from .files import atomic_file
 from .heads import list_heads
-from .heads.base import heads
+from .heads._base import heads
 from .hub import load
 from .metrics import list_measures
 from .model import RefinedModel
 from .objectives import list_objectives
-from .objectives.base import objectives
+from .objectives._base import objectives
 from .options import Options, option
 from .places import marked
 from .propagation import propagation

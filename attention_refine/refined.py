@@ -16,7 +16,7 @@ from .registry import Registry
 
 if TYPE_CHECKING:
     from .backbones.adapter import Backbone
-    from .heads.base import Head
+    from .heads._base import Head
     from .output import RefinedOutput
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .inputs import in_inference_mode, is_inference
 from .losses import classification_loss
-from .objectives.base import Objective
+from .objectives._base import Objective
 
 if TYPE_CHECKING:
     from .output import RefinedOutput

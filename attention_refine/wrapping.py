@@ -24,10 +24,10 @@ from .backbones.rebuild import describe
 from .backbones.spec import IMAGENET, NotRebuildable
 from .backbones.unwrapping import refuse_scripted, unwrapped
 from .calibration import drawn
-from .heads.base import Head, heads
+from .heads._base import Head, heads
 from .model import RefinedModel
-from .objectives.base import Objective
-from .objectives.base import objectives as objective_names
+from .objectives._base import Objective
+from .objectives._base import objectives as objective_names
 
 
 def wrap(

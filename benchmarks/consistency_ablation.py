@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 import attention_refine as ar
 from attention_refine import data
-from attention_refine.objectives.correlation import CORRELATIONS, correlation
-from attention_refine.objectives.matching import MATCHINGS, Classes, MapChoice, matched
+from attention_refine.objectives.consistency.correlation import CORRELATIONS, correlation
+from attention_refine.objectives.consistency.matching import MATCHINGS, Classes, MapChoice, matched
 
 
 @torch.no_grad()

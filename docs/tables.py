@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import attention_refine as ar
-from attention_refine.heads.base import heads
+from attention_refine.heads._base import heads
 from attention_refine.metrics._registry import described
-from attention_refine.objectives.base import objectives
+from attention_refine.objectives._base import objectives
 
 PAGE = Path(__file__).with_name("registered.md")
 BETTER = {True: "high", False: "low", None: ""}

@@ -18,7 +18,7 @@ from torch import nn
 from training_runs import TinyImages
 
 import attention_refine as ar
-from attention_refine.objectives.base import objectives
+from attention_refine.objectives._base import objectives
 from attention_refine.training import TrainingConfig, finetune
 
 STRATEGIES = {

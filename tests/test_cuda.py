@@ -16,7 +16,7 @@ import attention_refine as ar
 from attention_refine import maps, shapes
 from attention_refine.cli import main
 from attention_refine.evaluation.measures import MEASURES
-from attention_refine.objectives.base import objectives
+from attention_refine.objectives._base import objectives
 from attention_refine.training import run as training_run
 
 DEVICE = "cuda"

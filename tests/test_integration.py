@@ -14,8 +14,8 @@ from cases import BY_NAME
 
 import attention_refine as ar
 from attention_refine.hf_auto.model import RefinedForImageClassification
-from attention_refine.objectives.annotations import TARGETS
-from attention_refine.objectives.base import objectives
+from attention_refine.objectives._annotations import TARGETS
+from attention_refine.objectives._base import objectives
 
 CASE = BY_NAME["hf-resnet"]
 LABELS = torch.arange(8) % 5

@@ -14,9 +14,9 @@ from cases import BY_NAME, CLASSES
 from torch import nn
 
 import attention_refine as ar
-from attention_refine.heads.base import heads
+from attention_refine.heads._base import heads
 from attention_refine.losses import classification_loss
-from attention_refine.objectives.base import objectives
+from attention_refine.objectives._base import objectives
 from attention_refine.registry import Registry
 
 CASE = BY_NAME["resnet18"]

@@ -13,8 +13,8 @@ from cases import BY_NAME
 from torch import nn
 
 import attention_refine as ar
-from attention_refine.heads.base import heads
-from attention_refine.objectives.base import objectives
+from attention_refine.heads._base import heads
+from attention_refine.objectives._base import objectives
 
 CLASSES = {**heads.entries, **objectives.entries}
 

@@ -14,7 +14,7 @@ from training_runs import TinyImages, TinyModel, last_weights
 
 import attention_refine as ar
 from attention_refine.data import collate
-from attention_refine.objectives.base import objectives
+from attention_refine.objectives._base import objectives
 from attention_refine.training import TrainingConfig, TrainingError, finetune
 from attention_refine.training.batches import evaluation_batches
 from attention_refine.training.drift import StartingPredictions

@@ -17,7 +17,7 @@ from training_runs import TinyModel, assert_same, largest_difference, last_weigh
 
 import attention_refine as ar
 from attention_refine.data import collate
-from attention_refine.objectives.base import objectives
+from attention_refine.objectives._base import objectives
 from attention_refine.training import TrainingConfig, TrainingError, finetune
 from attention_refine.training.batches import BatchOrder, mixed_seed
 from attention_refine.training.checkpoints import list_checkpoints

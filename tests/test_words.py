@@ -119,8 +119,8 @@ def test_the_list_has_a_line_on_each(capsys):
 
 
 def test_heads_and_objectives_of_shipped_configs_can_be_made():
-    from attention_refine.heads.base import heads
-    from attention_refine.objectives.base import objectives
+    from attention_refine.heads._base import heads
+    from attention_refine.objectives._base import objectives
     from attention_refine.recipe import _made
 
     used = set()

@@ -17,7 +17,7 @@ from torch import Tensor
 from attention_refine.backbones.contexts import quiet
 from attention_refine.data import Transform
 from attention_refine.maps import by_name, list_maps
-from attention_refine.maps.scale import resize
+from attention_refine.maps._scale import resize
 from attention_refine.model import RefinedModel
 from attention_refine.repairing.repair import map_of
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LAYERS = (nn.Linear, *_CONVOLUTIONS)
@@ -67,3 +69,19 @@ def embeddings(network: Callable[[Tensor], Tensor], layer: nn.Module, pixel_valu
     if isinstance(layer, _CONVOLUTIONS):
         return vectors.flatten(2).mean(2)
     return vectors if vectors.ndim == 2 else vectors.flatten(1, -2).mean(1)
+
+
+class LastLinear(TorchFunctionMode):
+    """Remembers the last linear layer of a forward pass: its input, weight and output."""
+
+    def __init__(self):
+        super().__init__()
+        self.input = self.weight = self.output = None
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func is F.linear:
+            self.input, self.weight = (*args, *kwargs.values())[:2]
+            self.output = output
+        return output

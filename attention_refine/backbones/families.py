@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .liven import liven
+from .calibrate import liven
 
 CLASSES = 5
 _VIT = dict(img_size=64, depth=4, embed_dim=48, num_heads=3)

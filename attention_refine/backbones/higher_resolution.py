@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ..layouts import USUAL_PREFIX, grid_of, infer_layout
-from .clips import FramesFirst
 from .contexts import output_hook, own_randomness, quiet
 from .outputs import first_tensor
 from .probe import UnsupportedBackbone
@@ -24,6 +23,7 @@ from .resolution import CONVOLUTIONS, POOLS, Resolution, inside, resolution_of
 from .spec import NotRebuildable
 from .trace import image_size_of, trace
 from .transformers_spec import video_classifiers
+from .video import FramesFirst
 
 
 def higher_resolution(

@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .clips import FramesFirst
 from .pooling import PatchPooling
 from .rebuild import describe, rebuild
 from .resolution import Resolution
@@ -21,6 +20,7 @@ from .spec import NotRebuildable, library_of
 from .torchvision_spec import build_named, classes_of
 from .torchvision_spec import names as torchvision_names
 from .transformers_spec import image_classifiers, video_classifiers
+from .video import FramesFirst
 
 # ViTMAE drops and shuffles patches at random; the same weights in a ViT do neither.
 _READ_AS = {"vit_mae": "vit"}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
-from .liven import liven
+from .calibrate import liven
 from .outputs import first_tensor, logits_of, with_first_tensor
 from .partial_forward import answering
 from .trace import Candidate, image_size_of, trace
@@ -30,7 +30,7 @@ class Probe:
     """A network in evaluation mode, traced once.
 
     A network whose logits hardly differ between two images, as happens before training, is probed on a copy brought to
-    life by :func:`~attention_refine.backbones.liven.liven`; the network itself is never written to.
+    life by :func:`~attention_refine.backbones.calibrate.liven`; the network itself is never written to.
 
     Attributes:
         candidates: in the order in which they finished.

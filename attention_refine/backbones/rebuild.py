@@ -7,10 +7,10 @@ from dataclasses import replace
 from torch import nn
 
 from . import timm_spec, torchvision_spec, transformers_spec
-from .clips import FramesFirst
 from .pooling import PatchPooling
 from .resolution import Resolution, inside, resolution_of
 from .spec import BackboneSpec, NotRebuildable, library_of
+from .video import FramesFirst
 
 _LIBRARIES = {"timm": timm_spec, "transformers": transformers_spec, "torchvision": torchvision_spec}
 

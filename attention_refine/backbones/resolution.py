@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .clips import FramesFirst
 from .pooling import PatchPooling
+from .video import FramesFirst
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 POOLS = (nn.AvgPool2d, nn.MaxPool2d, nn.AvgPool3d, nn.MaxPool3d)

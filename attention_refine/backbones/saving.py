@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from ..files import atomic_file
-from .clips import FramesFirst
 from .pooling import PatchPooling
 from .rebuild import describe
 from .spec import NotRebuildable, library_of
+from .video import FramesFirst
 
 
 def save_network(net: nn.Module, folder: Path, labels: list[str], preprocessing: dict[str, Any]) -> None:

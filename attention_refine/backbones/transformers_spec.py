@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from ..places import without_places
-from .clips import FramesFirst
 from .spec import IMAGENET, BackboneSpec, NotRebuildable, plain
+from .video import FramesFirst
 
 # Every how many frames of a film (of 25 or 30 a second) the published weights were shown, by model type; from their papers.
 STRIDES = {"videomae": 4, "timesformer": 32, "vivit": 2}

@@ -21,7 +21,7 @@ from attention_refine.evaluation.judging import Judge, MapFunction, map_names, m
 from attention_refine.evaluation.measures import ATTRIBUTED, COSTLY, MEASURES, chosen_measures, names_of
 from attention_refine.evaluation.preparing import prepared_for
 from attention_refine.evaluation.results import Evaluation, summarise
-from attention_refine.maps.conditions import unwrapped
+from attention_refine.maps._conditions import unwrapped
 from attention_refine.metrics._registry import COLUMNS
 
 __all__ = ["Comparison", "Difference", "Evaluation", "compare", "evaluate", "map_names"]

@@ -17,10 +17,10 @@ from attention_refine.evaluation.measures import ATTRIBUTED, CONTROLS, MEASURES,
 from attention_refine.evaluation.perturbation import perturb
 from attention_refine.evaluation.sanity import Sanity, attribution_maps
 from attention_refine.maps import by_name, list_maps
-from attention_refine.maps.conditions import map_conditions
+from attention_refine.maps._conditions import map_conditions
+from attention_refine.maps._pixels import image_size
+from attention_refine.maps._site import Reading, tapped
 from attention_refine.maps.grad_cam import cam
-from attention_refine.maps.pixels import image_size
-from attention_refine.maps.site import Reading, tapped
 
 # Fixed chunks of forwards: a size found by the clock would not give the same last digits twice.
 CHUNK = {"cpu": 8, "other": 64}

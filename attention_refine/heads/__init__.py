@@ -1,7 +1,7 @@
 """Heads: modules that stand in the forward pass and make the map. One file, one paper."""
 
+from ._base import Head, heads
 from .abn import AttentionBranch, AttentionBranchConfig
-from .base import Head, heads
 from .bilinear import BilinearPooling, BilinearPoolingConfig
 from .brnpa import BRNPA, BRNPAConfig
 

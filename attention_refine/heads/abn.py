@@ -43,9 +43,9 @@ from torch import Tensor, nn
 from ..backbones.adapter import Backbone
 from ..backbones.contexts import own_randomness, quiet
 from ..backbones.stages import StageTwin, twin_of_last_stage
-from ..maps.conditions import full_precision
+from ..maps._conditions import full_precision
 from ..registry import check_choice
-from .base import Head, heads, mean_gain
+from ._base import Head, heads, mean_gain
 
 MIN_HIDDEN = 32  # channels of the branch unless asked for fewer: the map of three does not find the object
 MAX_HIDDEN = 128  # and unless asked for more: with 1000 classes it would outweigh a small network

@@ -13,7 +13,7 @@ of the feature's width, which is most of what this head costs: ``block=False`` l
 
 Unlike BR-NPA's the K maps have no order. The map it shows is their mean, as the authors measure it, relative to the
 largest value in the image; ``maps="parts"`` shows all K. A person's map takes the place of ``A``, with its own scale.
-The prediction goes over from the backbone's: :class:`~attention_refine.heads.pooling.PoolingHead`.
+The prediction goes over from the backbone's: :class:`~attention_refine.heads._pooling.PoolingHead`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..maps.conditions import full_precision
+from ..maps._conditions import full_precision
 from ..registry import check_choice
-from .base import heads
-from .pooling import Pooled, PoolingConfig, PoolingHead
+from ._base import heads
+from ._pooling import Pooled, PoolingConfig, PoolingHead
 
 EPS = 1e-12
 

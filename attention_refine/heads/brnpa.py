@@ -23,7 +23,7 @@ Where this differs from the paper, and why:
   layer norm the weights would not be weights (their sum can be 0). ``feature_act="relu"`` cuts the feature instead.
 * A feature of zeros has the weight 1 / (h w) everywhere instead of 0 / 0, and no location is chosen twice.
 * The prediction goes over from the backbone's classifier to this head's, which starts from it where it can: see
-  :class:`~attention_refine.heads.pooling.PoolingHead`. ``fade_in_steps=0, classifier_init="scratch", bias=False`` is
+  :class:`~attention_refine.heads._pooling.PoolingHead`. ``fade_in_steps=0, classifier_init="scratch", bias=False`` is
   the paper's form.
 
 A person's map replaces the similarity: :math:`w_j = M_j / \sum_j M_j`, one map for all parts or one each. Its scale
@@ -39,10 +39,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..maps.conditions import full_precision
+from ..maps._conditions import full_precision
 from ..registry import check_choice
-from .base import heads
-from .pooling import Pooled, PoolingConfig, PoolingHead
+from ._base import heads
+from ._pooling import Pooled, PoolingConfig, PoolingHead
 
 EPS = 1e-5  # added to the norms
 LEAST = 1e-8  # added to every similarity, so that their sum is not 0

@@ -12,9 +12,9 @@ from ..backbones.loading import num_classes
 from ..backbones.rebuild import describe, rebuild
 from ..backbones.sites import Site
 from ..backbones.spec import BackboneSpec, NotRebuildable
-from ..heads.base import heads
-from ..objectives.base import objectives
-from ..objectives.teacher import OBJECT
+from ..heads._base import heads
+from ..objectives._base import objectives
+from ..objectives._teacher import OBJECT
 from ..places import without_places
 from ..refined import Refined, models
 from ..version import __version__

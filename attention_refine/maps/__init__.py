@@ -3,23 +3,23 @@
 All are called alike: ``(net, pixel_values, target=None, site="auto", create_graph=False, ...) -> (B, T, h, w)``.
 """
 
-from .attention_weights import AttentionWeights
+from ._attention_weights import AttentionWeights
+from ._guided_activations import guided_activations
+from ._registry import Map, by_name, list_maps, register_map
+from ._scale import normalize, resize, threshold
+from ._second_order import twice_differentiable
 from .eigen_cam import eigen_cam
 from .grad_cam import grad_cam
 from .grad_cam_variants import grad_cam_plus_plus, layer_cam
 from .gradient import gradient, input_x_gradient, smooth_grad
-from .guided_activations import guided_activations
 from .guided_backprop import guided_backprop
 from .guided_grad_cam import grad_cam_and_guided_backprop, guided_grad_cam
 from .integrated_gradients import integrated_gradients
 from .integrated_to_error import Integrated, integrated_gradients_to_error
-from .names import Map, by_name, list_maps, register_map
 from .occlusion import occlusion
 from .rise import rise
 from .rollout import attention_rollout, class_attention, gradient_rollout
-from .scale import normalize, resize, threshold
 from .score_cam import score_cam
-from .second_order import twice_differentiable
 
 __all__ = [
     "AttentionWeights",

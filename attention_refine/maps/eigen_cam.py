@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .conditions import full_precision, map_conditions
-from .names import register_map
-from .site import Site, read
-from .target import Target, refuse_target
+from ._conditions import full_precision, map_conditions
+from ._registry import register_map
+from ._site import Site, read
+from ._target import Target, refuse_target
 
 
 @register_map(kind="site", differentiable=True, per_class=False)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ..backbones.last_linear import LastLinear
-from .conditions import full_precision, map_conditions
-from .names import register_map
-from .site import Reading, Site, read
-from .target import Target, fixed, gradients, score
+from ..backbones.classifier import LastLinear
+from ._conditions import full_precision, map_conditions
+from ._registry import register_map
+from ._site import Reading, Site, read
+from ._target import Target, fixed, gradients, score
 
 
 @register_map(kind="site", differentiable=True)
@@ -33,7 +33,7 @@ def grad_cam(
     Args:
         net: any classifier whose output is logits or has ``.logits``.
         pixel_values: images ``(B, 3, H, W)``, or clips ``(B, 3, T, H, W)`` or ``(B, T, 3, H, W)``.
-        target: classes to explain, see :mod:`attention_refine.maps.target`; None is each image's predicted class.
+        target: classes to explain, see :mod:`attention_refine.maps._target`; None is each image's predicted class.
         site: ``"auto"``, a module's name, or a ``Site``.
         create_graph: keep the graph, down to the parameters and the pixels, so that the map can be trained.
         relu: keep the positive part only, as the paper draws it.

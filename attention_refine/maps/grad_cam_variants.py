@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .conditions import full_precision, map_conditions
+from ._conditions import full_precision, map_conditions
+from ._registry import register_map
+from ._site import Site, read
+from ._target import Target, fixed, score
 from .grad_cam import site_gradients
-from .names import register_map
-from .site import Site, read
-from .target import Target, fixed, score
 
 
 @register_map(kind="site", differentiable=True)

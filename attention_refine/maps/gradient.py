@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .conditions import full_precision, map_conditions
-from .names import register_map
-from .pixels import channel_axis, reduce_channels
-from .progress import counted
-from .site import logits_of, refuse_site
-from .target import Target, fixed, given, gradients, repeated, rows, score
+from ._conditions import full_precision, map_conditions
+from ._pixels import channel_axis, reduce_channels
+from ._progress import counted
+from ._registry import register_map
+from ._site import logits_of, refuse_site
+from ._target import Target, fixed, given, gradients, repeated, rows, score
 
 
 @register_map(kind="pixels", differentiable=True)
@@ -27,7 +27,7 @@ def gradient(
     Args:
         net: any classifier whose output is logits or has ``.logits``.
         pixel_values: images ``(B, 3, H, W)``, or clips ``(B, 3, T, H, W)`` or ``(B, T, 3, H, W)``.
-        target: classes to explain, see :mod:`attention_refine.maps.target`; None is each image's predicted class.
+        target: classes to explain, see :mod:`attention_refine.maps._target`; None is each image's predicted class.
         site: only ``"auto"``: the map is of the pixels.
         create_graph: keep the graph, down to the parameters and the pixels, so that the map can be trained.
         reduce: colour channels to one number: ``"abs"`` sums magnitudes, ``"max"`` takes the largest magnitude (as

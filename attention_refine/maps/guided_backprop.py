@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .conditions import full_precision, map_conditions
+from ._conditions import full_precision, map_conditions
+from ._guided_activations import guided_activations
+from ._pixels import channel_axis, reduce_channels
+from ._registry import register_map
+from ._site import logits_of, refuse_site
+from ._target import Target, fixed, gradients, score
 from .gradient import in_graph
-from .guided_activations import guided_activations
-from .names import register_map
-from .pixels import channel_axis, reduce_channels
-from .site import logits_of, refuse_site
-from .target import Target, fixed, gradients, score
 
 
 @register_map(kind="pixels", differentiable=True, of_some_networks=True)
@@ -31,7 +31,7 @@ def guided_backprop(
     Args:
         net: any classifier whose output is logits or has ``.logits``.
         pixel_values: images ``(B, 3, H, W)``, or clips ``(B, 3, T, H, W)`` or ``(B, T, 3, H, W)``.
-        target: classes to explain, see :mod:`attention_refine.maps.target`; None is each image's predicted class.
+        target: classes to explain, see :mod:`attention_refine.maps._target`; None is each image's predicted class.
         site: only ``"auto"``: the map is of the pixels.
         create_graph: keep the graph, down to the parameters and the pixels, so that the map can be trained.
         rule: ``"guided"``, ``"strict"``, ``"clamp"`` or ``"plain"``.

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .conditions import full_precision, map_conditions
+from ._conditions import full_precision, map_conditions
+from ._guided_activations import guided_activations
+from ._pixels import channel_axis, reduce_channels
+from ._registry import register_map
+from ._scale import resize
+from ._site import Reading, Site, read
+from ._target import Target, fixed, gradients, score
 from .grad_cam import cam
 from .gradient import in_graph
-from .guided_activations import guided_activations
 from .guided_backprop import require_guided
-from .names import register_map
-from .pixels import channel_axis, reduce_channels
-from .scale import resize
-from .site import Reading, Site, read
-from .target import Target, fixed, gradients, score
 
 
 @register_map(kind="site", differentiable=True, of_some_networks=True)

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .baselines import baseline_like
-from .conditions import full_precision, map_conditions
+from ._baselines import baseline_like
+from ._conditions import full_precision, map_conditions
+from ._pixels import channel_axis, reduce_channels
+from ._progress import counted
+from ._registry import register_map
+from ._site import refuse_site
+from ._target import Target, repeated
 from .gradient import clean_target, copies_at_once, in_graph, pixel_gradients
-from .names import register_map
-from .pixels import channel_axis, reduce_channels
-from .progress import counted
-from .site import refuse_site
-from .target import Target, repeated
 
 
 @register_map(kind="sampled", differentiable=True)
@@ -38,7 +38,7 @@ def integrated_gradients(
     Args:
         net: any classifier whose output is logits or has ``.logits``.
         pixel_values: images ``(B, 3, H, W)``, or clips ``(B, 3, T, H, W)`` or ``(B, T, 3, H, W)``.
-        target: classes to explain, see :mod:`attention_refine.maps.target`; None is the class predicted for the image.
+        target: classes to explain, see :mod:`attention_refine.maps._target`; None is the class predicted for the image.
         site: only ``"auto"``: the map is of the pixels.
         create_graph: keep the graph, down to the parameters and the pixels, so that the map can be trained.
         baseline: ``"zero"``, ``"blur"``, ``"noise"`` or a tensor, see :func:`~.baselines.baseline_like`.

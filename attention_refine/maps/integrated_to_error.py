@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .baselines import baseline_like
-from .conditions import full_precision, map_conditions
+from ._baselines import baseline_like
+from ._conditions import full_precision, map_conditions
+from ._pixels import channel_axis, reduce_channels
+from ._site import logits_of, refuse_site
+from ._target import Target, fixed, given, gradients, rows, score
 from .gradient import in_graph
-from .pixels import channel_axis, reduce_channels
-from .site import logits_of, refuse_site
-from .target import Target, fixed, given, gradients, rows, score
 
 
 @dataclass(frozen=True)

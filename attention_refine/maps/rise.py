@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conditions import full_precision, map_conditions
+from ._conditions import full_precision, map_conditions
+from ._pixels import image_size
+from ._progress import counted
+from ._registry import register_map
+from ._site import refuse_site
+from ._target import Target, repeated
 from .gradient import clean_target, copies_at_once
-from .names import register_map
-from .pixels import image_size
-from .progress import counted
 from .score_cam import scores_in_chunks
-from .site import refuse_site
-from .target import Target, repeated
 
 
 @register_map(kind="sampled")
@@ -43,7 +43,7 @@ def rise(
     Args:
         net: any classifier whose output is logits or has ``.logits``.
         pixel_values: images ``(B, 3, H, W)``, or clips ``(B, 3, T, H, W)`` or ``(B, T, 3, H, W)``.
-        target: classes to explain, see :mod:`attention_refine.maps.target`; None is the class predicted for the image.
+        target: classes to explain, see :mod:`attention_refine.maps._target`; None is the class predicted for the image.
         site: only ``"auto"``: the map is of the pixels.
         create_graph: keep the graph of every forward pass.
         masks: how many; the paper uses 4000 (VGG) and 8000 (ResNet).

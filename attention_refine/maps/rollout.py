@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ..layouts import Layout, infer_layout, to_grid
-from .attention_weights import AttentionWeights, only, probe
-from .conditions import full_precision, map_conditions
+from ._attention_weights import AttentionWeights, only, probe
+from ._conditions import full_precision, map_conditions
+from ._pixels import image_size
+from ._registry import register_map
+from ._site import logits_of, refuse_site, with_order
+from ._target import Target, fixed, refuse_target, score
 from .gradient import in_graph
-from .names import register_map
-from .pixels import image_size
-from .site import logits_of, refuse_site, with_order
-from .target import Target, fixed, refuse_target, score
 
 HEAD_FUSIONS = ("mean", "max", "min")
 
@@ -84,7 +84,7 @@ def gradient_rollout(
 
     Args:
         net, pixel_values, row: as in :func:`attention_rollout`.
-        target: classes to explain, see :mod:`attention_refine.maps.target`; None is each image's predicted class.
+        target: classes to explain, see :mod:`attention_refine.maps._target`; None is each image's predicted class.
         site: only ``"auto"``.
         create_graph: keep the graph, down to the parameters and the pixels, so that the map can be trained.
 

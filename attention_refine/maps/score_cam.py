@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .baselines import baseline_like
-from .conditions import full_precision, map_conditions
+from ._baselines import baseline_like
+from ._conditions import full_precision, map_conditions
+from ._pixels import channel_axis, image_size
+from ._progress import counted
+from ._registry import register_map
+from ._scale import normalize, resize
+from ._site import Site, logits_of, read
+from ._target import Target, fixed, repeated, rows, score
 from .gradient import copies_at_once
-from .names import register_map
-from .pixels import channel_axis, image_size
-from .progress import counted
-from .scale import normalize, resize
-from .site import Site, logits_of, read
-from .target import Target, fixed, repeated, rows, score
 
 
 @register_map(kind="sampled")

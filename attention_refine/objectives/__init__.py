@@ -1,19 +1,18 @@
-"""Objectives: losses the map must satisfy during training. One file, one paper.
+"""Objectives: losses the map must satisfy during training. One file or folder, one paper; what they share begins with an underscore.
 
 For objectives of your own there are :func:`class_map`, :func:`site_for`, :func:`map_targets`, :func:`on_grid`,
 :func:`multi_hot` and :func:`second_pass`.
 """
 
-from .annotations import map_targets, on_grid
-from .base import Objective, objectives
+from ._annotations import map_targets, on_grid
+from ._base import Objective, objectives
+from ._masking import class_map, multi_hot, second_pass, site_for
 from .consistency import AttentionConsistency, AttentionConsistencyConfig
 from .contrastive import ContrastivePretraining, ContrastivePretrainingConfig
-from .darc import DARC
-from .darc_config import DARCConfig
+from .darc import DARC, DARCConfig
 from .distillation import Distillation, DistillationConfig
 from .group_dro import GroupDRO, GroupDROConfig
 from .guided_inference import GuidedInference, GuidedInferenceConfig
-from .hiding import class_map, multi_hot, second_pass, site_for
 from .mining import AttentionMining, AttentionMiningConfig
 from .supervision import MapSupervision, MapSupervisionConfig
 from .transplant import Transplant, TransplantConfig

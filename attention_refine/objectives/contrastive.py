@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.classifier import embedding_size, embeddings, last_layer
-from .base import Objective, objectives
-from .distributed import gathered, processes
-from .views import Views, ViewsConfig
+from ._base import Objective, objectives
+from ._distributed import gathered, processes
+from ._views import Views, ViewsConfig
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput

@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from ..backbones import logits_of
 from ..backbones.contexts import quiet
 from ..backbones.precision import precision
-from ..maps.conditions import full_precision
+from ..maps._conditions import full_precision
 from ..registry import check_choice
-from .base import Objective, objectives
-from .hiding import site_for
-from .teacher import Teacher
+from ._base import Objective, objectives
+from ._masking import site_for
+from ._teacher import Teacher
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput

@@ -25,8 +25,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..losses import image_losses
-from .base import Objective, objectives
-from .distributed import processes
+from ._base import Objective, objectives
+from ._distributed import processes
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput

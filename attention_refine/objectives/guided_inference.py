@@ -29,9 +29,9 @@ from torch import Tensor
 
 from ..maps import resize
 from ..registry import check_choice
-from .annotations import TARGETS, map_targets, on_grid
-from .base import objectives
-from .hiding import (
+from ._annotations import TARGETS, map_targets, on_grid
+from ._base import objectives
+from ._masking import (
     Delayed,
     HidingConfig,
     class_map,
@@ -57,7 +57,7 @@ BLUR = 21  # pixels of the box that blurs
 
 @dataclass(frozen=True)
 class GuidedInferenceConfig(HidingConfig):
-    """Options of :class:`GuidedInference`, beside those of :class:`~attention_refine.objectives.hiding.HidingConfig`.
+    """Options of :class:`GuidedInference`, beside those of :class:`~attention_refine.objectives._masking.HidingConfig`.
 
     ``slope`` is the :math:`\\omega` of eq. 4 and ``weight`` the :math:`\\alpha` of eq. 6.
 

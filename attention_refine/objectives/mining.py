@@ -35,8 +35,8 @@ from torch import Tensor
 
 from ..maps import resize
 from ..registry import check_choice
-from .base import objectives
-from .hiding import (
+from ._base import objectives
+from ._masking import (
     LIVE,
     Delayed,
     HidingConfig,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionMiningConfig(HidingConfig):
-    """Options of :class:`AttentionMining`, beside those of :class:`~attention_refine.objectives.hiding.HidingConfig`.
+    """Options of :class:`AttentionMining`, beside those of :class:`~attention_refine.objectives._masking.HidingConfig`.
 
     ``slope`` is the 100 of eq. 1, ``weight`` the :math:`\\alpha` of eq. 4, and ``start_step`` the beginning of the
     paper's second step.

@@ -41,14 +41,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..maps import normalize, resize
-from ..maps.conditions import full_precision
-from ..maps.second_order import twice_differentiable
+from ..maps._conditions import full_precision
+from ..maps._second_order import twice_differentiable
 from ..registry import check_choice
-from .annotations import TARGETS, columns_of, map_targets, on_grid
-from .base import Objective, objectives
-from .hiding import NORMS, second_pass
-from .reading import check_maps, chosen_map, needs_class, read_map
-from .waiting import Waiting
+from ._annotations import TARGETS, columns_of, map_targets, on_grid
+from ._base import Objective, objectives
+from ._masking import NORMS, second_pass
+from ._reading import check_maps, chosen_map, needs_class, read_map
+from ._waiting import Waiting
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput
@@ -208,7 +208,7 @@ def distance(maps: Tensor, target: Tensor, known: Tensor, norm: str, eps: float 
 
     Args:
         maps: ``(B, 1, h, w)``, 0 or more, and for all but ``"energy"`` at most 1.
-        target, known: of its shape, see :func:`~attention_refine.objectives.annotations.on_grid`.
+        target, known: of its shape, see :func:`~attention_refine.objectives._annotations.on_grid`.
         norm, eps, slack: see :class:`MapSupervisionConfig`. Under ``"energy"`` a map that is zero costs nothing, under
             ``"ppce"`` an empty target.
     """

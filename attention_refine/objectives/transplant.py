@@ -32,12 +32,12 @@ from torch import Tensor
 from ..compositing import FILLS, extent, fill_in, grown, moved, softened
 from ..losses import classification_loss
 from ..maps import resize
-from ..maps.conditions import full_precision
+from ..maps._conditions import full_precision
 from ..registry import check_choice
-from .annotations import TARGETS, columns_of, map_targets
-from .base import Objective, objectives
-from .hiding import NORMS, STATISTICS, class_map, scaled, second_pass, site_for
-from .waiting import Waiting
+from ._annotations import TARGETS, columns_of, map_targets
+from ._base import Objective, objectives
+from ._masking import NORMS, STATISTICS, class_map, scaled, second_pass, site_for
+from ._waiting import Waiting
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput

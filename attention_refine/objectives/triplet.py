@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import check_choice
-from .base import Objective, objectives
-from .distributed import gathered, processes
+from ._base import Objective, objectives
+from ._distributed import gathered, processes
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput

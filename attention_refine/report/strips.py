@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from attention_refine.data import DataError
 from attention_refine.evaluation.preparing import prepared_for
 from attention_refine.objectives import DARC
-from attention_refine.objectives.refinement import iterations
+from attention_refine.objectives.darc.refinement import iterations
 from attention_refine.overlay import denormalize, overlay
 
 

@@ -12,11 +12,11 @@ from networks import HF_VIT, TINY_VIT, build
 from torch import nn
 
 import attention_refine as ar
-from attention_refine.backbones.clips import FramesFirst
-from attention_refine.backbones.liven import liven
+from attention_refine.backbones.calibrate import liven
 from attention_refine.backbones.rebuild import rebuild
 from attention_refine.backbones.spec import NotRebuildable
 from attention_refine.backbones.trace import trace
+from attention_refine.backbones.video import FramesFirst
 from attention_refine.layouts import Layout, to_grid
 from attention_refine.support import examine
 

@@ -126,7 +126,7 @@ def test_tied_weights_are_saved_and_tied_again(tmp_path, monkeypatch):
             made = torch.sigmoid(self.first(feature) + self.second(feature)) if maps is None else maps
             return feature * (1 + made), made, {}
 
-    from attention_refine.heads.base import heads
+    from attention_refine.heads._base import heads
 
     try:
         model = CASE.wrap("tied")
@@ -204,7 +204,7 @@ def test_a_network_changed_after_it_was_built_is_refused_at_save(model, tmp_path
 
 
 def test_a_head_that_looks_at_values_while_it_is_made_loads(tmp_path, monkeypatch):
-    from attention_refine.heads.base import heads
+    from attention_refine.heads._base import heads
 
     monkeypatch.setattr(heads, "entries", dict(heads.entries))
 

@@ -16,7 +16,7 @@ from stand_in import READ_TOKEN, TOKEN
 
 import attention_refine as ar
 from attention_refine.hub import weights as stored
-from attention_refine.objectives.base import objectives
+from attention_refine.objectives._base import objectives
 
 BACKBONES = ("resnet18", "convnext", "vit-token", "hf-resnet")
 PARTS = [(head, None) for head in (None, *ar.list_heads())] + [("abn", name) for name in ar.list_objectives()]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attention_refine import maps
-from attention_refine.maps.baselines import baseline_like, blur
+from attention_refine.maps._baselines import baseline_like, blur
 
 
 def test_a_quadratic_by_hand():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import attention_refine as ar
-from attention_refine.maps.names import KINDS, TAKEN, maps
+from attention_refine.maps._registry import KINDS, TAKEN, maps
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_occlusion_by_a_loop(cnn):
     """Windows that do not tile: the last of a row ends at the border, and overlaps are averaged."""
     pixels = torch.randn(2, 3, 30, 32)
     found = maps.occlusion(cnn, pixels, 1, window=(12, 10), stride=(7, 9), baseline="blur")
-    from attention_refine.maps.baselines import baseline_like
+    from attention_refine.maps._baselines import baseline_like
 
     hidden, total, counts = baseline_like(pixels, "blur"), torch.zeros(2, 30, 32), torch.zeros(30, 32)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 import attention_refine as ar
-from attention_refine.objectives.distributed import processes
+from attention_refine.objectives._distributed import processes
 
 IMAGES = 6
 

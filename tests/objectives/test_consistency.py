@@ -257,7 +257,7 @@ def test_the_scale_of_the_logits_does_not_matter(matching):
 
 @pytest.mark.parametrize("kind", ["pearson", "cross_correlation", "ssim"])
 def test_correlations_are_the_metrics_and_know_no_scale(kind):
-    from attention_refine.objectives.correlation import correlation
+    from attention_refine.objectives.consistency.correlation import correlation
 
     a, b = torch.rand(2, 3, 1, 7, 5, dtype=torch.float64)
     h, constant = correlation(a, b, kind)
@@ -275,7 +275,7 @@ def test_correlations_are_the_metrics_and_know_no_scale(kind):
 @pytest.mark.parametrize("value", [0.0, 0.7])
 @pytest.mark.parametrize("squash", [False, True])
 def test_a_constant_map_says_nothing(kind, value, squash):
-    from attention_refine.objectives.correlation import correlation
+    from attention_refine.objectives.consistency.correlation import correlation
 
     a, b = torch.rand(2, 2, 1, 4, 4)
     a[1] = value
@@ -520,7 +520,7 @@ def test_a_mirror_image_has_the_mirrored_map():
 
 @pytest.mark.parametrize("scale", [(0.5, 0.5), (0.8, 1.0), (1.5, 1.5)], ids=str)
 def test_what_a_view_shows_is_laid_back_where_it_was(scale):
-    from attention_refine.objectives.siblings import _back, _views, seen_through
+    from attention_refine.objectives.consistency.siblings import _back, _views, seen_through
 
     config = ar.AttentionConsistency(compare="views", view_scale=scale).config
     y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 48), indexing="ij")
@@ -537,7 +537,7 @@ def test_what_a_view_shows_is_laid_back_where_it_was(scale):
 
 
 def test_all_frames_of_a_clip_have_one_view():
-    from attention_refine.objectives.siblings import _views, seen_through
+    from attention_refine.objectives.consistency.siblings import _views, seen_through
 
     config = ar.AttentionConsistency(compare="views").config
     view, clip = _views(2, config, at_random=True), torch.randn(2, 3, 4, 16, 16)

@@ -16,8 +16,8 @@ from torch import nn
 
 import attention_refine as ar
 from attention_refine.backbones.classifier import embedding_size, embeddings, last_layer
+from attention_refine.objectives._views import Views
 from attention_refine.objectives.contrastive import nt_xent
-from attention_refine.objectives.views import Views
 
 HERE = Path(__file__).parent
 CASE = BY_NAME["resnet18"]

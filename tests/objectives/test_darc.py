@@ -17,8 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import attention_refine as ar
 from attention_refine.maps import class_attention, normalize
-from attention_refine.objectives.occlusion import drawn_from_pixels, rectangles
-from attention_refine.objectives.regions import info_nce, pixel_errors
+from attention_refine.objectives.darc.occlusion import drawn_from_pixels, rectangles
+from attention_refine.objectives.darc.regions import info_nce, pixel_errors
 
 LABELS = torch.tensor([1, 4, 0])
 LAYOUTS = ["resnet18", "swin", "vit-token"]  # NCHW, NHWC, tokens

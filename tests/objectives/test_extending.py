@@ -12,7 +12,7 @@ import torch
 from cases import BY_NAME
 
 import attention_refine as ar
-from attention_refine.objectives.base import objectives
+from attention_refine.objectives._base import objectives
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 LABELS = torch.tensor([1, 4, 0])

@@ -14,7 +14,7 @@ from halves import halves
 from safetensors import safe_open
 
 import attention_refine as ar
-from attention_refine.objectives.hiding import soft_mask
+from attention_refine.objectives._masking import soft_mask
 
 LABELS = torch.tensor([1, 4, 0])
 SEVERAL = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 1.0], [0, 0, 0, 0, 0]])

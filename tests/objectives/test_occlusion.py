@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attention_refine.objectives.decoder import fused, make_decoder
-from attention_refine.objectives.occlusion import (
+from attention_refine.objectives.darc.decoder import fused, make_decoder
+from attention_refine.objectives.darc.occlusion import (
     Occlusion,
     drawn,
     drawn_from_pixels,

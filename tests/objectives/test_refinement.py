@@ -10,7 +10,7 @@ from branches import base, images
 from test_darc import wrap
 
 import attention_refine as ar
-from attention_refine.objectives.refinement import iterations, refine
+from attention_refine.objectives.darc.refinement import iterations, refine
 
 both = pytest.mark.parametrize("name, head", [("resnet18", "abn"), ("swin", None), ("vit-token", "abn")])
 

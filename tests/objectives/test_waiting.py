@@ -10,7 +10,7 @@ import torch
 from cases import BY_NAME
 
 import attention_refine as ar
-from attention_refine.objectives.waiting import PATIENCE
+from attention_refine.objectives._waiting import PATIENCE
 
 CASE = BY_NAME["resnet18"]
 LABELS = torch.tensor([1, 4, 0])

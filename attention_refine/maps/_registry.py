@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..registry import Registry, check_choice, check_name
-from .target import Target, refuse_target
+from ._target import Target, refuse_target
 
 KINDS = ("site", "pixels", "attention", "sampled")
 # What stands for a map elsewhere: the head's own, and the controls of an evaluation.

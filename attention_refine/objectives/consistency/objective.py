@@ -30,30 +30,21 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .. import maps
-from ..backbones.compiling import not_compiled
-from ..backbones.contexts import without_checkpointing
-from ..maps.site import module_name
-from ..registry import check_choice
-from .base import Objective, objectives
+from ... import maps
+from ...backbones.compiling import not_compiled
+from ...backbones.contexts import without_checkpointing
+from ...maps._site import module_name
+from ...registry import check_choice
+from .._base import Objective, objectives
+from .._masking import site_for
+from .._teacher import Teacher
 from .correlation import CORRELATIONS, correlation
-from .hiding import site_for
-from .matching import (
-    MASK_NORMS,
-    MATCHINGS,
-    Classes,
-    MapChoice,
-    Pairs,
-    at_a_site,
-    check_map,
-    matched,
-)
+from .matching import MASK_NORMS, MATCHINGS, Classes, MapChoice, Pairs, at_a_site, check_map, matched
 from .siblings import over_layers, over_models, over_views
-from .teacher import Teacher
 
 if TYPE_CHECKING:
-    from ..output import RefinedOutput
-    from ..refined import Refined
+    from ...output import RefinedOutput
+    from ...refined import Refined
 
 COMPARISONS = ("maps", "views", "layers", "models")
 

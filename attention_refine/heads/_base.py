@@ -77,7 +77,7 @@ class Head(nn.Module):
             at the map of the class in question. Else the maps are ranked, and the first stands for them.
         has_aux: ``forward`` makes auxiliary logits, and takes ``compute_aux=False`` to leave them out.
         classifies: the logits are the head's own (:meth:`classify`), in the place of the backbone's pooling and
-            classifier; what ``forward`` returns first is then a :class:`~attention_refine.heads.pooling.Pooled`.
+            classifier; what ``forward`` returns first is then a :class:`~attention_refine.heads._pooling.Pooled`.
     """
 
     name: str

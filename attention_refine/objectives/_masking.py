@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ..backbones import reading_site
 from ..maps import normalize
-from ..maps.conditions import full_precision
-from ..maps.second_order import twice_differentiable
+from ..maps._conditions import full_precision
+from ..maps._second_order import twice_differentiable
 from ..registry import check_choice
-from .base import Objective
+from ._base import Objective
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..maps import resize
+from ...maps import resize
 from .matching import Classes, MapChoice, Pairs
 
 if TYPE_CHECKING:
-    from ..refined import Refined
+    from ...refined import Refined
 
 
 def over_views(

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import maps
-from ..backbones import Site
-from ..maps.conditions import full_precision, map_conditions
-from ..maps.pixels import channel_axis
-from ..metrics.agreement import standardise
-from ..registry import check_choice
+from ... import maps
+from ...backbones import Site
+from ...maps._conditions import full_precision, map_conditions
+from ...maps._pixels import channel_axis
+from ...metrics.agreement import standardise
+from ...registry import check_choice
+from .._masking import multi_hot
 from .correlation import is_constant
-from .hiding import multi_hot
 
 if TYPE_CHECKING:
-    from ..refined import Refined
+    from ...refined import Refined
 
 MATCHINGS = ("mask", "cam_mask", "upsampling", "pooling")
 MASK_NORMS = ("std", "variance", "code")

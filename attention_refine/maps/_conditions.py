@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..backbones.precision import precision
 from ..backbones.unwrapping import unwrapped
-from .second_order import twice_differentiable
+from ._second_order import twice_differentiable
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..metrics._maps import minmax, wide
-from ..metrics.agreement import standardise, wide_cross_correlation, wide_ssim
-from ..metrics.score_correlation import wide_pearson
+from ...metrics._maps import minmax, wide
+from ...metrics.agreement import standardise, wide_cross_correlation, wide_ssim
+from ...metrics.score_correlation import wide_pearson
 
 CORRELATIONS = ("pearson", "cross_correlation", "ssim")
 ROUNDING = 1e-6  # a spread below this share of the largest magnitude is rounding, and its gradient would be noise

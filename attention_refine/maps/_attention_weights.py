@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..backbones.adapter import Backbone
 from ..backbones.attention import class_row_attention
 from ..backbones.contexts import quiet
-from .site import logits_of
+from ._site import logits_of
 
 ROWS = ("auto", "class", "mean")
 _WITHOUT_ATTENTION: WeakSet[nn.Module] = WeakSet()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..maps.conditions import full_precision
+from ...maps._conditions import full_precision
 
 
 def mean_over(values: Tensor, weights: Tensor) -> Tensor:

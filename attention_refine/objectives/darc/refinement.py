@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .darc import DARC, Rounds
+from .objective import DARC, Rounds
 
 if TYPE_CHECKING:
-    from ..refined import Refined
+    from ...refined import Refined
 
 PARTS = ("model", "head")
 
@@ -86,7 +86,7 @@ def refine(
 @torch.no_grad()
 def iterations(model: Refined, pixel_values: Tensor) -> Rounds:
     """The N iterations of a model's DARC objective on images, in evaluation mode: to look at."""
-    from ..backbones.contexts import quiet
+    from ...backbones.contexts import quiet
 
     _check(model, 1, 1.0, "model")
     with quiet(model):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..registry import check_choice
+from ...registry import check_choice
+from .._masking import STATISTICS
 from .decoder import DECODERS, FUSES
-from .hiding import STATISTICS
 from .map_sources import SOURCES
 from .occlusion import SAMPLING
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import Site, infer_layout, logits_of, reading_site
-from ..backbones.clips import FramesFirst
 from ..backbones.contexts import own_randomness, quiet
 from ..backbones.outputs import first_tensor, with_first_tensor
 from ..backbones.trace import frames_last
+from ..backbones.video import FramesFirst
 from ..layouts import Layout, to_grid
-from .pixels import channel_axis, image_size
-from .second_order import math_attention
+from ._pixels import channel_axis, image_size
+from ._second_order import math_attention
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..backbones.contexts import quiet
 from ..backbones.pooling import classifier_of_the_mean
 from ..backbones.sites import Site
 from ..registry import check_choice
-from .base import Head
+from ._base import Head
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..maps import resize
+from ...maps import resize
 
 DECODERS = ("transposed", "shuffle")
 FUSES = ("residual", "concat")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..maps import by_name, list_maps
-from ..maps.attention_weights import pools_a_token
-from ..maps.conditions import full_precision
-from .hiding import class_map, grad_cam_at_site, multi_hot, site_for
+from ..maps._attention_weights import pools_a_token
+from ..maps._conditions import full_precision
+from ._masking import class_map, grad_cam_at_site, multi_hot, site_for
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..backbones import infer_layout
-from ..backbones.adapter import Feature
-from ..backbones.contexts import output_hook, quiet
-from ..backbones.outputs import first_tensor
-from ..backbones.trace import image_size_of
-from ..layouts import to_grid
-from ..maps import normalize, resize
-from ..maps.attention_weights import AttentionWeights, probe
-from ..maps.conditions import full_precision
-from .hiding import grad_cam_at_site, multi_hot
+from ...backbones import infer_layout
+from ...backbones.adapter import Feature
+from ...backbones.contexts import output_hook, quiet
+from ...backbones.outputs import first_tensor
+from ...backbones.trace import image_size_of
+from ...layouts import to_grid
+from ...maps import normalize, resize
+from ...maps._attention_weights import AttentionWeights, probe
+from ...maps._conditions import full_precision
+from .._masking import grad_cam_at_site, multi_hot
 
 if TYPE_CHECKING:
-    from ..output import RefinedOutput
-    from ..refined import Refined
+    from ...output import RefinedOutput
+    from ...refined import Refined
 
 SOURCES = ("auto", "head", "grad_cam", "class_attention", "block")
 # Classes of timm, torchvision and transformers whose output is a feature weighted by an attention of their own.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..maps import normalize
+from ...maps import normalize
 
 SAMPLING = ("random", "strong", "weak")
 NUMBERS = 4  # a rectangle: height, width, and two for the place

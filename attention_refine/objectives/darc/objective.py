@@ -32,19 +32,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.contexts import quiet
-from ..maps.conditions import full_precision
-from .base import objectives
-from .darc_config import DARCConfig
+from ...backbones.contexts import quiet
+from ...maps._conditions import full_precision
+from .._base import objectives
+from .._masking import Delayed, second_pass, site_for
+from .config import DARCConfig
 from .decoder import fused, make_decoder
-from .hiding import Delayed, second_pass, site_for
 from .map_sources import GradCam, make_source, on_grid
 from .occlusion import Occlusion
 from .regions import feature_errors, info_nce, pixel_errors, pooled
 
 if TYPE_CHECKING:
-    from ..output import RefinedOutput
-    from ..refined import Refined
+    from ...output import RefinedOutput
+    from ...refined import Refined
 
 EMBEDDING = 128  # channels in which regions are compared
 
