@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import hf_auto, moved
-from .later import later
+from .core.later import later
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
     from .hub import CheckpointError, load
     from .maps import list_maps, register_map
+    from .mending.propagation import propagate
+    from .mending.retraining import retrain_classifier
     from .metrics import list_measures, register_measure
     from .model import RefinedModel
     from .objectives import (
@@ -35,10 +37,8 @@ if TYPE_CHECKING:
         register_objective,
     )
     from .output import RefinedOutput
-    from .propagation import propagate
     from .recommendation import Recommendation, recommend
     from .repairing import Repair, repair
-    from .retraining import retrain_classifier
     from .training import TrainingConfig, finetune
     from .wrapping import wrap
 
@@ -82,12 +82,12 @@ _HOMES = {
     "list_objectives": "objectives",
     "register_objective": "objectives",
     "RefinedOutput": "output",
-    "propagate": "propagation",
+    "propagate": "mending.propagation",
     "Recommendation": "recommendation",
     "recommend": "recommendation",
     "Repair": "repairing",
     "repair": "repairing",
-    "retrain_classifier": "retraining",
+    "retrain_classifier": "mending.retraining",
     "TrainingConfig": "training",
     "finetune": "training",
     "wrap": "wrapping",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .registry import import_file
+from .core.registry import import_file
 
 if TYPE_CHECKING:
     import torch
@@ -369,7 +369,7 @@ def _listed(metadata: Mapping[str, Any]) -> str:
 
 def _value(hint: Any, text: str) -> Any:
     """The value of an option's field from the words that were typed."""
-    from .words import value_of
+    from .core.typed_words import value_of
 
     try:
         return value_of(text, hint)
@@ -379,7 +379,7 @@ def _value(hint: Any, text: str) -> Any:
 
 def _unknown(left: list[str]) -> str:
     """What to say of words that are no options."""
-    from .options import suggestion
+    from .core.options import suggestion
     from .recipe import Recipe
 
     word = next((each for each in left if each.startswith("-")), left[0]).partition("=")[0]
@@ -768,7 +768,7 @@ def _pull(arguments: argparse.Namespace) -> None:
 
 
 def _backbones(arguments: argparse.Namespace) -> None:
-    from .support import markdown, rows
+    from .support_table import markdown, rows
 
     table = 0
     for line in markdown(rows(arguments.filter)):

@@ -1,6 +1,6 @@
 """The demo: a plain network, what it leans on, the same network mended from a few boxes, and what it leans on then.
 
-All of it is made of public functions, on the embedded dataset (:mod:`attention_refine.shapes`), whose background holds a
+All of it is made of public functions, on the embedded dataset (:mod:`attention_refine.embedded.shapes`), whose background holds a
 badge that goes with the class in training and not at test. Nothing is told about the badge: the mending gets boxes round
 the *objects* of 5 % of the training images.
 """
@@ -17,14 +17,14 @@ import datasets
 import numpy as np
 import torch
 
-from . import shapes
 from .auditing import Audit
 from .auditing.audit import examined, write
+from .core.files import atomic_file
+from .embedded import shapes
 from .evaluation import Evaluation, evaluate
-from .files import atomic_file
+from .mending.propagation import Propagation, propagation
 from .model import RefinedModel
 from .objectives import Transplant
-from .propagation import Propagation, propagation
 from .recipe import Recipe, build_model, prepare_training, shipped
 from .repairing.changes import Change
 from .repairing.changes import changes as of_audits

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .backbones.contexts import quiet
 from .backbones.saving import save_network
-from .files import DiskFull, room_for
+from .core.files import DiskFull, room_for
 from .refined import Refined
 
 

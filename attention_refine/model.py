@@ -15,8 +15,7 @@ from .backbones.adapter import Backbone, Feature
 from .backbones.classifier import LastLinear
 from .backbones.contexts import quiet
 from .backbones.partial_forward import Reached
-from .heads._base import Action, Head
-from .inputs import (
+from .core.model_inputs import (
     Watched,
     check_labels,
     check_labels_left,
@@ -29,6 +28,7 @@ from .inputs import (
     unknown_columns,
     warn_unread,
 )
+from .heads._base import Action, Head
 from .maps._attention_weights import pools_a_token
 from .maps._registry import by_name
 from .maps._scale import resize
@@ -40,8 +40,8 @@ from .refined import models
 from .total_loss import losing_without_labels, total_loss, wanted_objectives
 
 if TYPE_CHECKING:
-    from .clip_explanation import ClipExplanation
-    from .explanation import Explanation
+    from .explanation.clip import ClipExplanation
+    from .explanation.image import Explanation
     from .hf_auto.config import RefinedConfig
 
 
@@ -385,15 +385,15 @@ class RefinedModel(nn.Module):
 
         In a notebook it shows itself; ``.save("shown.png")`` writes it. Arguments, attributes and errors are those of
         :func:`attention_refine.explanation.explain_image`. A model of clips takes a video, and shows its frames:
-        :func:`attention_refine.clip_explanation.explain_clip`, without ``whole``.
+        :func:`attention_refine.explanation.clip.explain_clip`, without ``whole``.
         """
         if len(self.preprocessing["input_size"]) == 4:
-            from .clip_explanation import explain_clip
+            from .explanation.clip import explain_clip
 
             if whole:
                 raise ValueError("whole=True is of photographs: a clip is looked at as the model was trained to")
             return explain_clip(self, image, method=method, target=target)
-        from .explanation import explain_image
+        from .explanation.image import explain_image
 
         return explain_image(self, image, method=method, target=target, whole=whole)
 

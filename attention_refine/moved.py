@@ -18,13 +18,23 @@ MOVED = {
     "backbones.last_linear": "backbones.classifier",
     "backbones.liven": "backbones.calibrate",
     "backbones.scopes": "backbones.contexts",
+    "calibration": "embedded.calibration",
+    "clip_explanation": "explanation.clip",
+    "clips": "embedded.clips",
+    "compositing": "drawing.compositing",
     "evaluation.altered": "evaluation.sanity",
     "evaluation.perturbed": "evaluation.perturbation",
     "evaluation.whole_set": "evaluation.dataset_level",
+    "files": "core.files",
+    "filming": "drawing.video_writer",
+    "frames": "drawing.frames",
     "heads.base": "heads._base",
     "heads.pooling": "heads._pooling",
     "hub.outline": "hub.meta_build",
     "hub.talking": "hub.retry",
+    "inputs": "core.model_inputs",
+    "later": "core.later",
+    "losses": "core.classification_loss",
     "maps.attention_weights": "maps._attention_weights",
     "maps.baselines": "maps._baselines",
     "maps.conditions": "maps._conditions",
@@ -67,7 +77,18 @@ MOVED = {
     "objectives.teacher": "objectives._teacher",
     "objectives.views": "objectives._views",
     "objectives.waiting": "objectives._waiting",
+    "options": "core.options",
+    "overlay": "drawing.overlay",
+    "places": "core.path_redaction",
+    "propagation": "mending.propagation",
+    "registry": "core.registry",
+    "retraining": "mending.retraining",
+    "segmenter": "mending.segmenter",
+    "shapes": "embedded.shapes",
+    "support": "support_table",
+    "words": "core.typed_words",
 }
+KEPT = {"clips", "overlay", "shapes"}  # short names that the documentation uses, and that stay
 GONE_IN = "0.2"
 
 
@@ -83,9 +104,10 @@ class OldNames(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = f"attention_refine.{MOVED[spec.name.partition('.')[2]]}"
-        warnings.warn(
-            f"{spec.name} is {new} now; the old name goes with version {GONE_IN}", DeprecationWarning, stacklevel=2
-        )
+        if spec.name.partition(".")[2] not in KEPT:
+            warnings.warn(
+                f"{spec.name} is {new} now; the old name goes with version {GONE_IN}", DeprecationWarning, stacklevel=2
+            )
         module = import_module(new)
         self._specs[spec.name] = module.__spec__
         return module

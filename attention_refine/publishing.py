@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .core.path_redaction import without_places
 from .evaluation import Evaluation
 from .hub import CONFIG, Card, load, push_to_hub
-from .places import without_places
 from .recipe import Recipe, load_split, prepare_evaluation, run, shipped
 
 PICTURES = 8

@@ -22,8 +22,11 @@ from typing import Any
 import torch
 import yaml
 
-from . import words
 from .backbones.sites import UnsupportedBackbone
+from .core import typed_words
+from .core.files import atomic_file
+from .core.options import Options, option
+from .core.path_redaction import marked
 from .data import (
     Prepared,
     class_names,
@@ -39,17 +42,14 @@ from .data.matching import class_places
 from .evaluation import Evaluation, evaluate, map_names
 from .evaluation.finding import LAST
 from .evaluation.journal import OtherEvaluation
-from .files import atomic_file
 from .heads import list_heads
 from .heads._base import heads
 from .hub import load
+from .mending.propagation import propagation
 from .metrics import list_measures
 from .model import RefinedModel
 from .objectives import list_objectives
 from .objectives._base import objectives
-from .options import Options, option
-from .places import marked
-from .propagation import propagation
 from .report import galleries, strips, write_report
 from .training import TrainingConfig, finetune, make_accelerator
 from .wrapping import wrap
@@ -213,7 +213,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"config {path} does not exist")
     try:
         hints = {section: typing.get_type_hints(kind) for section, kind in Recipe.sections().items()}
-        values = words.read_fields(path.read_text(encoding="utf-8"), hints)
+        values = typed_words.read_fields(path.read_text(encoding="utf-8"), hints)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if values is None:

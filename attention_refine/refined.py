@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
-from .registry import Registry
+from .core.registry import Registry
 
 if TYPE_CHECKING:
     from .backbones.adapter import Backbone

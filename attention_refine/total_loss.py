@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .inputs import in_inference_mode, is_inference
-from .losses import classification_loss
+from .core.classification_loss import classification_loss
+from .core.model_inputs import in_inference_mode, is_inference
 from .objectives._base import Objective
 
 if TYPE_CHECKING:

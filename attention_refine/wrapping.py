@@ -23,7 +23,7 @@ from .backbones.precision import precision
 from .backbones.rebuild import describe
 from .backbones.spec import IMAGENET, NotRebuildable
 from .backbones.unwrapping import refuse_scripted, unwrapped
-from .calibration import drawn
+from .embedded.calibration import drawn
 from .heads._base import Head, heads
 from .model import RefinedModel
 from .objectives._base import Objective

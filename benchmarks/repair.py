@@ -31,7 +31,7 @@ from scipy import stats
 
 import attention_refine as ar
 from attention_refine import data
-from attention_refine.propagation import propagation
+from attention_refine.mending.propagation import propagation
 
 RESULTS = Path(__file__).parent / "results" / "repair.jsonl"
 SHARE = 0.05  # of the training images that are annotated

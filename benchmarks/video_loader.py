@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 import attention_refine as ar
 from attention_refine import data
-from attention_refine.filming import write_video
+from attention_refine.drawing.video_writer import write_video
 
 
 class Watched(torch.utils.data.Dataset):

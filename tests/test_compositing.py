@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention_refine.compositing import FILLS, extent, fill_in, grown, moved, softened
+from attention_refine.drawing.compositing import FILLS, extent, fill_in, grown, moved, softened
 
 
 def images(count: int = 2, size: tuple[int, int] = (13, 10)) -> Tensor:

@@ -19,9 +19,9 @@ from test_evaluation import QUIET, made_model
 import attention_refine as ar
 from attention_refine import shapes
 from attention_refine.cli import main
+from attention_refine.core.files import DiskFull, atomic_files, room_for, save_array
 from attention_refine.evaluation import evaluate
 from attention_refine.export import export_onnx
-from attention_refine.files import DiskFull, atomic_files, room_for, save_array
 from attention_refine.training import TrainingConfig, finetune
 from attention_refine.training.checkpoints import damage, list_checkpoints
 

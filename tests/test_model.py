@@ -14,10 +14,10 @@ from cases import BY_NAME, CLASSES
 from torch import nn
 
 import attention_refine as ar
+from attention_refine.core.classification_loss import classification_loss
+from attention_refine.core.registry import Registry
 from attention_refine.heads._base import heads
-from attention_refine.losses import classification_loss
 from attention_refine.objectives._base import objectives
-from attention_refine.registry import Registry
 
 CASE = BY_NAME["resnet18"]
 LABELS = torch.tensor([0, 3, 1])

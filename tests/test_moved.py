@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from attention_refine.moved import MOVED, OldNames, install
+from attention_refine.moved import KEPT, MOVED, OldNames, install
 
 
-@pytest.mark.parametrize("old", MOVED)
+@pytest.mark.parametrize("old", sorted(set(MOVED) - KEPT))
 def test_an_old_name_is_the_new_module_and_says_so(old):
     name, new = f"attention_refine.{old}", f"attention_refine.{MOVED[old]}"
     sys.modules.pop(name, None)
@@ -18,6 +18,14 @@ def test_an_old_name_is_the_new_module_and_says_so(old):
         found = importlib.import_module(name)
     assert found is importlib.import_module(new)
     assert found.__name__ == found.__spec__.name == new
+
+
+@pytest.mark.parametrize("short", sorted(KEPT))
+def test_a_short_name_that_stays_is_the_module_and_says_nothing(short, recwarn):
+    sys.modules.pop(f"attention_refine.{short}", None)
+    found = importlib.import_module(f"attention_refine.{short}")
+    assert found is importlib.import_module(f"attention_refine.{MOVED[short]}")
+    assert not [warning for warning in recwarn if warning.category is DeprecationWarning]
 
 
 def test_other_names_are_not_found():

@@ -12,10 +12,10 @@ from cases import BY_NAME
 
 import attention_refine as ar
 from attention_refine import recipe
+from attention_refine.core.path_redaction import marked, without_places
 from attention_refine.hub import Card
 from attention_refine.hub.card import base_model_of
 from attention_refine.hub.config import for_others
-from attention_refine.places import marked, without_places
 
 
 @pytest.mark.parametrize(

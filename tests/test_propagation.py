@@ -14,10 +14,10 @@ from cases import BY_NAME
 from PIL import Image
 
 import attention_refine as ar
-from attention_refine import propagation as module
 from attention_refine import shapes
 from attention_refine.data import read_mask
-from attention_refine.propagation import CUTS, propagation
+from attention_refine.mending import propagation as module
+from attention_refine.mending.propagation import CUTS, propagation
 
 SIDE = 64
 QUIET = {"progress": False}

@@ -14,12 +14,12 @@ from cases import BY_NAME
 
 import attention_refine as ar
 from attention_refine.cli import main
+from attention_refine.core.registry import import_file
 from attention_refine.evaluation import Evaluation, compare, map_names
 from attention_refine.heads._base import heads
 from attention_refine.maps._registry import maps
 from attention_refine.metrics._registry import measures
 from attention_refine.objectives._base import objectives
-from attention_refine.registry import import_file
 from attention_refine.report import write_report
 
 REGISTRIES = (heads, objectives, maps, measures)

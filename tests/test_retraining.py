@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from cases import BY_NAME
 
 import attention_refine as ar
-from attention_refine import retraining, shapes
-from attention_refine.retraining import PENALTIES, logistic_regression, retrain_classifier
+from attention_refine import shapes
+from attention_refine.mending import retraining
+from attention_refine.mending.retraining import PENALTIES, logistic_regression, retrain_classifier
 
 SIDE = 64
 QUIET = {"progress": False}

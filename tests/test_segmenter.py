@@ -11,7 +11,7 @@ from backbones.networks import NETWORKS, build
 from cases import BY_NAME
 
 from attention_refine.backbones.pyramid import find_levels, read_levels
-from attention_refine.segmenter import Segmenter, SegmenterConfig, fit_segmenter
+from attention_refine.mending.segmenter import Segmenter, SegmenterConfig, fit_segmenter
 
 SIZE = 64
 

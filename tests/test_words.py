@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from attention_refine.cli import main
-from attention_refine.options import suggestion
+from attention_refine.core.options import suggestion
+from attention_refine.core.typed_words import read, value_of
 from attention_refine.recipe import DataOptions, ModelOptions, Recipe, shipped, shipped_lines, shipped_names
 from attention_refine.training import TrainingConfig
-from attention_refine.words import read, value_of
 
 
 @pytest.mark.parametrize(

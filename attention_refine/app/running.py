@@ -15,7 +15,7 @@ from attention_refine.app.collection import Collection
 from attention_refine.app.repairs import Repairs
 from attention_refine.app.viewer import Viewer
 from attention_refine.auditing import Audit, audit
-from attention_refine.files import atomic_file
+from attention_refine.core.files import atomic_file
 from attention_refine.hub import load
 from attention_refine.repairing.repair import map_of
 

@@ -25,7 +25,7 @@ from attention_refine.app.held import Held
 from attention_refine.app.repairs import Repairs
 from attention_refine.app.uploads import MOST_BYTES, opened
 from attention_refine.app.viewer import CELLS, FEWER, Seen, Viewer
-from attention_refine.overlay import colours
+from attention_refine.drawing.overlay import colours
 from attention_refine.report.page import templates
 
 UPLOADS = 64  # photographs that are held, of everybody

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from attention_refine.files import atomic_file
+from attention_refine.core.files import atomic_file
 from attention_refine.hub import load
 
 PORT = 7860  # where Spaces look by default; said in the front matter all the same

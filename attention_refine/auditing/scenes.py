@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attention_refine.compositing import extent, fill_in, grown, softened
+from attention_refine.drawing.compositing import extent, fill_in, grown, softened
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..files import atomic_file
+from ..core.files import atomic_file
 from .pooling import PatchPooling
 from .rebuild import describe
 from .spec import NotRebuildable, library_of

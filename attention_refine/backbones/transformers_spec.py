@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..places import without_places
+from ..core.path_redaction import without_places
 from .spec import IMAGENET, BackboneSpec, NotRebuildable, plain
 from .video import FramesFirst
 

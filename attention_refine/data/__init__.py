@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attention_refine.later import later
+from attention_refine.core.later import later
 
 if TYPE_CHECKING:
     from attention_refine.data.adopting import as_prepared

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attention_refine.core.files import atomic_file, atomic_files, save_array
 from attention_refine.data.columns import undecoded
 from attention_refine.data.folders import read_split
 from attention_refine.data.labels import DataError
@@ -27,7 +28,6 @@ from attention_refine.data.listing import canonical_split, list_folder, split_fo
 from attention_refine.data.map_files import checked_map, is_edited, read_map
 from attention_refine.data.metadata import METADATA, existing, metadata_lines
 from attention_refine.data.sources import load_dataset
-from attention_refine.files import atomic_file, atomic_files, save_array
 
 FORMATS = ("npy", "png")
 

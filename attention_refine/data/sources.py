@@ -9,7 +9,6 @@ from zipfile import BadZipFile
 
 import datasets
 
-from attention_refine import clips, shapes
 from attention_refine.data.boxes import as_boxes, check_box_format, from_corners
 from attention_refine.data.clips import frame_boxes
 from attention_refine.data.columns import (
@@ -24,6 +23,7 @@ from attention_refine.data.columns import (
 from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
 from attention_refine.data.labels import ClassIndex, DataError, as_list, check_lists, sorted_names
 from attention_refine.data.listing import check_source, has_tables, split_folders
+from attention_refine.embedded import clips, shapes
 
 EMBEDDED = {"shapes": shapes, "clips": clips}
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from attention_refine.data.images import to_rgb
 from attention_refine.data.labels import DataError
-from attention_refine.filming import pyav
+from attention_refine.drawing.video_writer import pyav
 
 FILMS = frozenset(
     (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..backbones.adapter import Backbone
 from ..backbones.sites import Site
-from ..registry import Registry, checked_options, show_options
+from ..core.registry import Registry, checked_options, show_options
 
 heads = Registry("head")
 

@@ -13,7 +13,7 @@ from ..backbones.adapter import Backbone
 from ..backbones.contexts import quiet
 from ..backbones.pooling import classifier_of_the_mean
 from ..backbones.sites import Site
-from ..registry import check_choice
+from ..core.registry import check_choice
 from ._base import Head
 
 

@@ -43,8 +43,8 @@ from torch import Tensor, nn
 from ..backbones.adapter import Backbone
 from ..backbones.contexts import own_randomness, quiet
 from ..backbones.stages import StageTwin, twin_of_last_stage
+from ..core.registry import check_choice
 from ..maps._conditions import full_precision
-from ..registry import check_choice
 from ._base import Head, heads, mean_gain
 
 MIN_HIDDEN = 32  # channels of the branch unless asked for fewer: the map of three does not find the object

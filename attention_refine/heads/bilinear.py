@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..core.registry import check_choice
 from ..maps._conditions import full_precision
-from ..registry import check_choice
 from ._base import heads
 from ._pooling import Pooled, PoolingConfig, PoolingHead
 

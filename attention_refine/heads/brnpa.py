@@ -39,8 +39,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..core.registry import check_choice
 from ..maps._conditions import full_precision
-from ..registry import check_choice
 from ._base import heads
 from ._pooling import Pooled, PoolingConfig, PoolingHead
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from ..core.model_inputs import name_also, naming_columns
 from ..hub import from_pretrained
-from ..inputs import name_also, naming_columns
 from ..output import RefinedOutput
 from ..refined import Refined
 from .config import RefinedConfig

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from torch import Tensor
 
-from ..places import command_without_places, without_places
+from ..core.path_redaction import command_without_places, without_places
 from ..refined import Refined
 from .checkpoint import CARD
 from .config import for_others
@@ -177,7 +177,7 @@ def map_grid(model: Refined, images: Sequence[Any], side: int = 224) -> Any:
     """
     from PIL import Image
 
-    from ..overlay import denormalize, overlay
+    from ..drawing.overlay import denormalize, overlay
 
     if len(model.preprocessing["input_size"]) == 4:
         return _clip_grid(model, images)
@@ -194,7 +194,7 @@ def map_grid(model: Refined, images: Sequence[Any], side: int = 224) -> Any:
 def _clip_grid(model: Refined, clips: Sequence[Any]) -> Any:
     from PIL import Image
 
-    from ..frames import pictures_of, side_by_side, spread, with_maps
+    from ..drawing.frames import pictures_of, side_by_side, spread, with_maps
 
     strips = []
     for clip in clips:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..backbones.spec import NotRebuildable
-from ..files import atomic_files
+from ..core.files import atomic_files
 from ..refined import Refined
 from . import weights as stored
 from .config import CONFIG, CheckpointError, build, model_config, read_config, to_json

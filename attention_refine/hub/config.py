@@ -12,10 +12,10 @@ from ..backbones.loading import num_classes
 from ..backbones.rebuild import describe, rebuild
 from ..backbones.sites import Site
 from ..backbones.spec import BackboneSpec, NotRebuildable
+from ..core.path_redaction import without_places
 from ..heads._base import heads
 from ..objectives._base import objectives
 from ..objectives._teacher import OBJECT
-from ..places import without_places
 from ..refined import Refined, models
 from ..version import __version__
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import atomic_files
+from ..core.files import atomic_files
 from . import weights as stored
 from .checkpoint import CARD, PROCESSOR, Checkpoint, in_folder
 from .checksums import is_checksum, matches

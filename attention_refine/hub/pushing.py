@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..places import without_places
+from ..core.path_redaction import without_places
 from ..refined import Refined
 from . import weights as stored
 from .card import Card

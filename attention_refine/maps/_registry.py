@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..registry import Registry, check_choice, check_name
+from ..core.registry import Registry, check_choice, check_name
 from ._target import Target, refuse_target
 
 KINDS = ("site", "pixels", "attention", "sampled")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..registry import Registry, check_choice, check_name
+from ..core.registry import Registry, check_choice, check_name
 
 NEEDS = ("labels", "truth", "boxes", "cue", "volume", "map", "forwards", "attribution")
 SCORED = ("target", "score", "batch_size")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..compositing import grown
+from ..drawing.compositing import grown
 
 TARGETS = {"edited": "edited_map", "mask": "mask", "boxes": "boxes"}  # the first that an image has counts
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..registry import Registry, checked_options, show_options
+from ..core.registry import Registry, checked_options, show_options
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput

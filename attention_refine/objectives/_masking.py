@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import reading_site
+from ..core.registry import check_choice
 from ..maps import normalize
 from ..maps._conditions import full_precision
 from ..maps._second_order import twice_differentiable
-from ..registry import check_choice
 from ._base import Objective
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ..places import marked
+from ..core.path_redaction import marked
 from ..refined import Refined, saved
 
 OBJECT = "object"  # what stands in a saved config for a teacher that was an object

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from ..backbones import logits_of
 from ..backbones.contexts import quiet
 from ..backbones.precision import precision
+from ..core.registry import check_choice
 from ..maps._conditions import full_precision
-from ..registry import check_choice
 from ._base import Objective, objectives
 from ._masking import site_for
 from ._teacher import Teacher

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..losses import image_losses
+from ..core.classification_loss import image_losses
 from ._base import Objective, objectives
 from ._distributed import processes
 

@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.registry import check_choice
 from ..maps import resize
-from ..registry import check_choice
 from ._annotations import TARGETS, map_targets, on_grid
 from ._base import objectives
 from ._masking import (

@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..core.registry import check_choice
 from ..maps import resize
-from ..registry import check_choice
 from ._base import objectives
 from ._masking import (
     LIVE,

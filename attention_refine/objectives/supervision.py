@@ -40,10 +40,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.registry import check_choice
 from ..maps import normalize, resize
 from ..maps._conditions import full_precision
 from ..maps._second_order import twice_differentiable
-from ..registry import check_choice
 from ._annotations import TARGETS, columns_of, map_targets, on_grid
 from ._base import Objective, objectives
 from ._masking import NORMS, second_pass

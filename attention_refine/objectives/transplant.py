@@ -29,11 +29,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..compositing import FILLS, extent, fill_in, grown, moved, softened
-from ..losses import classification_loss
+from ..core.classification_loss import classification_loss
+from ..core.registry import check_choice
+from ..drawing.compositing import FILLS, extent, fill_in, grown, moved, softened
 from ..maps import resize
 from ..maps._conditions import full_precision
-from ..registry import check_choice
 from ._annotations import TARGETS, columns_of, map_targets
 from ._base import Objective, objectives
 from ._masking import NORMS, STATISTICS, class_map, scaled, second_pass, site_for
@@ -63,7 +63,7 @@ class TransplantConfig:
         other_class: put objects on images of another class only; without it on any other image.
         covered_only: put objects on images only whose own object is known, and so covered.
         cover: of the receiver's object and of cues: ``"smooth"``, ``"mirror"`` (see
-            :func:`attention_refine.compositing.fill_in`) or ``"none"``, which leaves what the donor's object does not
+            :func:`attention_refine.drawing.compositing.fill_in`) or ``"none"``, which leaves what the donor's object does not
             hide.
         feather: pixels over which the object's edge falls off, to each side.
         move: largest shift of the object, as a share of the image's side; it stays inside the image. 0 leaves it at its

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..registry import check_choice
+from ..core.registry import check_choice
 from ._base import Objective, objectives
 from ._distributed import gathered, processes
 

@@ -11,7 +11,7 @@ import torch
 
 from attention_refine.auditing.audit import examined, write
 from attention_refine.auditing.record import Audit
-from attention_refine.files import atomic_file
+from attention_refine.core.files import atomic_file
 from attention_refine.hub import load
 from attention_refine.model import RefinedModel
 from attention_refine.recipe import (

@@ -14,12 +14,12 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from attention_refine.data import DataError
+from attention_refine.drawing.frames import map_strip, pictures_of, truth_strip
+from attention_refine.drawing.overlay import denormalize, outline, overlay
 from attention_refine.evaluation.judging import Judge, map_sources
 from attention_refine.evaluation.preparing import prepared_for, rows_of
 from attention_refine.evaluation.results import Evaluation
-from attention_refine.frames import map_strip, pictures_of, truth_strip
 from attention_refine.metrics._registry import described
-from attention_refine.overlay import denormalize, outline, overlay
 
 OTHER = "the dataset is not the one that the evaluations are of"
 CUE_LINE = (255, 60, 50)

@@ -11,8 +11,8 @@ from torch import nn
 
 from attention_refine.backbones.contexts import quiet
 from attention_refine.data import match_classes, prepare
+from attention_refine.drawing.overlay import denormalize, overlay
 from attention_refine.evaluation.retrieval import Retrieval
-from attention_refine.overlay import denormalize, overlay
 
 SIDE, GAP, FRAME = 128, 8, 4
 RIGHT, WRONG, QUERY = "#1a7f37", "#cf222e", "#57606a"

@@ -13,10 +13,10 @@ from typing import Any
 
 from PIL import Image
 
+from attention_refine.drawing.overlay import legend
 from attention_refine.evaluation.comparison import Comparison, Difference, compare
 from attention_refine.evaluation.results import Evaluation
 from attention_refine.metrics._registry import described
-from attention_refine.overlay import legend
 from attention_refine.report.figures import colour_of, perturbation_charts, training_charts
 from attention_refine.report.gallery import GalleryRow
 from attention_refine.report.strips import Frame

@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from attention_refine.data import DataError
+from attention_refine.drawing.overlay import denormalize, overlay
 from attention_refine.evaluation.preparing import prepared_for
 from attention_refine.objectives import DARC
 from attention_refine.objectives.darc.refinement import iterations
-from attention_refine.overlay import denormalize, overlay
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
-from attention_refine.files import room_for
+from attention_refine.core.files import room_for
 from attention_refine.training.config import TrainingError
 from attention_refine.training.sharding import divided_like, whole
 

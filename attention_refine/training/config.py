@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from attention_refine.options import Options, option
+from attention_refine.core.options import Options, option
 from attention_refine.training.schedules import SCHEDULES
 
 OPTIMIZERS = ("adamw", "adam", "sgd")

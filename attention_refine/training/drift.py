@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from attention_refine.files import atomic_file
+from attention_refine.core.files import atomic_file
 from attention_refine.training.checkpoints import weights_damage
 from attention_refine.training.config import TrainingError
 

@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from attention_refine.core.files import room_for
 from attention_refine.data import collate as usual_collate
-from attention_refine.files import room_for
 from attention_refine.training.batches import Collate, check_collated, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,

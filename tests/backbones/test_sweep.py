@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attention_refine.backbones.families import TIMM, TRANSFORMERS, examples
-from attention_refine.support import row
+from attention_refine.support_table import row
 
 # What is refused as it is, and works with the patches pooled: no module carries everything the logits are made of.
 POOLED = {"timm/efficientvim", "timm/tnt", "transformers/cvt"}

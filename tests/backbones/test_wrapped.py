@@ -18,7 +18,7 @@ from attention_refine.backbones.spec import NotRebuildable
 from attention_refine.backbones.trace import trace
 from attention_refine.backbones.video import FramesFirst
 from attention_refine.layouts import Layout, to_grid
-from attention_refine.support import examine
+from attention_refine.support_table import examine
 
 VIDEO = dict(HF_VIT, num_frames=4)
 

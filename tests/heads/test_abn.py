@@ -14,7 +14,7 @@ from torch import nn
 
 import attention_refine as ar
 from attention_refine import shapes
-from attention_refine.calibration import pictures
+from attention_refine.embedded.calibration import pictures
 from attention_refine.heads.abn import MAX_HIDDEN, MIN_HIDDEN, attention_gain
 
 CASE = BY_NAME["resnet18"]

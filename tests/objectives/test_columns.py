@@ -11,8 +11,8 @@ import torch
 from cases import BY_NAME
 
 import attention_refine as ar
+from attention_refine.core.model_inputs import Watched
 from attention_refine.hf_auto.model import RefinedForImageClassification
-from attention_refine.inputs import Watched
 from attention_refine.training import TrainingConfig, TrainingError, finetune
 
 CASE = BY_NAME["resnet18"]

@@ -13,7 +13,7 @@ from cases import BY_NAME, CLASSES
 from torch import Tensor
 
 import attention_refine as ar
-from attention_refine.compositing import softened
+from attention_refine.drawing.compositing import softened
 from attention_refine.objectives.transplant import Transplant, divergence, regions
 
 LABELS = torch.tensor([1, 4, 0, 2])

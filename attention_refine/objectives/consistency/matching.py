@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ... import maps
 from ...backbones import Site
+from ...core.registry import check_choice
 from ...maps._conditions import full_precision, map_conditions
 from ...maps._pixels import channel_axis
 from ...metrics.agreement import standardise
-from ...registry import check_choice
 from .._masking import multi_hot
 from .correlation import is_constant
 

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from ... import maps
 from ...backbones.compiling import not_compiled
 from ...backbones.contexts import without_checkpointing
+from ...core.registry import check_choice
 from ...maps._site import module_name
-from ...registry import check_choice
 from .._base import Objective, objectives
 from .._masking import site_for
 from .._teacher import Teacher

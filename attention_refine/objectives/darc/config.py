@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...registry import check_choice
+from ...core.registry import check_choice
 from .._masking import STATISTICS
 from .decoder import DECODERS, FUSES
 from .map_sources import SOURCES

@@ -1,6 +1,6 @@
 """The map becomes the mask: what a model supervised by a few masks shows of all other images, cut into masks for them.
 
-The map may also be that of a :mod:`~attention_refine.segmenter` fitted to the annotated images on the network's frozen
+The map may also be that of a :mod:`~attention_refine.mending.segmenter` fitted to the annotated images on the network's frozen
 features (``method="segmenter"``): no training, seconds, and the surest masks that we measured (docs/propagate.md).
 
 The cut is the one that fits the annotated images best. Rows that have an annotation keep it; the masks of the others say
@@ -26,15 +26,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .backbones.contexts import quiet
-from .compositing import extent
-from .data import DataError, Prepared, collate, match_classes
-from .data.columns import undecoded
-from .data.images import open_image
-from .files import atomic_file, save_array
-from .maps import by_name, normalize, resize
-from .model import RefinedModel
-from .objectives import class_map, map_targets, multi_hot
+from ..backbones.contexts import quiet
+from ..core.files import atomic_file, save_array
+from ..data import DataError, Prepared, collate, match_classes
+from ..data.columns import undecoded
+from ..data.images import open_image
+from ..drawing.compositing import extent
+from ..maps import by_name, normalize, resize
+from ..model import RefinedModel
+from ..objectives import class_map, map_targets, multi_hot
 from .segmenter import Segmenter, SegmenterConfig, fit_segmenter
 
 CUTS = np.linspace(0.02, 0.98, 49)

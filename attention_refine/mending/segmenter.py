@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbones.contexts import quiet
-from .backbones.pyramid import Level, find_levels, read_levels
+from ..backbones.contexts import quiet
+from ..backbones.pyramid import Level, find_levels, read_levels
 
 
 @dataclass(frozen=True)

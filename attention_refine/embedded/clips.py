@@ -1,6 +1,6 @@
 """The embedded clips: five actions of textured shapes on moving backgrounds, exact masks for every frame, a cue that lies.
 
-The brother of :mod:`attention_refine.shapes` for video. Nothing is downloaded; every clip is drawn from a seed. The class
+The brother of :mod:`attention_refine.embedded.shapes` for video. Nothing is downloaded; every clip is drawn from a seed. The class
 is what the object does (:data:`CLASSES`): it moves along a line, turns, grows, blinks or shakes. Its shape, texture, colour,
 place and size are drawn independently of that, so no single frame says the class. The background drifts, in a direction
 of its own.
@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..drawing.video_writer import write_video
 from . import shapes
-from .filming import write_video
 
 if TYPE_CHECKING:
     import datasets

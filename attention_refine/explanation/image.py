@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .data import Transform, read_image
-from .files import atomic_file
-from .overlay import overlay
-from .refined import Refined
+from ..core.files import atomic_file
+from ..data import Transform, read_image
+from ..drawing.overlay import overlay
+from ..refined import Refined
 
 LONGEST = 1600  # pixels on the longer side of a picture
 NARROWEST = 320  # of a picture that is saved with its caption
@@ -123,7 +123,7 @@ def explain_image(
         DataError: the image cannot be read.
         ValueError: no map or class of that name, or a map that is of no class was asked for one.
     """
-    from .backbones.contexts import quiet
+    from ..backbones.contexts import quiet
 
     wanted = class_index(model, target)
     picture = read_image(image, str(image) if isinstance(image, (str, Path)) else "the image")

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .data import Transform, read_clip
-from .explanation import LONGEST, class_index, whose_map
-from .files import atomic_file
-from .filming import write_video
-from .frames import side_by_side, spread, with_maps
-from .refined import Refined
+from ..core.files import atomic_file
+from ..data import Transform, read_clip
+from ..drawing.frames import side_by_side, spread, with_maps
+from ..drawing.video_writer import write_video
+from ..refined import Refined
+from .image import LONGEST, class_index, whose_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def explain_clip(
         DataError: the video cannot be read.
         ValueError: no map or class of that name.
     """
-    from .backbones.contexts import quiet
+    from ..backbones.contexts import quiet
 
     wanted = class_index(model, target)
     clip = read_clip(video, model.preprocessing)

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbones.classifier import classifiers, last_layer
-from .data import DataError, Prepared, match_classes, prepare
-from .evaluation.embeddings import embed_dataset
-from .model import RefinedModel
-from .registry import check_choice
+from ..backbones.classifier import classifiers, last_layer
+from ..core.registry import check_choice
+from ..data import DataError, Prepared, match_classes, prepare
+from ..evaluation.embeddings import embed_dataset
+from ..model import RefinedModel
 
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 BALANCES = ("group", "class", None)

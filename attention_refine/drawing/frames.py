@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .maps._scale import normalize, resize
+from ..maps._scale import normalize, resize
 from .overlay import denormalize, outline, overlay
 
 GAP = 2  # pixels between the frames of a strip
@@ -42,7 +42,7 @@ def with_maps(
 
     Args:
         maps: ``(t, h, w)``, in frames and in space at any resolution.
-        alpha, box: as of :func:`attention_refine.overlay.overlay`.
+        alpha, box: as of :func:`attention_refine.drawing.overlay.overlay`.
     """
     there = resize(maps[None, None].detach().cpu().double(), (len(pictures), *maps.shape[1:]))
     scaled = normalize(there)[0, 0]

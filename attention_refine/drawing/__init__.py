@@ -1,0 +1,1 @@
+"""Pictures made of images and maps: overlays, strips of frames, videos, and images put together from others."""
