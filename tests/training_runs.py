@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attention_refine.core import files
 from attention_refine.training import TrainingConfig, checkpoints, finetune
 
 
@@ -134,7 +135,8 @@ def killed_at_disk_call(folder, count: int, options: dict):
 
         return call
 
-    checkpoints.os = _With(os, fsync=deadly(os.fsync), rename=deadly(os.rename), replace=deadly(os.replace))
+    watched = _With(os, fsync=deadly(os.fsync), rename=deadly(os.rename), replace=deadly(os.replace))
+    checkpoints.os = files.os = watched
     checkpoints.shutil = _With(checkpoints.shutil, rmtree=deadly(checkpoints.shutil.rmtree))
     train(folder, **options)
 

@@ -15,11 +15,11 @@ from PIL import Image
 from attention_refine.auditing.looking import Entries, Entry, scenes
 from attention_refine.auditing.record import Audit
 from attention_refine.auditing.scenes import SCENES
+from attention_refine.core.files import atomic_text
 from attention_refine.drawing.overlay import denormalize, legend, outline, overlay
 from attention_refine.evaluation.judging import Judge
 from attention_refine.report.gallery import CUE_LINE
 from attention_refine.report.page import templates
-from attention_refine.training.checkpoints import atomic_text
 
 TELLING = ("cue_moved", "mixed_rand", "cue_removed", "mixed_same")  # scenes whose flips say what the model leans on
 SHOWN = 6

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attention_refine.auditing.scenes import SCENES
+from attention_refine.core.files import atomic_text
 from attention_refine.evaluation.results import Evaluation, text_table
-from attention_refine.training.checkpoints import atomic_text
 
 FORMAT = 1
 PARTS = ("object", "cue", "rest")

@@ -91,6 +91,12 @@ def atomic_file(target: Path) -> Iterator[Path]:
         yield path
 
 
+def atomic_text(target: Path, text: str) -> None:
+    """A small file, as :func:`atomic_file` writes it."""
+    with atomic_file(target) as path:
+        path.write_text(text, encoding="utf-8")
+
+
 def save_array(path: Path, values: np.ndarray) -> None:
     """A ``.npy`` file. NumPy's own writing does not notice that the last of a small array found no room."""
     content = io.BytesIO()

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from attention_refine.core.files import room_for
+from attention_refine.core.files import atomic_text, room_for
 from attention_refine.data import difference
-from attention_refine.training.checkpoints import atomic_text
 
 
 class OtherEvaluation(ValueError):

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from attention_refine import metrics
-from attention_refine.core.files import atomic_files
+from attention_refine.core.files import atomic_files, atomic_text
 from attention_refine.evaluation.dataset_level import MAP_STATISTICS, statistic_of
 from attention_refine.evaluation.groups import by_group
 from attention_refine.evaluation.measures import names_of
 from attention_refine.metrics._registry import described
-from attention_refine.training.checkpoints import atomic_text
 
 FORMAT = 1
 

@@ -14,11 +14,11 @@ import yaml
 from attention_refine.auditing.looking import Entries
 from attention_refine.auditing.page import TELLING, Drawer, Figure
 from attention_refine.auditing.record import Audit
+from attention_refine.core.files import atomic_text
 from attention_refine.drawing.overlay import legend
 from attention_refine.evaluation.judging import Judge
 from attention_refine.repairing.changes import Change, percent, signed
 from attention_refine.report.page import templates
-from attention_refine.training.checkpoints import atomic_text
 
 Examined = tuple[Audit, Judge, Entries]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from attention_refine.core.files import atomic_text
 from attention_refine.drawing.overlay import legend
 from attention_refine.evaluation.comparison import Comparison, Difference, compare
 from attention_refine.evaluation.results import Evaluation
@@ -21,7 +22,6 @@ from attention_refine.report.figures import colour_of, perturbation_charts, trai
 from attention_refine.report.gallery import GalleryRow
 from attention_refine.report.strips import Frame
 from attention_refine.report.verdict import verdict
-from attention_refine.training.checkpoints import atomic_text
 
 FIRST = 2  # rows of pictures that stand before the tables
 CORRECTED = 0.05  # differences with a corrected p-value below it are marked

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
-from attention_refine.core.files import room_for
+from attention_refine.core.files import atomic_text, room_for
 from attention_refine.training.config import TrainingError
 from attention_refine.training.sharding import divided_like, whole
 
@@ -62,24 +62,6 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     os.rename(temporary, target)
     _flush(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def atomic_text(target: Path, text: str) -> None:
-    """Write a small file whole or not at all.
-
-    Raises:
-        DiskFull: there is no room for it.
-    """
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with room_for(target):
-            temporary.write_text(text, encoding="utf-8")
-            _flush(temporary)
-            os.replace(temporary, target)
-    except BaseException:  # a full disk, for one: nothing half-written stays behind
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush(target.parent)
 
 
 def _replaced(target: Path) -> Path:

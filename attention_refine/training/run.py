@@ -19,12 +19,11 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from attention_refine.core.files import room_for
+from attention_refine.core.files import atomic_text, room_for
 from attention_refine.data import collate as usual_collate
 from attention_refine.training.batches import Collate, check_collated, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,
-    atomic_text,
     generator_states,
     load_progress,
     load_weights,
