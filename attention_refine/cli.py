@@ -635,7 +635,7 @@ def _pictures(files: list[Path], output: Path, endings: tuple[str, ...]) -> dict
         taken.add(name)
         found[file] = [output / f"{name}{ending}" for ending in endings]
         for path in found[file]:
-            if path.resolve() in originals or path.suffix == ".png" and path.exists() and not is_explanation(path):
+            if path.resolve() in originals or path.exists() and not is_explanation(path):
                 raise ValueError(
                     f"{path} is there, and is no picture of explain: give another folder, --output explained"
                 )
@@ -659,19 +659,14 @@ def _image_files(path: Path, output: Path, clips: bool = False) -> list[Path]:
         moving = [file for file in listing.images if Path(file.path).suffix.lower() in MOVING]
         wanted, others = sorted([*listing.films, *moving]), [file for file in listing.images if file not in moving]
     files = [Path(file.path) for file in wanted]
-    if (
-        output.resolve() == path.resolve()
-        or not clips
-        and any(file.resolve().parent == output.resolve() and not is_explanation(file) for file in files)
+    if output.resolve() == path.resolve() or any(
+        file.resolve().parent == output.resolve() and not is_explanation(file) for file in files
     ):
         raise ValueError(
             f"--output {output} is a folder of the images, among which the pictures would lie: give another, such as "
             f"{path / 'explained'}"
         )
-    inside = clips and output.resolve().is_relative_to(path.resolve())  # videos have no mark of ours
-    ours = [
-        file for file in files if inside and file.resolve().is_relative_to(output.resolve()) or is_explanation(file)
-    ]
+    ours = [file for file in files if is_explanation(file)]
     reasons = {
         "masks and maps": [file.path for side in listing.sides.values() for file in side],
         "images" if clips else "videos": [file.path for file in others],

@@ -127,3 +127,11 @@ def test_one_class_other_labels_at_test_and_layouts_with_two_readings(tmp_path):
 def test_other_sources_are_described(monkeypatch):
     monkeypatch.setattr(shapes, "SIZES", {"train": 4, "validation": 3, "test": 2, "test_intact": 1})
     assert str(check("shapes").splits["train"]) == "4 images, 6 classes, 4 masks, 4 boxes, 4 cue boxes"
+
+
+def test_images_that_are_in_another_split_too(tmp_path):
+    for split, level in (("train", 0), ("test", 0), ("validation", 1)):
+        for i in range(3):
+            Image.new("L", (8, 8), 10 * i + level).save(image(tmp_path / split / "ab"[i % 2] / f"{i}.png"))
+    (problem,) = check(tmp_path).problems
+    assert problem.startswith("3 of the 3 images of test are in train too, such as ")

@@ -98,3 +98,20 @@ def test_a_card_shows_strips_and_says_that_it_is_of_videos(model, folder):
     assert map_grid(model, videos).size == (6 * 34 - 2, 4 * 32)
     text = Card().render(model, "user/clips", [])
     assert "video-classification" in text and "attention-refine[video]" in text and "photo.jpg" not in text
+
+
+def test_a_second_run_leaves_its_own_videos_alone(model, folder, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "1.mp4").write_bytes((folder / "test" / "00001.mp4").read_bytes())
+    explain = ["explain", str(tmp_path / "model"), str(videos), "--method", "model", "--output"]
+    for output in (videos / "explained", videos / "explained", tmp_path / "elsewhere"):
+        assert main([*explain, str(output)]) == 0
+        assert sorted(path.name for path in output.iterdir()) == ["1.gif", "1.mp4"]
+    assert "2 pictures that explain wrote: explained/1.gif, explained/1.mp4" in capsys.readouterr().err
+    other = tmp_path / "theirs"
+    other.mkdir()
+    (other / "1.mp4").write_bytes(b"x")
+    assert main([*explain, str(other)]) == 1
+    assert "1.mp4 is there, and is no picture of explain" in capsys.readouterr().err

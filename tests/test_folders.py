@@ -355,7 +355,7 @@ def test_a_folder_of_masks_by_another_name_is_no_class(tmp_path):
     classes(tmp_path)
     for name in ("ant", "bee"):
         mask(tmp_path / "segmentations" / name / f"{name}0.png")
-    said = r"segmentations holds a file for each of 2 images beside it \(segmentations/ant/ant0 for ant/ant0\): if they are"
+    said = r"segmentations holds files for 2 images beside it \(segmentations/ant/ant0 for ant/ant0\): if they are"
     with pytest.raises(DataError, match=said + " masks, call the folder masks"):
         load_dataset(tmp_path)
     (tmp_path / "segmentations").rename(tmp_path / "masks")
@@ -520,3 +520,111 @@ def test_boxes_as_corners_are_turned_or_refused(tmp_path):
         load_dataset(tmp_path, box_format="xyxy")
     with pytest.raises(ValueError, match="box_format 'yolo' is not one of xywh .*, xyxy"):
         load_dataset(tmp_path, box_format="yolo")
+
+
+# --- masks that lie where classes lie
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (
+            "segmentations/{stem}.png",
+            r"segmentations holds files for 6 images beside it \(segmentations/ant0 for ant/ant0\)",
+        ),
+        ("SegmentationClass/{stem}.png", "SegmentationClass holds files for 6 images"),
+        ("gt/{stem}.png", "gt holds files for 6 images"),
+        ("targets/{stem}.png", "targets holds files for 6 images"),  # for each image of all classes: whatever its name
+        ("{name}_masks/{stem}.png", "ant_masks holds files for 2 images"),
+        ("{name}/segmentations/{stem}.png", r"ant/segmentations holds files for 2 images"),
+        ("{name}/{stem}.png", r"6 images of .* and ant/ant0\.png looks like the mask of ant/ant0\.jpg: put masks into"),
+    ],
+)
+def test_masks_among_the_classes_are_refused_with_a_pair_of_them(tmp_path, place, said):
+    classes(tmp_path, suffix=".jpg")
+    rng = np.random.default_rng(0)
+    for file in sorted(tmp_path.glob("*/*.jpg")):
+        Image.fromarray(rng.integers(0, 255, (16, 20, 3), dtype=np.uint8)).save(file)
+        mask(tmp_path / place.format(name=file.parent.name, stem=file.stem))
+    with pytest.raises(DataError, match=said):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["{}_mask", "{}_seg", "{}_Segmentation", "{}_gt", "mask_{}"])
+def test_a_mask_beside_its_image_has_its_stem_and_a_word(tmp_path, name):
+    for file in sorted(classes(tmp_path, suffix=".jpg").glob("*/*.jpg")):
+        mask(file.parent / f"{name.format(file.stem)}.png")
+    found = describe(load_dataset(tmp_path))
+    assert (found.images, found.masks) == (6, 6)
+
+
+@pytest.mark.parametrize("names", [("alphabet", "number"), ("cat", "old", "photos")])
+def test_classes_whose_images_are_numbered_alike_are_classes(tmp_path, names):
+    for name in names:
+        for i in range(3):
+            image(tmp_path / name / f"{i}.png")
+    assert list(describe(load_dataset(tmp_path)).classes) == sorted(names)
+
+
+def test_a_file_name_without_its_ending_or_in_another_case_is_said(tmp_path):
+    image(tmp_path / "1.PNG")
+    for given in ("1.png", "1", 1):
+        lines(tmp_path, {"file_name": given, "label": "a"})
+        with pytest.raises(
+            DataError, match=r"line 1: file_name '?1(\.png)?'? is not a file .*: write '1\.PNG', if that"
+        ):
+            load_dataset(tmp_path)
+
+
+# --- labels that are none
+
+
+def labelled(folder, labels):
+    for i in range(len(labels)):
+        image(folder / f"{i}.png")
+    return lines(folder, *({"file_name": f"{i}.png", "label": label} for i, label in enumerate(labels)))
+
+
+@pytest.mark.parametrize("labels", [["a", "b", -1], [0, 1, -1, 2], ["0", "1", "-1"], [-2, -1, 0], [-1, -1]])
+def test_a_label_of_minus_one_says_that_there_is_none(tmp_path, labels):
+    with pytest.raises(
+        DataError, match=rf"label is -1 in \d of {len(labels)} rows, which in many datasets says that the"
+    ):
+        load_dataset(labelled(tmp_path, labels))
+    names = sorted({str(label) for label in labels})
+    assert data.class_names(load_dataset(tmp_path, class_names=names)) == names
+
+
+def test_minus_one_and_one_are_two_classes(tmp_path):
+    assert describe(load_dataset(labelled(tmp_path, [-1, 1, 1]))).classes == {"-1": 1, "1": 2}
+
+
+def test_rows_of_a_datasets_dataset_without_a_label_are_refused(tmp_path):
+    kind = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+    rows = datasets.Dataset.from_dict(
+        {"image": [str(image(tmp_path / f"{i}.png")) for i in range(3)], "label": [0, -1, 1]}, kind
+    )
+    said = r"label is -1, which says that the class is not known: leave such rows out, dataset\.filter\("
+    with pytest.raises(DataError, match=f"1\\.png.*{said}"):
+        data.prepare(rows, PREPROCESSING)
+    assert len(data.prepare(rows.filter(lambda row: row["label"] != -1), PREPROCESSING)) == 2
+    assert len(data.prepare(rows, PREPROCESSING, labeled=False)) == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([True, 0, 1], "label holds True as well as [01]: write them alike"),
+        (["['a', 'b']", "['b']"], r"label holds \"\['a', 'b'\]\" \(1 rows\), a list that is written as text"),
+    ],
+)
+def test_labels_in_two_ways_of_writing(tmp_path, labels, said):
+    with pytest.raises(DataError, match=said):
+        load_dataset(labelled(tmp_path, labels))
+
+
+def test_marks_without_a_width_make_no_class_of_their_own(tmp_path):
+    assert list(describe(load_dataset(labelled(tmp_path, ["a", "a\u200d", "a\u00ad", "❤\ufe0f", "❤"]))).classes) == [
+        "a",
+        "❤",
+    ]

@@ -7,12 +7,14 @@ import json
 import math
 import shutil
 import signal
+import warnings
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from processes import in_two_processes, server_of
 from torch import nn
 from training_runs import (
@@ -823,3 +825,58 @@ def test_auto_precision_is_bf16_only_where_the_device_is_fast_at_it(tmp_path, mo
     state = json.loads((list_checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text())
     assert state["identity"]["mixed_precision"] == "no", "a run on a machine that is fast at bf16 is another run"
     train(tmp_path, mixed_precision="no", epochs=1, resume=True)
+
+
+def test_a_monitor_that_an_evaluate_of_ones_own_does_not_measure_costs_no_epoch(tmp_path):
+    def run(monitor, **options):
+        config = TrainingConfig(
+            output_dir=str(tmp_path), progress=False, epochs=2, monitor=monitor, batch_size=4, **options
+        )
+        return finetune(
+            TinyModel(), TinyImages(8), config, collate=collate, evaluate=lambda model, accelerator: {"dice": 0.5}
+        )
+
+    with pytest.raises(TrainingError, match="monitor='f1' was not measured; measured are dice. The epoch is kept: put"):
+        run("f1")
+    result = run("dice", resume=True)
+    assert [entry["epoch"] for entry in result.history] == [1, 2] and result.best_metric == 0.5
+    with pytest.raises(TrainingError, match="monitor='dice' and this run has monitor='f1'"):
+        run("f1", resume=True)
+
+
+def test_a_monitor_that_is_wrong_in_the_last_epoch_ends_with_the_last_weights(tmp_path):
+    def run(**options):
+        config = TrainingConfig(output_dir=str(tmp_path), progress=False, epochs=1, batch_size=4, **options)
+        evaluate = lambda model, accelerator: {"dice": 0.5}  # noqa: E731
+        return finetune(TinyModel(), TinyImages(8), config, collate=collate, evaluate=evaluate)
+
+    with pytest.raises(TrainingError, match="monitor='accuracy' was not measured"):
+        run()
+    assert run(monitor="dice", resume=True).steps == 2
+
+
+def test_validation_images_that_are_training_images_are_said_once(tmp_path):
+    for part in ("train", "copy"):
+        for i in range(8):
+            (tmp_path / part / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (30 * i, 0, 0)).save(tmp_path / part / "ab"[i % 2] / f"{i}.png")
+    net = timm.create_model("test_resnet", num_classes=2)
+    model = attention_refine.wrap(net, labels=["a", "b"], preprocessing={"input_size": [3, 32, 32]})
+    folder = attention_refine.data.load_dataset(tmp_path / "train")
+
+    def warned(evaluated):
+        config = TrainingConfig(
+            output_dir=str(tmp_path / "run"), progress=False, max_steps=1, batch_size=4, overwrite=True
+        )
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            finetune(model, folder, config, eval_dataset=evaluated)
+        return [str(each.message) for each in found if "are training images" in str(each.message)]
+
+    for same in (folder, str(tmp_path / "train"), str(tmp_path / "copy"), folder.select([2, 3, 4])):
+        (said,) = warned(same)
+        count = 3 if same is not folder and not isinstance(same, str) else 8
+        assert said.startswith(f"{count} of the {count} validation images are training images")
+    for i in range(8):
+        Image.new("RGB", (16, 16), (0, 30 * i, 0)).save(tmp_path / "copy" / "ab"[i % 2] / f"{i}.png")
+    assert warned(str(tmp_path / "copy")) == []

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attention_refine.data.columns import as_canonical, video_feature
 from attention_refine.data.items import Prepared, PreparedStream, Reader, prepare
-from attention_refine.data.labels import ClassIndex, DataError
+from attention_refine.data.labels import ClassIndex, DataError, not_known
 from attention_refine.data.listing import has_tables, split_folders
 from attention_refine.data.matching import class_places, listed, match_classes
 from attention_refine.data.sources import load_dataset
@@ -249,6 +249,8 @@ class Listed(torch.utils.data.Dataset):
             raise DataError(f"{where}: label {label!r} is neither an index of a class nor the name of one")
         if self._own is not None and 0 <= label < len(self._own):
             return self._own[label]
+        if label == -1:
+            raise not_known(where, "label")
         if self.class_names and not 0 <= label < len(self.class_names):
             raise DataError(
                 f"{where}: label {label} is not one of the model's {len(self.class_names)} classes, 0 to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -105,6 +106,7 @@ def check(
         result.problems.append(str(error))
         return result
     names: list[str] | None = None
+    seen: dict[str, list[dict]] = {}
     options = {"group_column": group_column, "box_format": box_format, "values": mask_values, "void": void}
     for split in sorted(found, key=lambda name: name != "train"):
         try:
@@ -119,6 +121,8 @@ def check(
             result.problems.append(str(error))
             continue
         result.problems.extend(_problems(split, rows, labels, field, names, options))
+        result.problems.extend(_copies(split, rows, seen))
+        seen.setdefault(split, rows)
     return result
 
 
@@ -159,6 +163,22 @@ def _problems(
     for of_kind in (_videos(rows),) if of_videos(rows) else kinds:
         found += islice(of_kind, SHOWN)
     return found
+
+
+def _copies(split: str, rows: list[dict], seen: dict[str, list[dict]]) -> Iterator[str]:
+    """Images that are in another split too: of the same name and size, and the first few the same to the byte."""
+
+    def mark(row: dict) -> tuple[str, int]:
+        return os.path.basename(row["_image"]), os.path.getsize(row["_image"])
+
+    for other, theirs in seen.items():
+        known = {mark(row): row["_image"] for row in theirs}
+        pairs = [(row["_image"], known[mark(row)]) for row in rows if mark(row) in known]
+        if pairs and all(filecmp.cmp(*pair, shallow=False) for pair in pairs[:PIXELS]):
+            yield (
+                f"{len(pairs)} of the {len(rows)} images of {split} are in {other} too, such as {pairs[0][0]}: what is "
+                "measured there says how well they are known by heart"
+            )
 
 
 def _labels(rows: list[dict], labels: list[list], field: str, names: list[str]) -> Iterator[str]:

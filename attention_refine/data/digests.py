@@ -118,6 +118,26 @@ def difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str
     return None
 
 
+def shared(one: Any, other: Any) -> int:
+    """How many images of ``one`` are in ``other`` too: of files by their path, else all or none by what is in them."""
+    if one is other:
+        return len(one) if hasattr(one, "__len__") else 0
+    known = [_known(each) for each in (one, other)]
+    if None in known or not all("image" in each.files for each in known):
+        return 0
+    mine, theirs = ([os.path.realpath(path) for path in each.files["image"].paths if path] for each in known)
+    if mine and theirs:
+        known_paths = set(theirs)
+        found = sum(path in known_paths for path in mine)
+        if found or len(mine) != len(theirs):
+            return found
+    elif mine or theirs:
+        return 0
+    prints = [fingerprint(each) for each in (one, other)]
+    same = all(prints[0][key] == prints[1][key] for key in ("images", "contents", "order"))
+    return prints[0]["images"] if same else 0
+
+
 def _digest(values: Iterable[Any]) -> str:
     found = hashlib.blake2b(digest_size=8)
     for value in values:

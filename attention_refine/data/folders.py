@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from attention_refine.data.labels import DataError, label_text
 from attention_refine.data.listing import (
@@ -22,6 +25,12 @@ from attention_refine.data.listing import (
 from attention_refine.data.metadata import METADATA, existing, file_field, metadata_lines
 from attention_refine.data.video import FILMS, MOVING
 
+LIKE_MASKS = re.compile(
+    r"\b(masks?|seg|segm[a-z]*|annot[a-z]*|labels?|trimaps?|mattes?|alphas?|saliency|silhouettes?|ground ?truths?|gts?)\b",
+    re.IGNORECASE,
+)
+PAIRS = 3  # images with another of the same stem beside them that are looked at
+MASK_COLOURS = 32
 MEDIA = ("auto", "image", "video")
 # The row's key of each folder of SIDES, and the metadata field that names such a file.
 KEYS = {"masks": "_mask", "maps": "_maps", "cue_masks": "_cue_mask"}
@@ -291,7 +300,9 @@ def class_folders(files: list[File], here: Path, rows: list[dict]) -> dict[str, 
     deep = {file.path: file.parts[:-1] for file in files if len(file.parts) > 1}
     if not deep:
         if files and not rows:
-            raise DataError(f"{files[0].path} lies in no class folder, and {here} has no metadata.jsonl that labels it")
+            raise DataError(
+                f"{files[0].path} lies in no class folder, and {here} has no metadata.jsonl or metadata.csv that labels it"
+            )
         return {}
     if len(deep) < len(files) and not rows:
         flat = next(file.path for file in files if file.path not in deep)
@@ -319,6 +330,7 @@ def class_folders(files: list[File], here: Path, rows: list[dict]) -> dict[str, 
             "them. Leave one level of folders, or label the images in a metadata.jsonl"
         )
     _refuse_mirror(files, deep, here)
+    _refuse_pairs(files, here)
     return {path: parts[0] for path, parts in deep.items()}
 
 
@@ -330,13 +342,80 @@ def _refuse_mirror(files: list[File], deep: dict[str, tuple[str, ...]], here: Pa
     """
     places = {file.path: (*deep[file.path], file.stem) for file in files if file.path in deep}
     images = set(places.values())
-    for name in sorted({parts[0] for parts in deep.values()}):
-        own = [place for place in places.values() if place[0] == name]
-        if all(len(place) > 2 and place[1:] in images for place in own):
+    by_stem: dict[str, list[tuple[str, ...]]] = {}
+    for place in places.values():
+        by_stem.setdefault(without_mask(place[-1]), []).append(place)
+    inside: dict[str, list[tuple[str, ...]]] = {}
+    for place in places.values():
+        if len(place) > 2 and _like_masks(place[1]):
+            inside.setdefault(os.path.join(*place[:2]), []).append(place)
+    for name in sorted({parts[0] for parts in deep.values()} | inside.keys()):
+        own = inside.get(name) or [place for place in places.values() if place[0] == name]
+        pairs = [(place, place[1:]) for place in own if len(place) > 2 and place[1:] in images]
+        if name in inside:
+            pairs = [(place, (place[0], *place[2:])) for place in own if (place[0], *place[2:]) in images]
+        elif len(pairs) < len(own):
+            pairs = _flat_mirror(name, own, by_stem)
+        if pairs:
             raise DataError(
-                f"{os.path.join(here, name)} holds a file for each of {len(own)} images beside it "
-                f"({'/'.join(own[0])} for {'/'.join(own[0][1:])}): if they are masks, call the folder masks; else take it out"
+                f"{os.path.join(here, name)} holds files for {len(pairs)} images beside it "
+                f"({'/'.join(pairs[0][0])} for {'/'.join(pairs[0][1])}): if they are masks, call the folder masks; else take "
+                "it out, or label the images in a metadata.jsonl if it is a class"
             )
+
+
+def _like_masks(name: str) -> bool:
+    """Whether a folder is called as those of masks are: ``SegmentationClass``, ``cat_masks``, ``gt``."""
+    return LIKE_MASKS.search(re.sub(r"(?<=[a-z])(?=[A-Z])|[_\W]+", " ", name)) is not None
+
+
+def _refuse_pairs(files: list[File], here: Path) -> None:
+    """Refuse files that lie beside an image of the same stem and hold a few plain colours: masks without a place.
+
+    Raises:
+        DataError: naming two of them.
+    """
+    beside: dict[tuple[str, ...], list[File]] = {}
+    for file in files:
+        beside.setdefault((*file.parts[:-1], file.stem), []).append(file)
+    pairs = [found for found in beside.values() if len(found) > 1]
+    for found in pairs[:PAIRS]:
+        plain = [file for file in found if _is_plain(file.path)]
+        if plain and len(plain) < len(found):
+            image = next(file for file in found if file not in plain)
+            raise DataError(
+                f"{len(pairs)} images of {here} have another file of their name beside them, and "
+                f"{'/'.join(plain[0].parts)} looks like the mask of {'/'.join(image.parts)}: put masks into a folder masks, "
+                f"or call them {image.stem}_mask.png"
+            )
+
+
+def _is_plain(path: str) -> bool:
+    """Whether an image holds so few colours that it is a mask."""
+    try:
+        with Image.open(path) as image:
+            return image.getcolors(MASK_COLOURS) is not None
+    except Exception:  # it is said where it is read
+        return False
+
+
+def _flat_mirror(
+    name: str, own: list[tuple[str, ...]], by_stem: dict[str, list[tuple[str, ...]]]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The files of a folder, each with the image of another folder that has its stem; none where it may be a class.
+
+    Classes number their images alike, so a stem alone says little: the folder is called as masks are, or its stems are
+    those of all images of two other folders at least, none of which has a stem of the others.
+    """
+    others = {stem: [place for place in found if place[0] != name] for stem, found in by_stem.items()}
+    pairs = [(place, found[0]) for place in own if (found := others.get(without_mask(place[-1])))]
+    if _like_masks(name):
+        return pairs if 2 * len(pairs) >= len(own) else []
+    beside = [place for found in others.values() for place in found]
+    folders = {place[0] for place in beside}
+    unique = all(len(found) < 2 for found in others.values())
+    every = unique and len(folders) > 1 and len(pairs) == len(own) == len(beside)
+    return pairs if every else []
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from attention_refine.data.clip_sampling import ClipSampling
 from attention_refine.data.clips import check_video, read_clips
 from attention_refine.data.columns import VIDEO, group_names, is_multi_label, label_names, media_column, undecoded
 from attention_refine.data.images import read_image, read_mask
-from attention_refine.data.labels import ClassIndex, DataError
+from attention_refine.data.labels import ClassIndex, DataError, not_known
 from attention_refine.data.map_files import is_edited, read_map
 from attention_refine.data.transforms import Transform
 
@@ -76,6 +76,8 @@ class Reader:
         field = "labels" if self.multi else "label"
         found = []
         for value in (row[field] or []) if self.multi else [row[field]]:
+            if value == -1:
+                raise not_known(where, field)
             if value is None or not 0 <= value < len(self._own):
                 raise DataError(f"{where}: {field} {value!r} is not one of the dataset's {len(self._own)} classes")
             found.append(self._classes(self._own[value], field, where))

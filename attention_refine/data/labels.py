@@ -22,7 +22,7 @@ class DataError(ValueError):
         super().__init__(message.rpartition("DataError: ")[2].strip())
 
 
-UNSEEN = "\u200b\u200e\u200f\u2060\ufeff"  # marks without a width, which copies from pages and tables leave behind
+UNSEEN = "\u00ad\u061c\u200b\u200c\u200d\u200e\u200f\u2060\ufe0f\ufeff"  # marks without a width, which copies from pages and tables leave behind
 
 
 def label_text(value, at: str = "a label") -> str | None:
@@ -68,6 +68,8 @@ class ClassIndex:
                 f"{at}: {field} is {value!r}: give it one of the {len(self.names)} classes, or drop the row"
             )
         found = self.index.get(name)
+        if found is None and name == "-1":
+            raise not_known(at, field)
         # A number may be an index instead, unless the names are numbers themselves.
         if found is None and type(value) is int and 0 <= value < len(self.names) and not _numeric(self.names):
             found = value
@@ -75,6 +77,14 @@ class ClassIndex:
             shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
             raise DataError(f"{at}: {field} {value!r} is not one of the {len(self.names)} classes ({shown})")
         return found
+
+
+def not_known(at: str, field: str) -> DataError:
+    """What to say of a label of -1, which ``datasets`` writes where there is none."""
+    return DataError(
+        f"{at}: {field} is -1, which says that the class is not known: leave such rows out, dataset.filter(lambda row: "
+        f"row[{field!r}] != -1), or give them as images without labels"
+    )
 
 
 def as_list(value) -> list:
@@ -104,6 +114,19 @@ def sorted_names(values: Iterable, field: str = "label") -> list[str]:
     nothing = next((by_case[word][0] for word in NO_LABEL if word in by_case), None)
     if nothing is not None:
         raise DataError(f"{field} holds {nothing!r} in {counts[nothing]} rows: label or drop them")
+    booleans, bits = {"True", "False"} & set(names), {"0", "1"} & set(names)
+    if booleans and bits:
+        raise DataError(f"{field} holds {booleans.pop()} as well as {bits.pop()}: write them alike")
+    listed = next((name for name in names if _is_list(name)), None)
+    if listed is not None:
+        raise DataError(
+            f"{field} holds {listed!r} ({counts[listed]} rows), a list that is written as text: give a list"
+        )
+    if "-1" in counts and set(names) != {"-1", "1"}:
+        raise DataError(
+            f"{field} is -1 in {counts['-1']} of {counts.total()} rows, which in many datasets says that the class is not "
+            "known: leave these rows out (or give them as images without labels), or give class_names= if it is a class"
+        )
     if names and all(_is_number(name) for name in names) and not _numeric(names):
         odd = next(name for name in names if not _numeric([name]))
         raise DataError(f"{field} holds numbers with fractions, such as {odd}: a quantity is no class")
@@ -147,6 +170,13 @@ def check_lists(labels: Iterable, field: str) -> None:
             f"{field} holds {hot}, which seems to be 0 or 1 for each class: give the names of the classes that an image "
             'has, such as ["cat", "dog"], or their numbers'
         )
+
+
+def _is_list(name: str) -> bool:
+    try:
+        return isinstance(json.loads(name.replace("'", '"')), list)
+    except json.JSONDecodeError:
+        return False
 
 
 def _is_number(name: str) -> bool:

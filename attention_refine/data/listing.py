@@ -158,8 +158,9 @@ def readable() -> frozenset[str]:
 
 
 def without_mask(stem: str) -> str:
-    """A mask's stem without the word that says so: ``1_mask`` is the mask of ``1``."""
-    return re.sub(r"[ _.-]mask$", "", stem, flags=re.IGNORECASE)
+    """A mask's stem without the word that says so: ``1_mask`` and ``mask_1`` are masks of ``1``."""
+    word = "mask|seg|segmentation|gt|ground[ _-]?truth"
+    return re.sub(rf"[ _.-]({word})$|^({word})[ _.-]", "", stem, flags=re.IGNORECASE)
 
 
 def canonical_split(word: str) -> str | None:

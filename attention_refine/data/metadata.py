@@ -73,8 +73,18 @@ def existing(metadata: Path, name: str | None, field: str, at: str, folders: boo
         if os.path.isfile(path) or folders and os.path.isdir(path):
             return path
     raise DataError(
-        f"{at}: {field} {name!r} is not a file in {metadata.parent}: put it back, or take it out of the metadata"
+        f"{at}: {field} {name!r} is not a file in {metadata.parent}: {_alike(metadata.parent, str(name))}put it back, or take "
+        "it out of the metadata"
     )
+
+
+def _alike(folder: Path, name: str) -> str:
+    """A file that may have been meant, as the beginning of a remedy: one in another case, or with an ending."""
+    place = folder / os.path.dirname(name)
+    there = sorted(os.listdir(place)) if os.path.isdir(place) else []
+    wanted = os.path.basename(name).lower()
+    meant = [each for each in there if wanted and wanted in (each.lower(), os.path.splitext(each)[0].lower())]
+    return f"write {os.path.join(os.path.dirname(name), meant[0])!r}, if that is meant, " if meant else ""
 
 
 def _parquet_rows(file: Path) -> list[dict]:

@@ -26,7 +26,9 @@ def pyav() -> ModuleType:
     return av
 
 
-def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float, kind: str | None = None) -> None:
+def write_video(
+    path: str | Path, frames: Sequence[np.ndarray], fps: float, kind: str | None = None, comment: str = ""
+) -> None:
     """Frames as a file: H.264 in mp4, FFV1, which is exact, in mkv, or a GIF.
 
     Args:
@@ -34,6 +36,7 @@ def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float, kind
         frames: (H, W, 3) uint8 each; mp4 repeats the last row or column of an odd side.
         fps: frames a second.
         kind: one of these endings, in place of the path's.
+        comment: written into the file; see :func:`comment_of`.
 
     Raises:
         ValueError: another ending.
@@ -42,7 +45,9 @@ def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float, kind
     suffix = kind or Path(path).suffix.lower()
     if suffix == ".gif":
         first, *others = [Image.fromarray(frame) for frame in frames]
-        first.save(path, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
+        first.save(
+            path, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0, comment=comment.encode()
+        )
         return
     if suffix not in KINDS:
         raise ValueError(f"{path} must end in .mp4, .mkv or .gif")
@@ -50,6 +55,7 @@ def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float, kind
     options = {"crf": "14", "bf": "0"} if codec == "libx264" else {}
     av = pyav()
     with av.open(str(path), "w", format=muxer) as container:
+        container.metadata.update({"comment": comment} if comment else {})
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.pix_fmt = pixels
         for number, frame in enumerate(frames):
@@ -59,3 +65,15 @@ def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float, kind
                 stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
         container.mux(stream.encode(None))
+
+
+def comment_of(path: str | Path) -> str:
+    """The comment in a GIF, or in a video that PyAV opens; empty where there is none, and where nothing can be read."""
+    try:
+        if Path(path).suffix.lower() == ".gif":
+            with Image.open(path, formats=["GIF"]) as image:
+                return image.info.get("comment", b"").decode()
+        with pyav().open(str(path), metadata_errors="replace") as container:
+            return container.metadata.get("comment", "")
+    except Exception:  # not there, no video, a broken one
+        return ""

@@ -19,7 +19,7 @@ from ..data import Transform, read_clip
 from ..drawing.frames import side_by_side, spread, with_maps
 from ..drawing.video_writer import write_video
 from ..refined import Refined
-from .image import LONGEST, class_index, whose_map
+from .image import LONGEST, MADE_BY, class_index, whose_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class ClipExplanation:
             if suffix not in (".mp4", ".gif"):
                 self.picture.save(written, Image.registered_extensions().get(suffix))
                 return
-            write_video(written, [np.asarray(frame) for frame in self.frames], self.fps, suffix)
+            write_video(written, [np.asarray(frame) for frame in self.frames], self.fps, suffix, MADE_BY)
 
 
 def explain_clip(

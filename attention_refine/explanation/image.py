@@ -17,6 +17,7 @@ from torch import Tensor
 from ..core.files import atomic_file
 from ..data import Transform, read_image
 from ..drawing.overlay import overlay
+from ..drawing.video_writer import KINDS, comment_of
 from ..refined import Refined
 
 LONGEST = 1600  # pixels on the longer side of a picture
@@ -89,7 +90,9 @@ class Explanation:
 
 
 def is_explanation(path: str | Path) -> bool:
-    """Whether a file is a PNG that :meth:`Explanation.save` wrote."""
+    """Whether a file is a PNG, a GIF or a video that an explanation's ``save`` wrote."""
+    if Path(path).suffix.lower() in (".gif", *KINDS):
+        return comment_of(path) == MADE_BY
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return image.info.get("Software") == MADE_BY

@@ -23,6 +23,9 @@ MAP_MEASURE = "mask_correlation"
 # What the first batch of the validation images does not show: others may have masks or be of groups.
 MEASURED_LATER = (MAP_MEASURE, "worst_group_accuracy", "group_gap", *DRIFTS)
 
+# The options that decide which epoch is the best, and nothing else.
+CHOOSING = ("monitor", "monitor_mode", "monitor_images", "monitor_tolerance", "second_monitor")
+
 Entry = dict[str, float]
 
 

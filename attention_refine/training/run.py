@@ -32,7 +32,15 @@ from attention_refine.training.checkpoints import (
     save_checkpoint,
     weights_damage,
 )
-from attention_refine.training.choosing import MEASURED_LATER, Choice, check_measured, choose, sentence, since_best
+from attention_refine.training.choosing import (
+    CHOOSING,
+    MEASURED_LATER,
+    Choice,
+    check_measured,
+    choose,
+    sentence,
+    since_best,
+)
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.console import data_line, epoch_line, fading_line, half_line
 from attention_refine.training.drift import StartingPredictions
@@ -48,6 +56,7 @@ from attention_refine.training.starting import (
     check_setting,
     claim_output,
     identity,
+    say_shared,
     schedule,
     trackers,
     training_passes,
@@ -140,6 +149,8 @@ class Run:
             self.evaluate = partial(validate, self.loader, objectives=config.measures_objectives, start=self.start)
         self.resume_from = claim_output(config, self.output, self.checkpoints, accelerator)
         self.facts = identity(config, self.strategy.images, sets, accelerator)
+        if self.validated and accelerator.is_main_process:
+            say_shared(sets["training"], sets["validation"])
         self.half = widen(model)
         self.kept = self.half if config.keep_dtype else {}
         self.progress, self.models = Progress(), BestModels(self.output, self.kept)
@@ -151,7 +162,10 @@ class Run:
 
     def _stand_where_it_was(self, checkpoint: Path) -> None:
         self.state = read_state(checkpoint)
-        check_same_run(checkpoint, self.state["identity"], self.facts)
+        before = self.state["identity"]
+        if self.state["progress"]["best_step"] is None:  # nothing was chosen yet: what chooses may be put right
+            before = before | {name: self.facts[name] for name in CHOOSING}
+        check_same_run(checkpoint, before, self.facts)
         self.progress = progress = Progress(**self.state["progress"])
         progress.kept = self.models.held(progress.best_step, progress.kept)
         weights = self.output / "best" / "model.safetensors"
@@ -252,6 +266,8 @@ class Run:
         close_epoch(progress, metrics, config.learning_rate * self.rate(progress.step - 1))
         if accelerator.num_processes == 1:  # of several, one may have seen none of the few images that have a target
             say_unseen(self.model)
+        if due:
+            self._check_monitor(metrics, last)
         choice = self._remember(metrics) if due else None
         if not self.hidden:
             epochs = None if self.strategy.steps is None else -(-self.total_steps // self.strategy.steps)
@@ -265,6 +281,17 @@ class Run:
             atomic_text(self.output / "history.json", json.dumps(progress.history, indent=1))
         if progress.finished or (config.save_every_epochs and progress.epoch % config.save_every_epochs == 0):
             self._save()
+
+    def _check_monitor(self, metrics: dict[str, float], last: bool) -> None:
+        """What an ``evaluate`` of one's own measures is known when it has run: the epoch is kept before it is refused."""
+        try:
+            check_measured(metrics, self.config)
+        except TrainingError as error:
+            self.progress.finished = last
+            self._save()
+            raise TrainingError(
+                f"{error}. The epoch is kept: put the monitor right, or what evaluate returns, and go on with resume=True"
+            ) from None
 
     def _save(self) -> None:
         """A checkpoint of all that goes on."""

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from attention_refine.data import fingerprint
+from attention_refine.data.digests import shared
 from attention_refine.training.checkpoints import list_checkpoints, newest_intact, restore_folder
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.kinds import objectives_of
@@ -180,6 +181,18 @@ def identity(
     if accelerator.num_processes > 1:
         broadcast_object_list(prints)
     return json.loads(json.dumps({**config.choices_that_matter(), **images, **facts, "data": prints[0]}))
+
+
+def say_shared(training: Any, validation: Any) -> None:
+    """Warn where images that are trained on are judged: what is measured on them chooses an epoch by heart."""
+    images = shared(validation, training)
+    if images:
+        warnings.warn(
+            f"{images} of the {len(validation)} validation images are training images: the numbers say how well those are "
+            "known by heart, and choose the best epoch so. Give eval_dataset other images, such as another split, or the "
+            "second part of ar.data.split_train_validation(dataset, 0.2, seed=0)",
+            stacklevel=4,  # the caller of finetune
+        )
 
 
 def claim_output(config: TrainingConfig, output: Path, checkpoints: Path, accelerator: Accelerator) -> Path | None:
