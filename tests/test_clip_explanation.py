@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention_refine.overlay import overlay
 from PIL import Image
 
 import attention_refine as ar
@@ -13,6 +12,7 @@ from attention_refine import clips
 from attention_refine.cli import main
 from attention_refine.data.video import open_video
 from attention_refine.drawing.frames import side_by_side, spread, with_maps
+from attention_refine.overlay import overlay
 from attention_refine.report.gallery import gallery
 
 pytest.importorskip("av")

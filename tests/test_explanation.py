@@ -7,13 +7,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from attention_refine.overlay import SHADE, overlay
 from cases import BY_NAME
 from PIL import Image, ImageDraw
 
 import attention_refine as ar
 from attention_refine.data import Transform
 from attention_refine.explanation import Explanation
+from attention_refine.overlay import SHADE, overlay
 
 CASE = BY_NAME["resnet18"]
 PREPROCESSING = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}
