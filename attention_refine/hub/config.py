@@ -18,6 +18,7 @@ from ..objectives._base import objectives
 from ..objectives._teacher import OBJECT
 from ..refined import Refined, models
 from ..version import __version__
+from .migration import of_today
 
 CONFIG = "config.json"
 FORMAT = 1
@@ -166,7 +167,10 @@ def parse_config(content: bytes, where: str) -> dict[str, Any]:
     for key in ("backbone", "site", "head"):
         _check_numbers(config[key], f"{where}: {key}")
     _check_numbers(config["objectives"], f"{where}: objectives", most=math.inf)
-    return config
+    try:
+        return of_today(config)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def _no_number(text: str) -> None:
