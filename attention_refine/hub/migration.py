@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..heads.base import heads
-from ..objectives.base import objectives
-from ..registry import Registry
+from ..core.registry import Registry
+from ..heads._base import heads
+from ..objectives._base import objectives
 from ..version import __version__
 
 # What an option's old value is as options of today; an empty dict where it left without a trace.
