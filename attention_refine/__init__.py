@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         register_objective,
     )
     from .output import RefinedOutput
-    from .recommendation import Recommendation, recommend
+    from .recipe.recommendation import Recommendation, recommend
     from .repairing import Repair, repair
     from .training import TrainingConfig, finetune
     from .wrapping import wrap
@@ -83,8 +83,8 @@ _HOMES = {
     "register_objective": "objectives",
     "RefinedOutput": "output",
     "propagate": "mending.propagation",
-    "Recommendation": "recommendation",
-    "recommend": "recommendation",
+    "Recommendation": "recipe.recommendation",
+    "recommend": "recipe.recommendation",
     "Repair": "repairing",
     "repair": "repairing",
     "retrain_classifier": "mending.retraining",

@@ -725,7 +725,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 def _push(arguments: argparse.Namespace) -> None:
     from .hub import Card
-    from .publishing import publish
+    from .recipe.publish import publish
 
     if len(arguments.sources) > 1 and "{name}" not in arguments.to:
         raise ValueError(f"{len(arguments.sources)} models cannot all be called {arguments.to}; write user/{{name}}")

@@ -81,6 +81,8 @@ MOVED = {
     "overlay": "drawing.overlay",
     "places": "core.path_redaction",
     "propagation": "mending.propagation",
+    "publishing": "recipe.publish",
+    "recommendation": "recipe.recommendation",
     "registry": "core.registry",
     "retraining": "mending.retraining",
     "segmenter": "mending.segmenter",

@@ -32,7 +32,6 @@ ORDER = [
     {"model"},
     {"mending", "wrapping"},
     {"recipe", "support_table"},
-    {"publishing", "recommendation"},
     {"repairing"},
     {"__init__", "demo"},
     {"app"},

@@ -201,7 +201,7 @@ def test_a_report_is_written_whatever_happens_to_its_pictures(data, plain, tmp_p
         raise OSError("the disk is gone")
 
     fails.__name__ = "galleries"
-    monkeypatch.setattr(recipe, "galleries", fails)
+    monkeypatch.setitem(recipe.report.__globals__, "galleries", fails)
     done = recipe.Run(made_model(), [], tmp_path, tmp_path / "report.html", plain, data)
     with pytest.warns(UserWarning, match="no pictures of galleries: the disk is gone"):
         page = recipe.report({"plain": done}, tmp_path / "report.html", "Title")

@@ -14,7 +14,7 @@ import attention_refine as ar
 from attention_refine import shapes
 from attention_refine.backbones.kinds import kind_of
 from attention_refine.recipe import Recipe
-from attention_refine.recommendation import as_markdown, read_table, rows, saved_model
+from attention_refine.recipe.recommendation import as_markdown, read_table, rows, saved_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "choosing.md"
 
@@ -154,5 +154,5 @@ def test_the_page_shows_the_table():
     text = PAGE.read_text(encoding="utf-8")
     shown = text.split("as_markdown() -->\n")[1].split("\n<!-- /table")[0]
     assert shown == as_markdown(), (
-        "docs/choosing.md: put attention_refine.recommendation.as_markdown() between the marks"
+        "docs/choosing.md: put attention_refine.recipe.recommendation.as_markdown() between the marks"
     )

@@ -121,7 +121,7 @@ def test_the_list_has_a_line_on_each(capsys):
 def test_heads_and_objectives_of_shipped_configs_can_be_made():
     from attention_refine.heads._base import heads
     from attention_refine.objectives._base import objectives
-    from attention_refine.recipe import _made
+    from attention_refine.recipe.building import _made
 
     used = set()
     for name in shipped_names():

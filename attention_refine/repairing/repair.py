@@ -25,7 +25,7 @@ from attention_refine.recipe import (
     run,
     shipped,
 )
-from attention_refine.recommendation import Recommendation, joined, recommend, saved_model
+from attention_refine.recipe.recommendation import Recommendation, joined, recommend, saved_model
 from attention_refine.repairing.changes import Change, changes, headline, sentence
 from attention_refine.repairing.page import write_page
 

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .core.path_redaction import without_places
-from .evaluation import Evaluation
-from .hub import CONFIG, Card, load, push_to_hub
-from .recipe import Recipe, load_split, prepare_evaluation, run, shipped
+from ..core.path_redaction import without_places
+from ..evaluation import Evaluation
+from ..hub import CONFIG, Card, load, push_to_hub
+from .building import load_split, prepare_evaluation
+from .configs import shipped
+from .run import run
+from .schema import Recipe
 
 PICTURES = 8
 

@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 from torch import nn
 
-from .backbones.kinds import kind_of
-from .data import DataError, Summary, as_canonical, describe, load_dataset
-from .recipe import Recipe, read_yaml, shipped
+from ..backbones.kinds import kind_of
+from ..data import DataError, Summary, as_canonical, describe, load_dataset
+from .configs import shipped
+from .schema import Recipe, read_yaml
 
 REFINED = "attention_refine"  # the model_type in the config.json of a model that this library saved
 
@@ -129,7 +130,7 @@ def recommend(dataset: Any, model: nn.Module | str | Path | None = None, *, goal
 @cache
 def read_table() -> dict[str, Any]:
     """The table as it stands in the file."""
-    text = files("attention_refine").joinpath("recommendations.yaml").read_text(encoding="utf-8")
+    text = files("attention_refine.recipe").joinpath("recommendations.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)
 
 
@@ -214,7 +215,7 @@ def _network(model: nn.Module | str | Path | None) -> tuple[str, dict[str, dict[
     saved = saved_model(model)
     if saved is None:
         return kind_of(model), {"model": {"backbone": str(model)}}
-    from .hub import load
+    from ..hub import load
 
     return kind_of(load(saved)), {"model": {"checkpoint": str(saved)}}
 
