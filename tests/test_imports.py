@@ -35,6 +35,7 @@ ORDER = [
     {"repairing"},
     {"__init__", "demo"},
     {"app"},
+    {"commands"},
     {"cli"},
 ]  # fmt: skip
 

@@ -134,7 +134,7 @@ def test_heads_and_objectives_of_shipped_configs_can_be_made():
 
 
 def test_a_limit_takes_rows_evenly():
-    from attention_refine.cli import _limited
+    from attention_refine.commands.evaluate import _limited
 
     class Rows(list):
         def select(self, rows):
