@@ -22,6 +22,9 @@ MOVED = {
     "clip_explanation": "explanation.clip",
     "clips": "embedded.clips",
     "compositing": "drawing.compositing",
+    "data.clips": "data.clip_reading",
+    "data.loading": "data.loader",
+    "data.matching": "data.class_matching",
     "evaluation.altered": "evaluation.sanity",
     "evaluation.perturbed": "evaluation.perturbation",
     "evaluation.whole_set": "evaluation.dataset_level",
@@ -69,7 +72,7 @@ MOVED = {
     "objectives.hiding": "objectives._masking",
     "objectives.map_sources": "objectives.darc.map_sources",
     "objectives.matching": "objectives.consistency.matching",
-    "objectives.occlusion": "objectives.darc.occlusion",
+    "objectives.occlusion": "objectives.darc.rectangles",
     "objectives.reading": "objectives._reading",
     "objectives.refinement": "objectives.darc.refinement",
     "objectives.regions": "objectives.darc.regions",
@@ -88,6 +91,7 @@ MOVED = {
     "segmenter": "mending.segmenter",
     "shapes": "embedded.shapes",
     "support": "support_table",
+    "training.kinds": "training.image_kinds",
     "words": "core.typed_words",
 }
 KEPT = {"clips", "overlay", "shapes"}  # short names that the documentation uses, and that stay

@@ -15,7 +15,7 @@ from test_folders import PREPROCESSING
 
 from attention_refine import shapes
 from attention_refine.data import DataError, load_dataset, prepare
-from attention_refine.data.loading import Loader
+from attention_refine.data.loader import Loader
 from attention_refine.evaluation import evaluate
 from attention_refine.training import TrainingConfig, finetune
 

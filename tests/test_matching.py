@@ -13,7 +13,7 @@ from test_evaluation import close, made_model
 
 from attention_refine import shapes
 from attention_refine.data import DataError, load_dataset, match_classes, prepare
-from attention_refine.data.matching import class_places
+from attention_refine.data.class_matching import class_places
 from attention_refine.evaluation import evaluate, retrieval
 from attention_refine.report.gallery import galleries
 from attention_refine.report.strips import _spread

@@ -14,7 +14,7 @@ from attention_refine import data, shapes
 from attention_refine.training import TrainingConfig, TrainingError, finetune
 from attention_refine.training.choosing import Choice
 from attention_refine.training.console import data_line, epoch_line
-from attention_refine.training.kinds import check_annotations
+from attention_refine.training.image_kinds import check_annotations
 
 
 def test_a_line_an_epoch():

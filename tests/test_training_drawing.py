@@ -16,7 +16,7 @@ import attention_refine as ar
 from attention_refine.data import Prepared, as_canonical
 from attention_refine.training import TrainingConfig, TrainingError, finetune
 from attention_refine.training.batches import BatchOrder
-from attention_refine.training.kinds import annotated
+from attention_refine.training.image_kinds import annotated
 
 HAS = [row % 12 == 5 for row in range(100)]  # 8 of 100
 

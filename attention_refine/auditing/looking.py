@@ -16,7 +16,7 @@ from attention_refine.auditing.partners import Candidates
 from attention_refine.auditing.scenes import ON_PLACES, object_on, place_of, with_cue_of, without_cue
 from attention_refine.backbones import logits_of
 from attention_refine.backbones.contexts import quiet
-from attention_refine.data.loading import Loader
+from attention_refine.data.loader import Loader
 from attention_refine.evaluation.judging import Judge
 
 Item = Mapping[str, Any]

@@ -15,7 +15,7 @@ Conventions, in image files as people see them (upright, whatever their EXIF ori
 * a **map** that a person edited covers the whole image at any resolution, in [0, 1]: see
   :mod:`attention_refine.data.edits`. In an item it is ``edited_map`` (1, H, W), with the flag ``edited``.
 * of **videos** the column is ``video`` in place of ``image``, and an item is a clip of one: ``pixel_values`` (3, T, H, W),
-  ``mask`` (1, T, H, W): see :mod:`attention_refine.data.clips` and :mod:`attention_refine.data.clip_sampling`.
+  ``mask`` (1, T, H, W): see :mod:`attention_refine.data.clip_reading` and :mod:`attention_refine.data.clip_sampling`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from attention_refine.core.later import later
 if TYPE_CHECKING:
     from attention_refine.data.adopting import as_prepared
     from attention_refine.data.checking import Check, check
+    from attention_refine.data.class_matching import is_numbered, match_classes
+    from attention_refine.data.clip_reading import Clip, read_clip
     from attention_refine.data.clip_sampling import ClipSampling
-    from attention_refine.data.clips import Clip, read_clip
     from attention_refine.data.columns import (
         as_canonical,
         class_names,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
     from attention_refine.data.labels import DataError
     from attention_refine.data.map_files import read_map
-    from attention_refine.data.matching import is_numbered, match_classes
     from attention_refine.data.sources import load_dataset
     from attention_refine.data.summary import Summary, describe
     from attention_refine.data.transforms import Transform
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 # Imported at first use: to look at a folder needs neither torch nor datasets.
 _HOMES = {
     "Check": "checking",
-    "Clip": "clips",
+    "Clip": "clip_reading",
     "ClipSampling": "clip_sampling",
     "DataError": "labels",
     "Prepared": "items",
@@ -70,13 +70,13 @@ _HOMES = {
     "fingerprint": "digests",
     "group_names": "columns",
     "is_multi_label": "columns",
-    "is_numbered": "matching",
+    "is_numbered": "class_matching",
     "load_dataset": "sources",
     "load_unlabeled": "unlabeled",
     "map_from_clicks": "edits",
-    "match_classes": "matching",
+    "match_classes": "class_matching",
     "prepare": "items",
-    "read_clip": "clips",
+    "read_clip": "clip_reading",
     "read_image": "images",
     "read_map": "map_files",
     "read_mask": "images",

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from attention_refine.data.class_matching import class_places, listed, match_classes
 from attention_refine.data.columns import as_canonical, video_feature
 from attention_refine.data.items import Prepared, PreparedStream, Reader, prepare
 from attention_refine.data.labels import ClassIndex, DataError, not_known
 from attention_refine.data.listing import has_tables, split_folders
-from attention_refine.data.matching import class_places, listed, match_classes
 from attention_refine.data.sources import load_dataset
 from attention_refine.data.unlabeled import load_unlabeled, pictures_alone
 

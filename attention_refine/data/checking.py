@@ -218,7 +218,7 @@ def _annotations(rows: list[dict], box_format: str) -> Iterator[str]:
 
 def _videos(rows: list[dict]) -> Iterator[str]:
     """Videos spread over the split: the middle of each with what is known of it, and its last frame."""
-    from attention_refine.data.clips import check_video
+    from attention_refine.data.clip_reading import check_video
 
     names = {"_image": "video", "_mask": "mask", "_cue_mask": "cue_mask"}
     for row in rows[:: -(-len(rows) // VIDEOS) or 1]:

@@ -23,9 +23,9 @@ from PIL import Image
 from torch import nn
 
 from attention_refine.data.adopting import Listed
+from attention_refine.data.class_matching import listed
 from attention_refine.data.columns import VIDEO, label_names
 from attention_refine.data.items import Prepared, Reader
-from attention_refine.data.matching import listed
 
 READ = 256  # images whose files are read
 MOST = 1 << 20  # bytes of each

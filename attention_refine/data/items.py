@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from attention_refine.data.augmenting import name_of
 from attention_refine.data.boxes import as_boxes, check_boxes
+from attention_refine.data.clip_reading import check_video, read_clips
 from attention_refine.data.clip_sampling import ClipSampling
-from attention_refine.data.clips import check_video, read_clips
 from attention_refine.data.columns import VIDEO, group_names, is_multi_label, label_names, media_column, undecoded
 from attention_refine.data.images import read_image, read_mask
 from attention_refine.data.labels import ClassIndex, DataError, not_known

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import datasets
 
 from attention_refine.data.boxes import as_boxes, check_box_format, from_corners
-from attention_refine.data.clips import frame_boxes
+from attention_refine.data.clip_reading import frame_boxes
 from attention_refine.data.columns import (
     as_canonical,
     check_groups,
@@ -78,7 +78,7 @@ def load_dataset(
         void: value, or values, of a mask's pixels that are void: 128 by default, 255 in PASCAL VOC.
         media: of a folder, ``"image"`` or ``"video"``: what is read of it. ``"auto"`` reads videos where the metadata
             names them, or where there are some and no images that stand still; a folder of GIFs alone is one of images.
-            Masks and boxes of videos: see :mod:`attention_refine.data.clips`.
+            Masks and boxes of videos: see :mod:`attention_refine.data.clip_reading`.
 
     Raises:
         DataError: no such folder, dataset, split, column or file; a metadata line that cannot be read; a label that is

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from attention_refine.data import collate
 from attention_refine.data.columns import media_column
-from attention_refine.data.loading import Loader
+from attention_refine.data.loader import Loader
 from attention_refine.evaluation.groups import column_values, item_group
 
 Entry = tuple[int, "str | None", "dict[str, str | None]", dict[str, Any]]

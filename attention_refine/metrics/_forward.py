@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..backbones import logits_of
+from ..backbones.contexts import quiet
 
 SCORES = ("softmax", "sigmoid", "logit")
 # Small chunks stay in a processor's caches; a GPU wants large ones.
@@ -24,14 +25,8 @@ CANDIDATES = {"cpu": (8, 16, 32), "other": (32, 64, 128, 256)}
 @contextmanager
 def evaluating(net: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode, no gradient, no autocast; each module's own training flag is put back, errors included."""
-    flags = [(module, module.training) for module in net.modules()]
-    try:
-        net.eval()
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training
+    with quiet(net), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def check_images(pixel_values: Tensor, maps: Tensor | None = None) -> None:

@@ -32,17 +32,27 @@ def boxes_to_mask(boxes: Boxes, image_size: tuple[int, int]) -> Tensor:
         boxes: one ``(n, 4)`` tensor an image, ``x1, y1, x2, y2`` in pixels; ``n`` may be 0.
         image_size: ``(H, W)``.
     """
-    height, width = image_size
     masks = []
     for sample, box in enumerate(boxes):
         if box.ndim != 2 or box.shape[1] != 4:
             raise ValueError(f"boxes of sample {sample} must have shape (n, 4), x1 y1 x2 y2, got {tuple(box.shape)}")
-        x1, y1, x2, y2 = box.cpu().double().T[..., None]
-        x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-        columns, rows = (x >= x1) & (x < x2), (y >= y1) & (y < y2)
-        masks.append((rows[:, :, None] & columns[:, None, :]).any(0))
-    masks = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
+        masks.append(inside_boxes(box.cpu().double(), image_size))
+    masks = torch.stack(masks) if masks else torch.zeros(0, *image_size, dtype=torch.bool)
     return masks[:, None].to(torch.uint8)
+
+
+def inside_boxes(boxes: Tensor, image_size: tuple[int, ...]) -> Tensor:
+    """``(H, W)`` bool: pixels whose centre lies in one of ``boxes`` (n, 4), left, top, right, bottom.
+
+    Raises:
+        ValueError: boxes of another shape.
+    """
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes of an image must be (n, 4), left, top, right, bottom, got {tuple(boxes.shape)}")
+    y, x = (torch.arange(side, device=boxes.device) + 0.5 for side in image_size)
+    left, top, right, bottom = boxes[:, :, None].unbind(1)
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    return (rows[:, :, None] & columns[:, None, :]).any(0)
 
 
 def read_truth(maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None) -> Truth:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..drawing.compositing import grown
+from ..metrics.ground_truth import inside_boxes
 
 TARGETS = {"edited": "edited_map", "mask": "mask", "boxes": "boxes"}  # the first that an image has counts
 
@@ -85,7 +86,9 @@ def _of_kind(batch: dict[str, Any], kind: str) -> tuple[Tensor, Tensor, Tensor]:
     if found is None:
         return _nothing(pixels, (1, 1))
     if kind == "boxes":
-        found = torch.stack([inside_boxes(boxes.to(pixels.device), pixels.shape[-2:]) for boxes in found])
+        found = torch.stack([inside_boxes(boxes.to(pixels.device), pixels.shape[-2:]) for boxes in found])[
+            :, None
+        ].float()
     found = found.to(pixels.device)
     if kind != "boxes":
         found = _planes(columns_of(kind)[0], found, pixels)
@@ -140,17 +143,3 @@ def _check_mask(mask: Tensor) -> None:
 def _nothing(pixels: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     nothing = pixels.new_zeros((len(pixels), 1, *size), dtype=torch.float32)
     return nothing, nothing, nothing[:, 0, 0, 0]
-
-
-def inside_boxes(boxes: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``(1, H, W)`` float32: 1 on pixels whose centre lies in one of ``boxes`` (n, 4), left, top, right, bottom.
-
-    Raises:
-        ValueError: boxes of another shape.
-    """
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes of an image must be (n, 4), left, top, right, bottom, got {tuple(boxes.shape)}")
-    y, x = (torch.arange(side, device=boxes.device) + 0.5 for side in size)
-    left, top, right, bottom = boxes[:, :, None].unbind(1)
-    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
-    return (rows[:, :, None] & columns[:, None, :]).any(0, keepdim=True).float()

@@ -16,7 +16,7 @@ from ..data import (
     split_few_labels,
     split_train_validation,
 )
-from ..data.matching import class_places
+from ..data.class_matching import class_places
 from ..heads._base import heads
 from ..hub import load
 from ..model import RefinedModel

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from attention_refine.data.loading import Loader
+from attention_refine.data.loader import Loader
 from attention_refine.training.config import TrainingError
 from attention_refine.training.drawing import drawn
 

@@ -44,8 +44,8 @@ from attention_refine.training.choosing import (
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.console import data_line, epoch_line, fading_line, half_line
 from attention_refine.training.drift import StartingPredictions
+from attention_refine.training.image_kinds import check_annotations, read_by_objectives, say_unseen
 from attention_refine.training.keeping import BestModels
-from attention_refine.training.kinds import check_annotations, read_by_objectives, say_unseen
 from attention_refine.training.masters import narrow, stored_as, widen
 from attention_refine.training.parameter_groups import kept_batch_norms, make_optimizer
 from attention_refine.training.prior import start_at_prior

@@ -24,7 +24,7 @@ from attention_refine.data import fingerprint
 from attention_refine.data.digests import shared
 from attention_refine.training.checkpoints import list_checkpoints, newest_intact, restore_folder
 from attention_refine.training.config import TrainingConfig, TrainingError
-from attention_refine.training.kinds import objectives_of
+from attention_refine.training.image_kinds import objectives_of
 from attention_refine.training.schedules import learning_rate_factor
 from attention_refine.training.sharding import check_sharding
 from attention_refine.training.strategies import label_free

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from attention_refine.training.batches import Batch, BatchOrder, mixed_seed, step_batches
 from attention_refine.training.config import TrainingConfig, TrainingError
-from attention_refine.training.kinds import kinds_of_images, objectives_of, read_by_objectives
+from attention_refine.training.image_kinds import kinds_of_images, objectives_of, read_by_objectives
 
 _DRAWS, _UNLABELED = 1, 2  # keep the generators of the draws and of the unlabelled images apart from the others
 

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import attention_refine as ar
 from attention_refine.maps import class_attention, normalize
-from attention_refine.objectives.darc.occlusion import drawn_from_pixels, rectangles
+from attention_refine.objectives.darc.rectangles import drawn_from_pixels, rectangles
 from attention_refine.objectives.darc.regions import info_nce, pixel_errors
 
 LABELS = torch.tensor([1, 4, 0])

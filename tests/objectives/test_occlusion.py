@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention_refine.objectives.darc.decoder import fused, make_decoder
-from attention_refine.objectives.darc.occlusion import (
+from attention_refine.objectives.darc.rectangles import (
     Occlusion,
     drawn,
     drawn_from_pixels,

@@ -8,7 +8,7 @@ from ...core.registry import check_choice
 from .._masking import STATISTICS
 from .decoder import DECODERS, FUSES
 from .map_sources import SOURCES
-from .occlusion import SAMPLING
+from .rectangles import SAMPLING
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from .._masking import Delayed, second_pass, site_for
 from .config import DARCConfig
 from .decoder import fused, make_decoder
 from .map_sources import GradCam, make_source, on_grid
-from .occlusion import Occlusion
+from .rectangles import Occlusion
 from .regions import feature_errors, info_nce, pixel_errors, pooled
 
 if TYPE_CHECKING:
