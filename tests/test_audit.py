@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from judged import made_model
 from PIL import Image
-from test_evaluation import made_model
 from test_report import Page
 from torch import nn
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from judged import QUIET, made_model
 from PIL import Image
 from safetensors.torch import save_file
-from test_evaluation import QUIET, made_model
 
 import attention_refine as ar
 from attention_refine import shapes

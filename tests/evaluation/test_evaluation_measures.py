@@ -7,7 +7,7 @@ import math
 import pytest
 import timm
 import torch
-from test_evaluation import made_model
+from judged import made_model
 
 from attention_refine import maps, metrics, shapes
 from attention_refine.data import prepare

@@ -23,7 +23,7 @@ CONFIG = ar.TrainingConfig(output_dir="unused")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
-    in_two_processes(Path(__file__).parent / "sharded_runs.py", folder)
+    in_two_processes(Path(__file__).parents[1] / "sharded_runs.py", folder)
     return folder
 
 

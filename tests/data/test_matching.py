@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from judged import close, made_model
 from PIL import Image
-from test_evaluation import close, made_model
 
 from attention_refine import shapes
 from attention_refine.data import DataError, load_dataset, match_classes, prepare

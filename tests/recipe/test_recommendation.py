@@ -16,7 +16,7 @@ from attention_refine.backbones.kinds import kind_of
 from attention_refine.recipe import Recipe
 from attention_refine.recipe.recommendation import as_markdown, read_table, rows, saved_model
 
-PAGE = Path(__file__).parents[1] / "docs" / "choosing.md"
+PAGE = Path(__file__).parents[2] / "docs" / "choosing.md"
 
 
 @pytest.fixture(scope="module")

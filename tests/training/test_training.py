@@ -36,7 +36,7 @@ from attention_refine.training.parameter_groups import make_optimizer
 from attention_refine.training.schedules import learning_rate_factor
 from attention_refine.training.stepping import TrainStep
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 collate = torch.utils.data.default_collate
 
 # Everything that a resume could lose: accumulation, a short last step (22 images in steps of 6), dropout, batch

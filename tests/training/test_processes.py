@@ -20,7 +20,7 @@ COMMAND = "torchrun --nproc_per_node 2 -m attention_refine.cli finetune CONFIG"
 
 
 def test_the_documented_command_gives_what_one_process_gives(tmp_path):
-    docs = Path(__file__).parents[1] / "docs" / "training.md"
+    docs = Path(__file__).parents[2] / "docs" / "training.md"
     assert COMMAND in docs.read_text(encoding="utf-8")
     shapes.write(tmp_path / "data", ("train", "test"), 12, size=64)
     values = {

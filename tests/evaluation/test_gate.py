@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_evaluation import made_model
+from judged import made_model
 
 from attention_refine import shapes
 from attention_refine.cli import main

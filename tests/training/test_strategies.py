@@ -23,7 +23,7 @@ from attention_refine.training.batches import BatchOrder, mixed_seed
 from attention_refine.training.checkpoints import list_checkpoints
 from attention_refine.training.strategies import Strategy
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 

@@ -10,7 +10,7 @@ import types
 
 import pytest
 import torch
-from test_evaluation import made_model
+from judged import made_model
 from test_folders import PREPROCESSING
 
 from attention_refine import shapes

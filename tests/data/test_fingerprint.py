@@ -16,7 +16,7 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
-from test_evaluation import QUIET, made_model
+from judged import QUIET, made_model
 from test_folders import PREPROCESSING, classes, image, lines, mask
 
 from attention_refine import finetune, recipe, shapes

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 import timm
 import torch
+from judged import PREPROCESSING, QUIET, close, made_model
 from processes import in_two_processes
 
 import attention_refine as ar
@@ -23,15 +24,7 @@ from attention_refine.evaluation import Evaluation, compare, evaluate, map_names
 from attention_refine.evaluation.dataset_level import mean_average_precision
 from attention_refine.evaluation.judging import Judge
 
-PREPROCESSING = {"input_size": [3, 64, 64], "crop_pct": 1.0}
-QUIET = {"progress": False, "perturbation_images": 4, "perturbation_steps": 4}
 ON_MAPS = ("mask_correlation", "iou", "box_iou", "energy_inside", "energy_on_cue", "pointing_game")
-
-
-def made_model(head=None, seed=1, name="test_resnet", labels=shapes.CLASSES):
-    torch.manual_seed(seed)
-    net = timm.create_model(name, num_classes=len(labels), **({"img_size": 64} if "vit" in name else {}))
-    return wrap(net, head=head, labels=list(labels), preprocessing=PREPROCESSING).eval()
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +41,6 @@ def items(data):
 @pytest.fixture(scope="module")
 def plain(data):
     return evaluate(made_model(), data, **QUIET)
-
-
-def close(a: Evaluation, b: Evaluation, tolerance=1e-5):
-    """The same images with the same values; floats to within ``tolerance``."""
-    assert len(a.samples) == len(b.samples)
-    for x, y in zip(a.samples, b.samples):
-        assert x.keys() == y.keys()
-        for key in x:
-            if isinstance(x[key], float):
-                assert x[key] == pytest.approx(y[key], abs=tolerance), key
-            elif key != "logits":
-                assert x[key] == y[key], key
 
 
 @pytest.mark.parametrize("head", [None, "abn"])
@@ -443,7 +424,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from attention_refine import shapes
 from attention_refine.evaluation import evaluate
-from test_evaluation import QUIET, made_model
+from judged import QUIET, made_model
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2
 nine = shapes.make("test", 10, size=64).select(range(9))

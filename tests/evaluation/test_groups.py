@@ -8,7 +8,7 @@ import math
 import datasets
 import pytest
 import torch
-from test_evaluation import QUIET, close, made_model
+from judged import QUIET, close, made_model
 
 from attention_refine import Evaluation, metrics, shapes
 from attention_refine.data import DataError, prepare

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from judged import made_model
 from safetensors.torch import load_file
-from test_evaluation import made_model
 from torch import nn
 
 import attention_refine as ar
