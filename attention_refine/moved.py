@@ -41,7 +41,6 @@ MOVED = {
     "maps.attention_weights": "maps._attention_weights",
     "maps.baselines": "maps._baselines",
     "maps.conditions": "maps._conditions",
-    "maps.guided_activations": "maps._guided_activations",
     "maps.names": "maps._registry",
     "maps.pixels": "maps._pixels",
     "maps.progress": "maps._progress",

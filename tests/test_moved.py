@@ -28,6 +28,15 @@ def test_a_short_name_that_stays_is_the_module_and_says_nothing(short, recwarn):
     assert not [warning for warning in recwarn if warning.category is DeprecationWarning]
 
 
+def test_no_old_name_hides_what_its_package_offers():
+    """An import sets the module on its package: over a function of that name, were there one."""
+    for old in MOVED:
+        package, _, name = old.rpartition(".")
+        assert name not in getattr(importlib.import_module(f"attention_refine.{package}".rstrip(".")), "__all__", ()), (
+            old
+        )
+
+
 def test_other_names_are_not_found():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("attention_refine.metrics.drops")

@@ -4,7 +4,6 @@ All are called alike: ``(net, pixel_values, target=None, site="auto", create_gra
 """
 
 from ._attention_weights import AttentionWeights
-from ._guided_activations import guided_activations
 from ._registry import Map, by_name, list_maps, register_map
 from ._scale import normalize, resize, threshold
 from ._second_order import twice_differentiable
@@ -12,6 +11,7 @@ from .eigen_cam import eigen_cam
 from .grad_cam import grad_cam
 from .grad_cam_variants import grad_cam_plus_plus, layer_cam
 from .gradient import gradient, input_x_gradient, smooth_grad
+from .guided_activations import guided_activations
 from .guided_backprop import guided_backprop
 from .guided_grad_cam import grad_cam_and_guided_backprop, guided_grad_cam
 from .integrated_gradients import integrated_gradients

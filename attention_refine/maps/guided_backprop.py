@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ._conditions import full_precision, map_conditions
-from ._guided_activations import guided_activations
 from ._pixels import channel_axis, reduce_channels
 from ._registry import register_map
 from ._site import logits_of, refuse_site
 from ._target import Target, fixed, gradients, score
 from .gradient import in_graph
+from .guided_activations import guided_activations
 
 
 @register_map(kind="pixels", differentiable=True, of_some_networks=True)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ._conditions import full_precision, map_conditions
-from ._guided_activations import guided_activations
 from ._pixels import channel_axis, reduce_channels
 from ._registry import register_map
 from ._scale import resize
@@ -14,6 +13,7 @@ from ._site import Reading, Site, read
 from ._target import Target, fixed, gradients, score
 from .grad_cam import cam
 from .gradient import in_graph
+from .guided_activations import guided_activations
 from .guided_backprop import require_guided
 
 
