@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "1")  # the laws to the bit are about the CPU
 
+import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_model
@@ -21,6 +23,7 @@ from torch.nn import functional
 
 from attention_refine.core import files
 from attention_refine.training import TrainingConfig, checkpoints, finetune
+from attention_refine.training.interruption import Interrupted
 
 
 @dataclass
@@ -170,6 +173,29 @@ def two_processes(folder: str):
         shutil.copytree(f"{folder}/noisy/checkpoints/step-00000003", f"{folder}/resumed/checkpoints/step-00000003")
     Accelerator().wait_for_everyone()
     train(f"{folder}/resumed", resume=True, **noisy)
+    with pytest.raises(Interrupted), asked_to_end(5 if Accelerator().process_index == 1 else None):
+        train(f"{folder}/asked", ema_decay=0.9, **noisy)
+    train(f"{folder}/asked", ema_decay=0.9, resume=True, **noisy)
+    train(f"{folder}/unasked", ema_decay=0.9, **noisy)
+
+
+@contextlib.contextmanager
+def asked_to_end(count: int | None):
+    """SIGTERM for this process as the model's forward begins for the ``count``-th time."""
+    forward, seen = TinyModel.forward, [0]
+
+    @functools.wraps(forward)
+    def counted(self, *args, **kwargs):
+        seen[0] += 1
+        if seen[0] == count:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, *args, **kwargs)
+
+    TinyModel.forward = counted
+    try:
+        yield
+    finally:
+        TinyModel.forward = forward
 
 
 if __name__ == "__main__":

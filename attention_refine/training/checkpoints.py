@@ -25,6 +25,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from attention_refine.core.files import atomic_text, room_for
+from attention_refine.training.averaging import AveragedWeights
 from attention_refine.training.config import TrainingError
 from attention_refine.training.sharding import divided_like, whole
 
@@ -179,6 +180,7 @@ def save_checkpoint(
     state: dict[str, Any],
     generators: list[dict[str, Any]],
     keep_last: int,
+    average: dict[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write ``root/step-<step>`` and delete all but the newest ``keep_last`` checkpoints. Main process only.
 
@@ -186,6 +188,7 @@ def save_checkpoint(
         optimizer: from :func:`optimizer_tensors`.
         state: plain values (JSON) that say where the run is.
         generators: one :func:`generator_states` per process.
+        average: of the weights, by name, where one is kept.
 
     Raises:
         TrainingError: a weight is not finite, so that the checkpoint would be of no use.
@@ -200,6 +203,8 @@ def save_checkpoint(
     with atomic_folder(folder) as temporary:
         save_model(model, str(temporary / "model.safetensors"))
         save_file(optimizer, str(temporary / "optimizer.safetensors"))
+        if average is not None:
+            save_file(average, str(temporary / "average.safetensors"))
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         (temporary / "generators.json").write_text(json.dumps(generators), encoding="utf-8")
         write_manifest(temporary)
@@ -223,10 +228,14 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         load_model(model, str(folder / "model.safetensors"))
 
 
-def load_progress(folder: Path, *, optimizer: torch.optim.Optimizer, process: int) -> None:
-    """Put the optimiser's state and this process's random generators back as they were."""
+def load_progress(
+    folder: Path, *, optimizer: torch.optim.Optimizer, process: int, average: AveragedWeights | None = None
+) -> None:
+    """Put the optimiser's state, the averaged weights and this process's random generators back as they were."""
     with _of_the_same_model(folder):
         _load_optimizer(optimizer, load_file(str(folder / "optimizer.safetensors")))
+        if average is not None:
+            average.load(load_file(str(folder / "average.safetensors")))
     restore_generators(json.loads((folder / "generators.json").read_text(encoding="utf-8"))[process])
 
 

@@ -39,7 +39,7 @@ class TrainingConfig(Options):
         "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "num_epochs": "epochs",
         "num_train_epochs": "epochs", "max_epochs": "epochs", "per_device_train_batch_size": "batch_size",
         "precision": "mixed_precision", "fp16": "mixed_precision", "bf16": "mixed_precision", "optim": "optimizer",
-        "max_grad_norm": "clip_grad_norm", "gradient_clip_val": "clip_grad_norm", "patience": "early_stopping_patience",
+        "max_grad_norm": "clip_grad_norm", "gradient_clip_val": "clip_grad_norm", "ema": "ema_decay", "patience": "early_stopping_patience",
         "workers": "num_workers", "metric_for_best_model": "monitor", "label_smoothing_factor": "label_smoothing",
     }  # fmt: skip
 
@@ -114,6 +114,13 @@ class TrainingConfig(Options):
     momentum: float = option(0.9, "momentum of sgd", at_least=0, below=1)
     clip_grad_norm: float | None = option(
         None, "largest gradient norm; longer gradients are scaled down to it", above=0
+    )
+    ema_decay: float | None = option(
+        None, "evaluate and save a moving average of the weights over the steps, of this decay, such as 0.999; after few "
+        "steps it is smaller", at_least=0, below=1,
+    )  # fmt: skip
+    skip_steps: int = option(
+        0, "steps whose loss or gradient is not finite that are left out, in all; the run stops at the next", at_least=0
     )
     label_smoothing: float = option(0.0, "share of the label spread over all classes", at_least=0, below=1)
 

@@ -63,7 +63,11 @@ def finetune(
         evaluate: ``evaluate(model, accelerator) -> {metric: value}`` in place of the evaluation above. Called on every
             process with the model in evaluation mode; the main process's values count.
 
+    SIGTERM and SIGUSR1 end the run after its step, with a checkpoint and the exit status 75
+    (:mod:`attention_refine.training.interruption`).
+
     Raises:
+        Interrupted: after such a signal; a ``SystemExit``.
         TrainingError: the run cannot start, be resumed or go on (a loss that is not finite, a label outside the
             classes, a damaged checkpoint, an output_dir that is in use); earlier checkpoints stay as they were.
         ValueError: a dataset too small for the batch size, or a warm-up longer than the run.
@@ -74,7 +78,7 @@ def finetune(
     set_seed(config.seed, device_specific=True)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    with frozen(model, config):
+    with frozen(model, config), run.request.listening():
         run.begin()
         with run.going():
             run.look_at_start()

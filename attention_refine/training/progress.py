@@ -31,6 +31,7 @@ class Progress:
     evaluations_since_best: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    left_out_steps: int = 0  # of a loss or gradient that was not finite, with skip_steps
     stopped_early: bool = False
     finished: bool = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from attention_refine.core.files import atomic_text, room_for
 from attention_refine.data import collate as usual_collate
+from attention_refine.training.averaging import AveragedWeights
 from attention_refine.training.batches import Collate, check_collated, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,
@@ -45,6 +46,7 @@ from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.console import data_line, epoch_line, fading_line, half_line
 from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.image_kinds import check_annotations, read_by_objectives, say_unseen
+from attention_refine.training.interruption import Request
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.masters import narrow, stored_as, widen
 from attention_refine.training.parameter_groups import kept_batch_norms, make_optimizer
@@ -83,6 +85,7 @@ class TrainingResult:
         last_path: ``last/``, the weights of the last step.
         steps: optimiser steps taken in all.
         skipped_steps: of these, those that fp16 skipped because the scaled gradient overflowed.
+        left_out_steps: of these, those that ``skip_steps`` left out because a loss or the gradient was not finite.
         skipped_images: images of the dataset that could not be read (``skipped_count``, with ``on_error="skip"``).
         stopped_early: whether ``early_stopping_patience`` or ``max_prediction_drift`` ended the run.
         verdict: which epoch is the best and how it was chosen, a sentence.
@@ -95,6 +98,7 @@ class TrainingResult:
     last_path: str
     steps: int
     skipped_steps: int
+    left_out_steps: int
     skipped_images: int
     stopped_early: bool
     verdict: str = ""
@@ -157,6 +161,7 @@ class Run:
         self.supervised = bool(read_by_objectives(model))
         self.hidden = not (config.progress and accelerator.is_main_process)
         self.state: dict[str, Any] = {}
+        self.request = Request()
         if self.resume_from is not None:
             self._stand_where_it_was(self.resume_from)
 
@@ -188,13 +193,16 @@ class Run:
         self.trained = divided(model, accelerator)
         optimizer = make_optimizer(self.trained, config)
         self.train_step, self.optimizer = prepared(self.trained, optimizer, config, accelerator)
+        self.average = AveragedWeights(model, config.ema_decay) if config.ema_decay is not None else None
         accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
         usual = config.monitor == "accuracy" and config.second_monitor in (None, "auto")
         if self.validated and not usual and not self.progress.finished:
             first_batch = partial(validate, islice(self.loader, 1), objectives=config.measures_objectives)
             check_measured(_evaluate(first_batch, self.trained, accelerator), config, MEASURED_LATER)
         if self.resume_from is not None:
-            load_progress(self.resume_from, optimizer=self.optimizer, process=accelerator.process_index)
+            load_progress(
+                self.resume_from, optimizer=self.optimizer, process=accelerator.process_index, average=self.average
+            )
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(self.state["scaler"])
 
@@ -242,6 +250,8 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * self.rate(progress.step)
             losses = take_step(self.train_step, self.optimizer, parts, progress, config, self.accelerator)
+            if self.average is not None:
+                self.average.update(progress.step)
             self.bar.update()
             self.bar.set_postfix(epoch=progress.epoch + 1, loss=f"{losses['loss']:.4g}", refresh=False)
             if progress.step % config.log_every == 0:
@@ -252,6 +262,7 @@ class Run:
                 self._save()
             if progress.step == self.total_steps:
                 break
+            self.leave_if_asked()
         if progress.images == 0:
             raise TrainingError(
                 f"the stream gave fewer than {self.strategy.least} images: there is nothing to learn from"
@@ -262,7 +273,8 @@ class Run:
         progress, config, accelerator = self.progress, self.config, self.accelerator
         last = progress.step >= self.total_steps
         due = self.evaluate is not None and (last or (progress.epoch + 1) % config.eval_every == 0)
-        metrics = _evaluate(self.evaluate, self.trained, accelerator) if due else {}
+        with self._averaged():
+            metrics = _evaluate(self.evaluate, self.trained, accelerator) if due else {}
         close_epoch(progress, metrics, config.learning_rate * self.rate(progress.step - 1))
         if accelerator.num_processes == 1:  # of several, one may have seen none of the few images that have a target
             say_unseen(self.model)
@@ -281,6 +293,18 @@ class Run:
             atomic_text(self.output / "history.json", json.dumps(progress.history, indent=1))
         if progress.finished or (config.save_every_epochs and progress.epoch % config.save_every_epochs == 0):
             self._save()
+        if not progress.finished:
+            self.leave_if_asked()  # not a step later: an epoch's evaluation may have used the time there was
+
+    def leave_if_asked(self) -> None:
+        """After a signal, a checkpoint and the end of the process: :mod:`attention_refine.training.interruption`."""
+        if self.request.made(self.accelerator):
+            self._save()
+            self.request.obey(self.progress.step, str(self.checkpoints), self.accelerator.is_main_process)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The weights that are judged and kept."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _check_monitor(self, metrics: dict[str, float], last: bool) -> None:
         """What an ``evaluate`` of one's own measures is known when it has run: the epoch is kept before it is refused."""
@@ -304,7 +328,7 @@ class Run:
             save_checkpoint(
                 self.checkpoints, self.progress.step, model=self.model, optimizer=tensors, generators=generators,
                 state={"progress": asdict(self.progress), "identity": self.facts, "scaler": scaler},
-                keep_last=self.config.keep_last,
+                keep_last=self.config.keep_last, average=None if self.average is None else self.average.tensors(),
             )  # fmt: skip
         accelerator.wait_for_everyone()
 
@@ -319,7 +343,8 @@ class Run:
         progress.best_metric = None if choice.entry is None else choice.entry[f"eval/{config.monitor}"]
         bring_back(self.trained, self.model)
         if self.accelerator.is_main_process:
-            self.models.keep(self.model, progress.step, before, choice)
+            with self._averaged():
+                self.models.keep(self.model, progress.step, before, choice)
         self.accelerator.wait_for_everyone()
         return choice
 
@@ -328,6 +353,8 @@ class Run:
         model, output, progress, accelerator = self.model, self.output, self.progress, self.accelerator
         _share_buffers(self.trained, accelerator)
         bring_back(self.trained, model)
+        if self.average is not None:
+            self.average.keep()
         model.to(accelerator.device)
         with stored_as(model, self.kept):
             _save_model(model, output / "last", accelerator)
@@ -349,6 +376,7 @@ class Run:
             last_path=str(output / "last"),
             steps=progress.step,
             skipped_steps=progress.skipped_steps,
+            left_out_steps=progress.left_out_steps,
             skipped_images=getattr(self.sets["training"], "skipped_count", 0),
             stopped_early=progress.stopped_early,
             verdict=verdict,

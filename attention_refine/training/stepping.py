@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -105,9 +106,10 @@ def take_step(
                 group["lr"] *= 0.5
     if config.updates_per_batch > 1:
         losses["first_update/loss"], counts["first_update/loss"] = found[0], counts["loss"]
-    for name, value in losses.items():
-        progress.sums[name] = progress.sums.get(name, 0.0) + value * counts[name]
-        progress.counts[name] = progress.counts.get(name, 0) + counts[name]
+    if all(map(math.isfinite, losses.values())):  # else the step was left out
+        for name, value in losses.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + value * counts[name]
+            progress.counts[name] = progress.counts.get(name, 0) + counts[name]
     progress.images += counts["loss"]
     progress.step += 1
     progress.step_in_epoch += 1
@@ -118,11 +120,15 @@ def _update(
     train_step: nn.Module, optimizer: Any, parts: list[Part], carried: list[dict[str, Any]], progress: Progress,
     config: TrainingConfig, accelerator: Accelerator,
 ) -> tuple[dict[str, float], dict[str, int], list[dict[str, Any]]]:  # fmt: skip
-    """One optimiser step: the losses, of how many images each is the mean, and each batch's columns for the next."""
+    """One optimiser step: the losses, of how many images each is the mean, and each batch's columns for the next.
+
+    With ``skip_steps`` one whose losses or gradient are not finite leaves the model as it was, statistics included.
+    """
     model = accelerator.unwrap_model(train_step).model
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     handed_on = []
+    statistics = [(buffer, buffer.clone()) for buffer in model.buffers()] if config.skip_steps else []
     slots = [(part, batch) for part in parts for batch in part.batches]
     cause = partial(_cause, model, [batch for _, batch in slots], config, accelerator.mixed_precision)
     for slot, (part, batch) in enumerate(slots, start=1):
@@ -145,14 +151,22 @@ def _update(
     counts["loss"] = sum(part.images for part in parts)
     summed = accelerator.reduce(torch.stack(list(totals.values())), "sum").tolist()
     losses = dict(zip(totals, summed, strict=True))
-    check_finite(losses, progress, config, cause)
-
-    accelerator.unscale_gradients(optimizer)
-    if config.clip_grad_norm is not None:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm))
-        if accelerator.scaler is None:
-            check_finite({"gradient norm": norm.item()}, progress, config, cause)
+    try:
+        check_finite(losses, progress, config, cause)
+        accelerator.unscale_gradients(optimizer)
+        if config.clip_grad_norm is not None or config.skip_steps:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            norm = whole(torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm or math.inf))
+            if accelerator.scaler is None:
+                check_finite({"gradient norm": norm.item()}, progress, config, cause)
+    except TrainingError:
+        if progress.left_out_steps >= config.skip_steps:
+            raise
+        progress.left_out_steps += 1
+        for buffer, before in statistics:
+            buffer.copy_(before)
+        optimizer.zero_grad()
+        return losses, counts, handed_on
     optimizer.step()
     optimizer.zero_grad()
     count_skipped(optimizer.step_was_skipped, progress, config)

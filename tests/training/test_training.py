@@ -163,6 +163,8 @@ def test_two_processes_equal_one(tmp_path):
         for entry, wanted in zip(json.loads((tmp_path / name / "history.json").read_text()), history, strict=True):
             assert entry == pytest.approx(wanted, rel=1e-4)
     assert_same(last_weights(tmp_path / "resumed"), last_weights(tmp_path / "noisy"))
+    # a signal to one of them ends both after the same step, with a checkpoint
+    assert_same(last_weights(tmp_path / "asked"), last_weights(tmp_path / "unasked"))
 
 
 def test_every_global_batch_is_the_same_however_it_is_divided():
