@@ -10,18 +10,24 @@ from typing import Any
 def without_places(value: Any) -> Any:
     """A text, or the texts in lists and mappings, with paths of this machine as their last name; Hub ids stay.
 
-    A path is what is absolute (of Windows, too), begins with ``~`` or ``.``, has more than one slash, or exists here.
+    A path is what is absolute (of Windows, too), begins with ``~``, ``.`` or ``file:``, has more than one slash, or exists here.
     """
     if isinstance(value, dict):
         return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_places(inner) for inner in value]
-    if not isinstance(value, str) or not value or "\n" in value or "://" in value:
+    if not isinstance(value, str) or not value or "\n" in value:
+        return value
+    if value.startswith("~"):  # not looked up: "~" alone is the name of its person
+        return Path(value).name
+    if value.lower().startswith("file:"):
+        return PureWindowsPath(value).name or value
+    if "://" in value:
         return value
     if PureWindowsPath(value).drive or "\\" in value:
         return PureWindowsPath(value).name or value
-    if value.startswith((".", "~")) or Path(value).is_absolute() or value.count("/") > 1 or _exists(value):
-        return Path(value).expanduser().resolve().name
+    if value.startswith(".") or Path(value).is_absolute() or value.count("/") > 1 or _exists(value):
+        return Path(value).resolve().name
     return value
 
 
