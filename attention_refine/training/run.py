@@ -273,13 +273,10 @@ class Run:
         progress, config, accelerator = self.progress, self.config, self.accelerator
         last = progress.step >= self.total_steps
         due = self.evaluate is not None and (last or (progress.epoch + 1) % config.eval_every == 0)
-        with self._averaged():
-            metrics = _evaluate(self.evaluate, self.trained, accelerator) if due else {}
+        metrics = self._measure() if due else {}
         close_epoch(progress, metrics, config.learning_rate * self.rate(progress.step - 1))
         if accelerator.num_processes == 1:  # of several, one may have seen none of the few images that have a target
             say_unseen(self.model)
-        if due:
-            self._check_monitor(metrics, last)
         choice = self._remember(metrics) if due else None
         if not self.hidden:
             epochs = None if self.strategy.steps is None else -(-self.total_steps // self.strategy.steps)
@@ -306,16 +303,24 @@ class Run:
         """The weights that are judged and kept."""
         return nullcontext() if self.average is None else self.average.in_place()
 
-    def _check_monitor(self, metrics: dict[str, float], last: bool) -> None:
-        """What an ``evaluate`` of one's own measures is known when it has run: the epoch is kept before it is refused."""
+    def _measure(self) -> dict[str, float]:
+        """What the evaluation of an epoch measures. The epoch is kept where that fails: an ``evaluate`` of one's own runs
+        then for the first time."""
+        try:
+            with self._averaged():
+                metrics = _evaluate(self.evaluate, self.trained, self.accelerator)
+        except Exception:
+            if not self.validated and self.accelerator.num_processes == 1:  # another process may have got through
+                self._save()
+            raise
         try:
             check_measured(metrics, self.config)
         except TrainingError as error:
-            self.progress.finished = last
             self._save()
             raise TrainingError(
                 f"{error}. The epoch is kept: put the monitor right, or what evaluate returns, and go on with resume=True"
             ) from None
+        return metrics
 
     def _save(self) -> None:
         """A checkpoint of all that goes on."""

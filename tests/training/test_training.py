@@ -846,15 +846,17 @@ def test_a_monitor_that_an_evaluate_of_ones_own_does_not_measure_costs_no_epoch(
         run("f1", resume=True)
 
 
-def test_a_monitor_that_is_wrong_in_the_last_epoch_ends_with_the_last_weights(tmp_path):
-    def run(**options):
+def test_an_evaluate_of_ones_own_that_fails_costs_no_epoch(tmp_path):
+    def run(evaluate, **options):
         config = TrainingConfig(output_dir=str(tmp_path), progress=False, epochs=1, batch_size=4, **options)
-        evaluate = lambda model, accelerator: {"dice": 0.5}  # noqa: E731
         return finetune(TinyModel(), TinyImages(8), config, collate=collate, evaluate=evaluate)
 
-    with pytest.raises(TrainingError, match="monitor='accuracy' was not measured"):
-        run()
-    assert run(monitor="dice", resume=True).steps == 2
+    with pytest.raises(KeyError, match="column"):
+        run(lambda model, accelerator: {}["column"])
+    with pytest.raises(TrainingError, match="monitor='accuracy' was not measured; measured are dice"):
+        run(lambda model, accelerator: {"dice": 0.5}, resume=True)
+    result = run(lambda model, accelerator: {"dice": 0.5}, resume=True, monitor="dice")
+    assert (result.steps, result.best_step, len(result.history)) == (2, 2, 1)
 
 
 def test_validation_images_that_are_training_images_are_said_once(tmp_path):
