@@ -22,6 +22,7 @@ from .core.model_inputs import (
     name_also,
     naming_columns,
     one_image,
+    refuse_checkpointing,
     unknown_columns,
     warn_unread,
 )
@@ -58,6 +59,8 @@ class RefinedModel(ModelUses):
     card: str | None = None
     drawn_classifier: str | None = None
     accepts_loss_kwargs = True  # to transformers.Trainer: forward takes num_items_in_batch
+    main_input_name = "pixel_values"  # to the same, for include_for_metrics=["inputs"]
+    gradient_checkpointing_enable = activation_checkpointing_enable = refuse_checkpointing
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ from .backbones.adapter import Backbone
 from .backbones.classifier import fingerprint
 from .backbones.contexts import quiet
 from .backbones.higher_resolution import higher_resolution
-from .backbones.loading import load_with_freshness
-from .backbones.mistaken import check_logits, refuse_no_source
+from .backbones.loading import load_with_freshness, num_classes
+from .backbones.mistaken import check_logits, refuse_features, refuse_no_source
 from .backbones.precision import precision
 from .backbones.rebuild import describe
 from .backbones.spec import IMAGENET, NotRebuildable
@@ -86,6 +86,8 @@ def wrap(
     refuse_no_source(source)
     if isinstance(source, RefinedModel):
         raise TypeError("the model is wrapped already; wrap its network, model.backbone.net, to give it another head")
+    if isinstance(source, nn.Module) and labels is num_labels is pool is None and num_classes(source) != 0:
+        refuse_features(source)
     if labels is not None:
         labels = _names(labels, num_labels)
         num_labels = len(labels)

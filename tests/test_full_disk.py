@@ -167,3 +167,13 @@ def test_what_the_writers_say_is_understood(tmp_path):
             with pytest.raises(DiskFull), atomic_files(tmp_path / "a") as (path,):
                 write(path)
             assert there(tmp_path) == set()
+
+
+def test_the_embedded_dataset_is_written_whole_or_not_at_all(tmp_path):
+    with (
+        files_of_at_most(2000),
+        pytest.raises(DiskFull, match=rf"{tmp_path}/shapes/train was not written, .*a file is larger"),
+    ):
+        shapes.write(tmp_path / "shapes", ("train",), 4, size=64)
+    assert not (tmp_path / "shapes" / "train").exists()
+    assert len(list((shapes.write(tmp_path / "shapes", ("train",), 4, size=64) / "train").glob("*.png"))) == 4

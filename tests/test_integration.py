@@ -106,6 +106,19 @@ def test_an_objective_that_trainer_feeds_nothing_says_so(trainer):
         trainer(supervised(), Images(index=torch.arange(8))).train()
 
 
+def test_trainer_gives_its_metrics_the_images(trainer):
+    def images(predicted) -> dict:
+        return {"images": len(predicted.inputs)}
+
+    found = trainer(CASE.wrap(), Images(), compute_metrics=images, include_for_metrics=["inputs"]).evaluate()
+    assert found["eval_images"] == len(Images())
+
+
+def test_gradient_checkpointing_is_refused_with_the_remedy(trainer):
+    with pytest.raises(ValueError, match="gradient_checkpointing is not there .* gradient_accumulation_steps"):
+        trainer(CASE.wrap(), Images(), gradient_checkpointing=True).train()
+
+
 # predictions and losses -----------------------------------------------------------------------------------------------
 
 

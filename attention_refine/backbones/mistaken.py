@@ -49,6 +49,24 @@ def _refuse_no_network(net: nn.Module) -> None:
         )
 
 
+_LAST = ("fc", "classifier", "head", "heads")  # what the networks of all libraries call their classifier
+
+
+def refuse_features(net: nn.Module) -> None:
+    """Refuse a network whose classifier was taken off: its output is features, and would count as so many classes.
+
+    Raises:
+        ValueError: an ``nn.Identity`` stands in the classifier's place.
+    """
+    last = {name: module for name in _LAST if isinstance(module := getattr(net, name, None), nn.Module)}
+    if last and all(isinstance(module, nn.Identity) for module in last.values()):
+        name, kind = next(iter(last)), type(net).__name__
+        raise ValueError(
+            f"{kind} has no classifier ({name} is torch.nn.Identity()), and its features are no logits; put one in its place, "
+            f"net.{name} = torch.nn.Linear(features, classes), before wrapping"
+        )
+
+
 def _refuse_file(path: str) -> None:
     end = Path(path).suffix.lower()
     if not path.strip():

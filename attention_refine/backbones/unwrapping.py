@@ -22,16 +22,18 @@ def unwrapped(net: nn.Module) -> nn.Module:
 
 
 def refuse_scripted(net: nn.Module) -> None:
-    """TorchScript runs no hook, so no map can act in it.
+    """TorchScript, and what torch.export makes, run no hook, so no map can act in them.
 
     Raises:
-        TypeError: a scripted or traced network.
+        TypeError: a scripted, traced or exported network.
     """
+    remedy = "in which no map can act; wrap the network it was made from, and export the refined model afterwards"
     if isinstance(net, torch.jit.ScriptModule):
-        raise TypeError(
-            f"{type(net).__name__} is TorchScript, in which no map can act; wrap the network it was made from, and "
-            "export the refined model afterwards (attention_refine.export)"
-        )
+        raise TypeError(f"{type(net).__name__} is TorchScript, {remedy} (attention_refine.export)")
+    try:
+        net.train(net.training)
+    except NotImplementedError:  # "Calling train() is not supported yet."
+        raise TypeError(f"{type(net).__name__} was made by torch.export, {remedy} (attention_refine.export)") from None
 
 
 _AROUND = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)

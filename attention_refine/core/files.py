@@ -97,6 +97,21 @@ def atomic_text(target: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """A folder that the block makes is gone where the block ends in an error.
+
+    Raises:
+        DiskFull: there is no room for what is in it.
+    """
+    try:
+        with room_for(folder):
+            yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def save_array(path: Path, values: np.ndarray) -> None:
     """A ``.npy`` file. NumPy's own writing does not notice that the last of a small array found no room."""
     content = io.BytesIO()

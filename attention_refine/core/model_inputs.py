@@ -123,6 +123,18 @@ def check_labels(labels: Any, names: Sequence[str]) -> None:
     )
 
 
+def refuse_checkpointing(model: nn.Module, *args: Any, **options: Any) -> None:
+    """What transformers.Trainer calls for ``gradient_checkpointing=True``.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "gradient_checkpointing is not there for a model whose map acts inside of its network: leave it out, and take "
+        "smaller batches with gradient_accumulation_steps where memory is short"
+    )
+
+
 def check_labels_left(labels: Any, losing: Sequence[str]) -> None:
     """Refuse a training step for which transformers.Trainer counted labels and then kept them to itself.
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..core.files import new_folder
 from ..drawing.video_writer import write_video
 from . import shapes
 
@@ -270,14 +271,19 @@ def write(folder: str | Path, splits: tuple[str, ...] = _SPLITS, n: int | None =
         here = folder / split
         if here.exists():
             raise ValueError(f"{here} exists already: remove it or write to another folder")
-        lines = []
-        for i, row in enumerate(rows(split, n, **options)):
-            (here / "masks").mkdir(parents=True, exist_ok=True)
-            name = f"{i:05d}"
-            write_video(here / f"{name}.mp4", row["video"], FPS)
-            write_video(here / "masks" / f"{name}.mkv", row["mask"][..., None].repeat(3, 3), FPS)
-            line = {"file_name": f"{name}.mp4", "label": CLASSES[row["label"]], "mask_file_name": f"masks/{name}.mkv"}
-            line |= {"cue": CLASSES[row["cue"]], "cue_bbox": row["cue_bbox"], "background": row["background"]}
-            lines.append(json.dumps(line))
-        (here / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+        with new_folder(here):
+            _write_split(here, rows(split, n, **options))
     return folder
+
+
+def _write_split(here: Path, made: Iterator[dict[str, Any]]) -> None:
+    lines = []
+    for i, row in enumerate(made):
+        (here / "masks").mkdir(parents=True, exist_ok=True)
+        name = f"{i:05d}"
+        write_video(here / f"{name}.mp4", row["video"], FPS)
+        write_video(here / "masks" / f"{name}.mkv", row["mask"][..., None].repeat(3, 3), FPS)
+        line = {"file_name": f"{name}.mp4", "label": CLASSES[row["label"]], "mask_file_name": f"masks/{name}.mkv"}
+        line |= {"cue": CLASSES[row["cue"]], "cue_bbox": row["cue_bbox"], "background": row["background"]}
+        lines.append(json.dumps(line))
+    (here / "metadata.jsonl").write_text("\n".join(lines) + "\n")

@@ -42,11 +42,14 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+from ..core.files import new_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -262,14 +265,19 @@ def write(folder: str | Path, splits: tuple[str, ...] = _SPLITS, n: int | None =
         here = folder / split
         if here.exists():
             raise ValueError(f"{here} exists already: remove it or write to another folder")
-        lines = []
-        for i, row in enumerate(rows(split, n, **options)):
-            (here / "masks").mkdir(parents=True, exist_ok=True)
-            name = f"{i:05d}.png"
-            Image.fromarray(row["image"]).save(here / name)
-            Image.fromarray(row["mask"]).save(here / "masks" / name)
-            line = {"file_name": name, "label": CLASSES[row["label"]], "mask_file_name": f"masks/{name}"}
-            line |= {"bbox": [row["bbox"]], "cue": CLASSES[row["cue"]], "cue_bbox": [row["cue_bbox"]]}
-            lines.append(json.dumps(line))
-        (here / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+        with new_folder(here):
+            _write_split(here, rows(split, n, **options))
     return folder
+
+
+def _write_split(here: Path, made: Iterator[dict[str, Any]]) -> None:
+    lines = []
+    for i, row in enumerate(made):
+        (here / "masks").mkdir(parents=True, exist_ok=True)
+        name = f"{i:05d}.png"
+        Image.fromarray(row["image"]).save(here / name)
+        Image.fromarray(row["mask"]).save(here / "masks" / name)
+        line = {"file_name": name, "label": CLASSES[row["label"]], "mask_file_name": f"masks/{name}"}
+        line |= {"bbox": [row["bbox"]], "cue": CLASSES[row["cue"]], "cue_bbox": [row["cue_bbox"]]}
+        lines.append(json.dumps(line))
+    (here / "metadata.jsonl").write_text("\n".join(lines) + "\n")

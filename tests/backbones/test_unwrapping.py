@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -248,3 +249,19 @@ def test_a_network_of_grey_images_is_told_of_colours():
         ValueError, match=r"Sequential fails on a black image of \[3, 224, 224\] .* have three channels"
     ):
         ar.wrap(net, "abn")
+
+
+def test_an_exported_network_is_refused_by_name():
+    exported = torch.export.export(network().eval(), (torch.zeros(1, 3, 32, 32),)).module()
+    with pytest.raises(TypeError, match="was made by torch.export, in which no map can act; wrap the network it was"):
+        ar.wrap(exported)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_features_are_not_taken_for_classes(library):
+    net = network() if library == "timm" else torchvision.models.resnet18()
+    net.fc = nn.Identity()
+    with pytest.raises(
+        ValueError, match=r"ResNet has no classifier \(fc is torch.nn.Identity\(\)\), and its features are"
+    ):
+        ar.wrap(net, preprocessing={"input_size": [3, 32, 32]})
