@@ -67,7 +67,7 @@ def _entry(registry: Registry, entry: dict[str, Any], version: str) -> dict[str,
         except ValueError as error:
             raise ValueError(f"{registry.kind} {name!r}, option {option!r} of version {version}: {error}") from error
     known = config.__dataclass_fields__
-    for option in options.keys() - known.keys():
+    for option in options.keys() - known.keys() if version != __version__ else ():  # building says so of this version's
         raise ValueError(
             f"{registry.kind} {name!r} has no option {option!r}, which version {version} wrote and this one, "
             f"{__version__}, does not know; upgrade attention-refine. Its options are {', '.join(known)}"
