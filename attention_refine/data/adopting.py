@@ -197,6 +197,12 @@ class Listed(torch.utils.data.Dataset):
                 there, preprocessing, settings["train"], settings.get("augment", "default"),
                 settings.get("scale", (0.35, 1.0)), None, settings["seed"], labeled=False, clips=settings.get("clips", 1),
             )  # fmt: skip
+        if self.labeled and isinstance(
+            source, (list, tuple)
+        ):  # a wrong label is said now, not in the middle of an epoch
+            for i, item in enumerate(source):
+                row = _row(item, i, self.labeled)
+                self._label(row["label"], _where(row["image"], i))
 
     def set_epoch(self, epoch: int) -> None:
         if self._reader is not None:
@@ -208,7 +214,7 @@ class Listed(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         row = _row(self.source[i], i, self.labeled)
         image = row["image"]
-        where = f"row {i} ({image})" if isinstance(image, (str, Path)) else f"row {i}"
+        where = _where(image, i)
         label = {"labels": self._label(row["label"], where)} if self.labeled else {}
         if self._raw:
             if not _is_pixels(image):
@@ -257,6 +263,10 @@ class Listed(torch.utils.data.Dataset):
                 f"{len(self.class_names) - 1} ({listed(self.class_names)})"
             )
         return label
+
+
+def _where(image: Any, i: int) -> str:
+    return f"row {i} ({image})" if isinstance(image, (str, Path)) else f"row {i}"
 
 
 def _row(item: Any, i: int, labeled: bool) -> dict[str, Any]:

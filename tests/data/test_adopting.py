@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -196,3 +198,14 @@ def test_no_test_split_to_judge_on_and_one_class_to_learn(folder, tmp_path):
     with pytest.raises(DataError, match="there is one class to learn, 'ant'"):
         shutil.rmtree(folder / "train" / "bee"), shutil.rmtree(folder / "train" / "cow")
         ar.finetune(model(("ant",)), folder, ar.TrainingConfig(output_dir=str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize(
+    "label, said",
+    [(-2, "row 5 .* label -2 is not one of"), ("CAT", "row 5 .*'CAT' is not one of"), (-1, "row 5 .*is -1")],
+)
+def test_a_wrong_label_in_a_list_is_said_before_an_image_is_read(label, said):
+    preprocessing = {"input_size": [3, 8, 8], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    model = SimpleNamespace(labels=["cat", "dog"], preprocessing=preprocessing | {"crop_pct": 1.0})
+    with pytest.raises(ar.data.DataError, match=said):
+        ar.data.as_prepared(model, [*[("nowhere.png", 0)] * 5, ("nowhere.png", label)])
