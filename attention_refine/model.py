@@ -58,8 +58,7 @@ class RefinedModel(ModelUses):
 
     card: str | None = None
     drawn_classifier: str | None = None
-    accepts_loss_kwargs = True  # to transformers.Trainer: forward takes num_items_in_batch
-    main_input_name = "pixel_values"  # to the same, for include_for_metrics=["inputs"]
+    accepts_loss_kwargs, main_input_name = True, "pixel_values"  # this and the next: what transformers.Trainer asks for
     gradient_checkpointing_enable = activation_checkpointing_enable = refuse_checkpointing
 
     def __init__(
