@@ -52,7 +52,9 @@ class Refined(Protocol):
         """The map that :meth:`explain` shows for a method."""
 
 
-models = Registry("model")  # RefinedModel enters itself; a checkpoint's config says by ``model_type`` what is built
+# RefinedModel enters itself; a checkpoint's config says by ``model_type`` what is built. A process that only loads has not
+# imported it.
+models = Registry("model", home="attention_refine.model")
 
 
 def saved(source: str | Path) -> Refined:

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,10 +16,15 @@ Entry = TypeVar("Entry")
 
 
 class Registry(Generic[Entry]):
-    """Classes, or what is known of functions, by name. ``kind`` is the word its error messages use."""
+    """Classes, or what is known of functions, by name.
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    Args:
+        kind: the word its error messages use.
+        home: module that makes the entries, imported when one is asked for that is not there yet.
+    """
+
+    def __init__(self, kind: str, home: str | None = None):
+        self.kind, self.home = kind, home
         self.entries: dict[str, Entry] = {}
         self._by: dict[str, str] = {}
 
@@ -55,6 +61,8 @@ class Registry(Generic[Entry]):
         Raises:
             ValueError: no such name.
         """
+        if name not in self.entries and self.home:
+            import_module(self.home)
         if name not in self.entries:
             close = difflib.get_close_matches(name, self.names(), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pydoc
+import subprocess
+import sys
 import types
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +83,10 @@ def test_an_output_is_one_line_of_shapes():
     assert "\n" not in said and len(said) < 200
     assert output[0] is output.loss, "as Trainer takes it"
     assert isinstance(model.head, nn.Module) and "maps" in output  # still a ModelOutput
+
+
+def test_a_process_that_only_loads_finds_the_model():
+    probe = "from attention_refine.refined import models; print(models.named('attention_refine').__name__)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(ar.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment)
+    assert run.stdout.split() == ["RefinedModel"], run.stderr
