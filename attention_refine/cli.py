@@ -1,5 +1,4 @@
-"""The command line: ``attention-refine demo | check | finetune | evaluate | compare | audit | repair | explain | edit | serve |
-space | push | pull | inspect | backbones``."""
+"""The command line: ``attention-refine COMMAND``; a command is a file of :mod:`attention_refine.commands`."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from .core.registry import import_file
 from .version import __version__
 
 COMMANDS = (  # in the order of the help; each is a file of commands/
-    "demo", "check", "finetune", "evaluate", "fewshot", "compare", "audit", "repair", "explain",
+    "demo", "check", "finetune", "launch", "watch", "evaluate", "fewshot", "compare", "audit", "repair", "explain",
     "edit", "serve", "space", "inspect", "push", "pull", "backbones",
 )  # fmt: skip
 
