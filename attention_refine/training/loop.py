@@ -55,19 +55,15 @@ def finetune(
         eval_dataset: images to evaluate on: ``loss`` (of the task, without objectives), ``accuracy``, ``macro_f1``, for
             multi-hot labels ``mean_average_precision``, and ``mask_correlation`` where there are head maps and masks.
             Without labels, where asked for: ``loss/<objective>``, ``prediction_drift``, ``prediction_kl``.
-        unlabeled: images without labels (or with labels that are ignored) beside ``dataset``, taken as
-            ``config.strategy`` says; it must have a length. Without one, the strategies that take unlabelled images
-            take those of ``dataset``. See :mod:`attention_refine.training.strategies`.
+        unlabeled: images whose labels, if any, are ignored, beside ``dataset`` or in its place; it must have a length.
+            They are taken as ``config.strategy`` says: :mod:`attention_refine.training.strategies`.
         accelerator: one to use in place of one made from ``config`` (its precision and trackers then count).
         collate: makes a batch of a list of items; :func:`attention_refine.data.collate` where None.
         evaluate: ``evaluate(model, accelerator) -> {metric: value}`` in place of the evaluation above. Called on every
             process with the model in evaluation mode; the main process's values count.
 
-    SIGTERM and SIGUSR1 end the run after its step, with a checkpoint and the exit status 75
-    (:mod:`attention_refine.training.interruption`).
-
     Raises:
-        Interrupted: after such a signal; a ``SystemExit``.
+        Interrupted: SIGTERM or SIGUSR1 ended the run after a step, with a checkpoint; a ``SystemExit`` of status 75.
         TrainingError: the run cannot start, be resumed or go on (a loss that is not finite, a label outside the
             classes, a damaged checkpoint, an output_dir that is in use); earlier checkpoints stay as they were.
         ValueError: a dataset too small for the batch size, or a warm-up longer than the run.
