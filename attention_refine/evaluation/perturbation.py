@@ -11,6 +11,7 @@ from attention_refine import metrics
 from attention_refine.evaluation.measures import MEASURES, names_of, read, sharing
 from attention_refine.metrics._registry import STEPPED
 from attention_refine.metrics._volume import on_sheets
+from attention_refine.metrics.tubes import BY_TUBES
 
 
 def perturb(
@@ -28,16 +29,19 @@ def perturb(
     """``{name: (B,)}`` of measures that need forwards, and ``{name: (curve (B, n), fractions (n,))}`` of their curves.
 
     Measures that share a function share its run, and the options of the one that has some. Insertion and deletion
-    share one too, unless either has options. Of clips pixels of all frames are taken out, or put back, in one order.
+    share one too, unless either has options. Of clips pixels of all frames are taken out, or put back, in one order;
+    measures by tubes take the clip whole.
     """
     begun: dict[str, Tensor] = {}
+    whole = net, pixel_values, maps
     if pixel_values.ndim == 5:
         net, pixel_values, maps, blurred = on_sheets(net, pixel_values, maps)
         begun = {"insertion_baseline": blurred}
     given = {"target": target, "labels": labels, "n_steps": n_steps, "score": score, "batch_size": batch_size}
 
     def run(function: Any, takes: Iterable[str], options: Mapping[str, Any]) -> Any:
-        return function(net, pixel_values, maps, **{**{name: given[name] for name in takes}, **options})
+        seen = whole if function in BY_TUBES else (net, pixel_values, maps)
+        return function(*seen, **{**{name: given[name] for name in takes}, **options})
 
     wanted = names_of(measures, "forwards")
     results: dict[str, Any] = {}

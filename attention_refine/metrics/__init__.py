@@ -77,6 +77,7 @@ from .shape import diversity, entropy, mean_activation, sparsity
 from .temporal import temporal_pointing
 from .thresholds import BestIoU, MaxBoxAcc, best_iou, box_overlaps, max_box_accuracy, threshold_grid
 from .token_drop import token_deletion, token_insertion, token_insertion_and_deletion
+from .tubes import tube_deletion, tube_insertion
 
 if TYPE_CHECKING:
     from ._modules import (
@@ -234,6 +235,8 @@ __all__ = [
     "token_insertion_and_deletion",
     "top5_accuracy",
     "true_positives",
+    "tube_deletion",
+    "tube_insertion",
     "usable",
     "voc_average_precision",
     "welch_test",

@@ -12,7 +12,13 @@ from attention_refine.metrics._registry import described
 # Told apart by lightness as well as hue, and each legible on white and on near-black.
 LINES = ("#3b7dc4", "#d2691e", "#2a9d6f", "#b0579c", "#a08a1c", "#c0504d")
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
-SHOWING = ("insertion", "token_insertion", "insertion_mining", "iauc")  # their curves start from nothing
+SHOWING = (
+    "insertion",
+    "token_insertion",
+    "tube_insertion",
+    "insertion_mining",
+    "iauc",
+)  # their curves start from nothing
 
 Series = Mapping[str, tuple[Sequence[float], ...]]
 

@@ -90,3 +90,67 @@ def test_insertion_and_deletion_take_voxels_of_all_frames_in_one_order():
     start = Mean()(blur(frames).unflatten(0, (2, 3)).movedim(1, 2))[:, 0]
     assert torch.allclose(shown[:, 0], start, atol=1e-5)
     assert torch.allclose(shown[:, -1], Mean()(clips)[:, 0], atol=1e-5)
+
+
+class Moments(nn.Module):
+    """Logits of clips that depend on place and moment."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(3)) / 20)
+
+    def forward(self, clips):
+        assert clips.shape[1:] == (3, 3, 8, 8)
+        return torch.einsum("bcthw,kcthw->bk", clips, self.weights).sin()
+
+
+def test_tubes_are_taken_out_and_put_back_in_all_frames_at_once():
+    net = Moments().eval()
+    clips = torch.randn(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    maps = torch.rand(2, 1, 2, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64).float()
+    blurred = torch.stack([blur(clip.movedim(1, 0)).movedim(0, 1) for clip in clips])
+    cases = (
+        (metrics.tube_deletion, torch.zeros_like(clips), False), (metrics.tube_insertion, blurred, True),
+    )  # fmt: skip
+    for function, fill, shown in cases:
+        found = function(net, clips, maps, target=0, n_steps=16, score="logit", batch_size=8)
+        for i in range(2):  # one by one, from the definition
+            order = maps[i, 0].mean(0).flatten().argsort(descending=True, stable=True)
+            for point in range(17):
+                chosen = torch.zeros(64, dtype=torch.bool)
+                chosen[order[: 4 * point]] = True
+                made = torch.where(chosen.view(8, 8) == shown, clips[i], fill[i])
+                assert found.curve[i, point].item() == pytest.approx(net(made[None])[0, 0].item(), abs=1e-5)
+
+
+def test_a_tube_of_a_picture_is_a_pixel_and_a_fill_of_clips_is_one_of_clips():
+    images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 8, 8)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    pairs = ((metrics.tube_deletion, metrics.deletion), (metrics.tube_insertion, metrics.insertion))
+    for tubes, pixels in pairs:
+        found, wanted = (each(net, images, maps, n_steps=4, batch_size=4) for each in (tubes, pixels))
+        assert torch.equal(found.curve, wanted.curve)
+    clips, maps = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 1, 1, 8, 8)
+    colour = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1, 1)
+    by_colour, by_clip = (
+        metrics.tube_deletion(Moments(), clips, maps, baseline=fill, n_steps=4, batch_size=4).curve
+        for fill in (colour, colour.expand_as(clips))
+    )
+    assert torch.equal(by_colour, by_clip)
+    with pytest.raises(ValueError, match=r"give a colour as \(1, C, 1, 1, 1\)"):
+        metrics.tube_deletion(Moments(), clips, maps, baseline=colour[..., 0])
+    with pytest.raises(ValueError, match=r"maps of clips must have shape \(B, 1, t, h, w\)"):
+        metrics.tube_insertion(Moments(), clips, maps[:, :, 0])
+
+
+def test_an_evaluation_of_clips_takes_tubes_beside_voxels():
+    clips = torch.randn(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    maps = torch.rand(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    target = torch.zeros(2, dtype=torch.long)
+    net, options = Moments().eval(), {"n_steps": 8, "score": "logit", "batch_size": 4}
+    chosen = chosen_measures(["tube_deletion", "tube_insertion", "deletion", "insertion"], 2, False)
+    values, curves = perturb(chosen, net, clips, maps, target, target, **options)
+    for name in ("tube_deletion", "tube_insertion"):
+        alone = getattr(metrics, name)(net, clips, maps, target, **options)
+        assert torch.equal(values[name], alone.auc) and torch.equal(curves[name][0], alone.curve)
+        assert not torch.equal(values[name], values[name.removeprefix("tube_")])
