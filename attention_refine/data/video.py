@@ -35,6 +35,7 @@ FURTHER_BACK = (0.0, 1.0, 4.0, 16.0)  # seconds, where a seek ended behind what 
 SLACK = 0.1  # of the length that a file gives itself: frames that end earlier by more were cut off
 NEAR = 6e-4  # seconds: the clocks of many files tick in milliseconds, to which times are rounded
 UNTIMED = 0.1  # seconds that a frame of a GIF lasts which gives no time, as browsers have it
+KEPT = 2**20  # pixels of a moving picture, all frames together, up to which none is decoded twice
 
 
 @contextmanager
@@ -281,9 +282,13 @@ class MovingPicture:
         count = getattr(self._image, "n_frames", 1)
         self.lossy = False
         self._begins, time = [], 0.0
+        self._decoded: dict[int, Image.Image] = {}
+        keep = count * self._image.width * self._image.height <= KEPT
         for i in range(count):
             self._image.seek(i)
             self._image.load()  # WebP says only then how long the frame lasts
+            if keep:
+                self._decoded[i] = self._image.copy()
             self._begins.append(time)
             time += self._image.info.get("duration", 0) / 1000 or UNTIMED
         self.size, self.duration, self.rate = self._image.size, time, count / time
@@ -300,8 +305,8 @@ class MovingPicture:
 
     def pictures(self, moments: Sequence[float]) -> list[Image.Image]:
         places = [max(0, bisect_right(self._begins, moment + NEAR) - 1) for moment in moments]
-        drawn = {}
-        for place in sorted(set(places)):
+        drawn = dict(self._decoded)
+        for place in sorted(set(places) - set(drawn)):
             self._image.seek(place)
             drawn[place] = self._image.copy()
         return [drawn[place] for place in places]
