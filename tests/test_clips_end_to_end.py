@@ -25,8 +25,16 @@ def model(**options):
 
 @pytest.mark.parametrize(
     ("head", "objectives"),
-    [("abn", ["mining"]), ("brnpa", []), (None, ["consistency"]), (None, ["map_supervision"]), (None, ["contrastive"])],
-    ids=["abn, mining", "brnpa", "consistency", "map supervision", "contrastive"],
+    [
+        ("abn", ["mining"]),
+        ("brnpa", []),
+        (None, ["consistency"]),
+        (None, ["map_supervision"]),
+        (None, ["contrastive"]),
+        ("abn", [ar.DARC(min_cells=1.0, width=16)]),
+        (None, ["transplant"]),
+    ],
+    ids=["abn, mining", "brnpa", "consistency", "map supervision", "contrastive", "darc", "transplant"],
 )
 def test_a_folder_of_videos_is_trained_on(folder, tmp_path, head, objectives):
     made = model(head=head, objectives=objectives)
@@ -34,7 +42,7 @@ def test_a_folder_of_videos_is_trained_on(folder, tmp_path, head, objectives):
     config = ar.TrainingConfig(output_dir=str(tmp_path), epochs=1, batch_size=5, progress=False)
     result = ar.finetune(made, folder, config, eval_dataset=data.load_dataset(folder, "test"))
     found = result.history[-1]
-    assert all(torch.isfinite(torch.tensor(found[f"train/{name}"])) for name in ["loss", *objectives])
+    assert all(torch.isfinite(torch.tensor(found[f"train/{name}"])) for name in ["loss", *made.objectives])
     assert not torch.equal(before, made.backbone.net.stem[0].weight)
     assert (head is not None) == ("eval/mask_correlation" in found)
 

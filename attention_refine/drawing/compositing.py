@@ -1,10 +1,13 @@
 """Pictures put together from others: a hole filled from its surroundings, an edge made soft, a part moved.
 
 Pure tensor code on images ``(B, C, H, W)`` and masks ``(B, 1, H, W)`` in [0, 1], in float32 at least; nothing here is
-random, and nothing knows of models.
+random, and nothing knows of models. Clips ``(B, C, T, H, W)`` and their masks are put together frame by frame.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +16,25 @@ from torch import Tensor
 FILLS = ("smooth", "mirror", "none")
 
 
+def _frame_by_frame(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of images that takes clips too."""
+
+    @functools.wraps(function)
+    def of_images_and_clips(images: Tensor, *rest: object, **named: object) -> Tensor:
+        if images.ndim != 5:
+            return function(images, *rest, **named)
+        found = function(_as_images(images), *(_as_images(each) for each in rest), **named)
+        return found.unflatten(0, (len(images), -1)).movedim(1, 2)
+
+    return of_images_and_clips
+
+
+def _as_images(clips: object) -> object:
+    """The frames of clips, one after another; anything else as it is."""
+    return clips.movedim(2, 1).flatten(0, 1) if isinstance(clips, Tensor) and clips.ndim == 5 else clips
+
+
+@_frame_by_frame
 def fill_in(images: Tensor, hole: Tensor, fill: str = "smooth") -> Tensor:
     """Images whose hole is filled from what lies around it; outside the hole every pixel stays as it is.
 
@@ -46,6 +68,7 @@ def _pulled_and_pushed(seen: Tensor, weight: Tensor) -> Tensor:
     return seen + (1 - weight) * coarser
 
 
+@_frame_by_frame
 def softened(mask: Tensor, pixels: int) -> Tensor:
     """A mask whose edge falls off over ``pixels`` to each side (two box filters); 0.5 stays at a straight edge.
 
@@ -57,6 +80,7 @@ def softened(mask: Tensor, pixels: int) -> Tensor:
     return mask
 
 
+@_frame_by_frame
 def grown(mask: Tensor, pixels: int) -> Tensor:
     """A mask larger by ``pixels`` on every side: at each pixel the largest value of the square around it."""
     return F.max_pool2d(mask, 2 * pixels + 1, stride=1, padding=pixels) if pixels else mask
@@ -66,9 +90,12 @@ def moved(images: Tensor, by: Tensor, outside: str = "border") -> Tensor:
     """Images moved by whole pixels, to the bit.
 
     Args:
-        by: ``(B, 2)`` integers, pixels down and to the right.
+        by: ``(B, 2)`` integers, pixels down and to the right; all frames of a clip move alike.
         outside: what comes in from beyond: the ``"border"``'s pixels, or ``"zeros"``.
     """
+    if images.ndim == 5:
+        found = moved(_as_images(images), by.repeat_interleave(images.shape[2], 0), outside)
+        return found.unflatten(0, (len(images), -1)).movedim(1, 2)
     rows, columns = (
         torch.arange(side, device=images.device) - by[:, axis, None] for axis, side in enumerate(images.shape[2:])
     )
@@ -85,8 +112,9 @@ def moved(images: Tensor, by: Tensor, outside: str = "border") -> Tensor:
 def extent(mask: Tensor) -> Tensor:
     """``(B, 4)`` integers: the first row of what is above 0, the row after its last, and the same of columns.
 
-    An empty mask extends from its side's length to 0.
+    An empty mask extends from its side's length to 0, and that of a clip over all that any frame has.
     """
+    mask = mask.amax(2) if mask.ndim == 5 else mask
     ends = []
     for axis in (2, 3):
         there = (mask > 0).amax((1, 5 - axis))

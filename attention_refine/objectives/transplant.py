@@ -136,7 +136,7 @@ class TransplantConfig:
 
 @dataclass(frozen=True)
 class Region:
-    """What is known of a batch's images: all ``(B, 1, H, W)`` in {0, 1} but the last.
+    """What is known of a batch's images: all ``(B, 1, H, W)``, of clips ``(B, 1, T, H, W)``, in {0, 1} but the last.
 
     Attributes:
         object: the object.
@@ -288,7 +288,7 @@ class Transplant(Objective):
         own = moved(own, by, "zeros")
         clean = self._covered(pixels[donors], region.cue[donors])
         place = self._covered(pixels[receivers], torch.maximum(region.hidden[receivers], kept_cue))
-        alpha = softened(own, config.feather).masked_fill(whole[:, None, None, None], 1.0)
+        alpha = softened(own, config.feather).masked_fill(over_pixels(whole, own), 1.0)
         image = place * (1 - alpha) + alpha * moved(clean, by)
         if swapped:
             on_top = softened(kept_cue, config.feather)
@@ -312,7 +312,7 @@ class Transplant(Objective):
         if self.config.move == 0:
             return torch.zeros(len(own), 2, dtype=torch.long, device=own.device)
         first, after = extent(own).reshape(-1, 2, 2).unbind(2)
-        sides = torch.tensor(own.shape[2:], device=own.device)
+        sides = torch.tensor(own.shape[-2:], device=own.device)
         most = (self.config.move * sides).long()
         low, high = torch.maximum(-most, -first), torch.minimum(most, sides - after)
         draws = torch.rand(len(own), 2).to(own.device)
@@ -373,25 +373,31 @@ class Transplant(Objective):
 def regions(batch: dict[str, Any], target: str, threshold: float, cues: bool) -> Region:
     """What a batch's columns say of its images, at the size of ``pixel_values`` (B, C, H, W).
 
-    Raises:
-        ValueError: clips, which have no one mask.
+    Of clips ``(B, C, T, H, W)`` each frame has its own regions; what is drawn once holds for all frames.
     """
     pixels = batch["pixel_values"]
-    if pixels.ndim != 4:
-        raise ValueError(f"Transplant: pixel_values must be images (B, C, H, W), got {tuple(pixels.shape)}")
-    found, known, given = (
-        each if each.ndim < 4 else F.interpolate(each, tuple(pixels.shape[2:]), mode="nearest-exact")
-        for each in map_targets(batch, target)
-    )
-    there = (given > 0)[:, None, None, None]
-    own = ((found >= threshold) & (known > 0) & there).float()
+    size = tuple(pixels.shape[2:])
+    found, known, given = map_targets(batch, target)
+    found, known = (_at_size(each, size) for each in (found, known))
+    own = ((found >= threshold) & (known > 0) & over_pixels(given > 0, found)).float()
     has_object = own.flatten(1).amax(1) > 0
-    hidden = torch.maximum(own, ((known == 0) & has_object[:, None, None, None]).float())
+    hidden = torch.maximum(own, ((known == 0) & over_pixels(has_object, own)).float())
     cue = torch.zeros_like(own)
     if cues and batch.get("cue") is not None:
-        given = (batch["cue"].to(pixels.device) == 1).float()
-        cue = F.interpolate(given, tuple(pixels.shape[2:]), mode="nearest-exact")
+        cue = _at_size((batch["cue"].to(pixels.device) == 1).float(), size)
     return Region(own, hidden, cue, has_object, cue.flatten(1).amax(1) > 0)
+
+
+def over_pixels(flags: Tensor, of: Tensor) -> Tensor:
+    """``(B,)`` flags against ``(B, C, ...)``."""
+    return flags.reshape(-1, *[1] * (of.ndim - 1))
+
+
+def _at_size(mask: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A mask at the size of its images; one for all frames of a clip in each of them."""
+    if mask.ndim == 4 and len(size) == 3:
+        mask = mask[:, :, None]
+    return F.interpolate(mask, size, mode="nearest-exact")
 
 
 def divergence(first: Tensor, second: Tensor, several: bool) -> Tensor:
@@ -413,18 +419,16 @@ def _moved_targets(
 ) -> dict[str, Tensor | list[Tensor]]:
     """The columns that say where the object of a copy is; of an image copied whole those that it had."""
     columns: dict[str, Any] = {}
-    size = tuple(own.shape[2:])
     mask = own.to(torch.uint8)
     kept = torch.full_like(mask, 255)
     if batch.get("mask") is not None:
         given = batch["mask"][donors].to(mask)
         given = given[:, None] if given.ndim == 3 else given
-        kept = given if given.shape == mask.shape else F.interpolate(given.float(), size, mode="nearest-exact").to(mask)
-    columns["mask"] = torch.where(whole[:, None, None, None], kept, mask)
+        kept = given if given.shape == mask.shape else _at_size(given.float(), tuple(own.shape[2:])).to(mask)
+    columns["mask"] = torch.where(over_pixels(whole, mask), kept, mask)
     if batch.get("edited_map") is not None:
         maps = full_precision(batch["edited_map"])[donors].to(own.device)
-        same = tuple(maps.shape[2:]) == size
-        maps = maps if same else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        maps = resize(maps, tuple(own.shape[-(maps.ndim - 2) :]))  # a drawing for all frames stays one
         columns["edited_map"] = moved(maps, by, "zeros")
         flags = batch.get("edited")
         columns["edited"] = torch.ones(len(donors), dtype=torch.bool) if flags is None else flags[donors]

@@ -394,11 +394,6 @@ def test_bad_options_are_refused_in_one_sentence(options, said):
         Transplant(**options)
 
 
-def test_clips_are_refused():
-    with pytest.raises(ValueError, match=r"pixel_values must be images \(B, C, H, W\)"):
-        regions({"pixel_values": torch.zeros(2, 3, 4, 8, 8)}, "auto", 0.5, True)
-
-
 # copies in their images' places --------------------------------------------------------------------------------------
 
 

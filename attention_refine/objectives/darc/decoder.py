@@ -29,15 +29,30 @@ def fused(feature: Tensor, maps: Tensor, how: str) -> Tensor:
     return feature * (1 + maps) if how == "residual" else torch.cat([feature, maps], dim=1)
 
 
-def make_decoder(kind: str, channels: int, stride: float, width: int) -> nn.Module:
+def make_decoder(kind: str, channels: int, stride: float, width: int, frames: int | None = None) -> nn.Module:
     """``decoder(feature (B, channels, h, w), size) -> (B, 3, *size)``.
 
     Args:
         kind: ``"transposed"`` or ``"shuffle"``.
         stride: pixels a cell, on the longer way.
         width: channels after the first convolution.
+        frames: of clips, how many a cell of time stands for; feature and size then have time before the sides.
     """
-    return (TransposedDecoder if kind == "transposed" else ShuffleDecoder)(channels, stride, width)
+    made = TransposedDecoder if kind == "transposed" else ShuffleDecoder
+    return made(channels, stride, width) if frames is None else ClipDecoder(made(channels, stride, width, frames))
+
+
+class ClipDecoder(nn.Module):
+    """Each moment of a feature ``(B, C, t, h, w)`` is decoded by itself, into the frames that it stands for."""
+
+    def __init__(self, decoder: nn.Module):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, feature: Tensor, size: tuple[int, int, int]) -> Tensor:
+        found = self.decoder(feature.transpose(1, 2).flatten(0, 1), size[1:])
+        frames = found.unflatten(0, (len(feature), -1)).unflatten(2, (3, -1))  # (B, t, 3, frames, H, W)
+        return resize(frames.transpose(1, 2).flatten(2, 3), size)
 
 
 class TransposedDecoder(nn.Module):
@@ -46,14 +61,15 @@ class TransposedDecoder(nn.Module):
     Halving keeps every doubling at the same cost. A stride that is no power of two is passed and resized back.
     """
 
-    def __init__(self, channels: int, stride: float, width: int):
+    def __init__(self, channels: int, stride: float, width: int, pictures: int = 1):
         super().__init__()
         layers = [nn.Conv2d(channels, width, 1), _norm(width), nn.GELU()]
         for _ in range(max(0, math.ceil(math.log2(stride)) - 1)):
             narrower = max(NARROWEST, width // 2)
             layers += [nn.ConvTranspose2d(width, narrower, 4, stride=2, padding=1), _norm(narrower), nn.GELU()]
             width = narrower
-        last = nn.Conv2d(width, 3, 3, padding=1) if stride <= 1 else nn.ConvTranspose2d(width, 3, 4, 2, padding=1)
+        out = 3 * pictures
+        last = nn.Conv2d(width, out, 3, padding=1) if stride <= 1 else nn.ConvTranspose2d(width, out, 4, 2, padding=1)
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
@@ -63,11 +79,14 @@ class TransposedDecoder(nn.Module):
 class ShuffleDecoder(nn.Module):
     """Each cell predicts its own block of ``stride x stride`` pixels, with two 1x1 convolutions and a pixel shuffle."""
 
-    def __init__(self, channels: int, stride: float, width: int):
+    def __init__(self, channels: int, stride: float, width: int, pictures: int = 1):
         super().__init__()
         block = max(1, round(stride))
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 1), nn.GELU(), nn.Conv2d(width, 3 * block**2, 1), nn.PixelShuffle(block)
+            nn.Conv2d(channels, width, 1),
+            nn.GELU(),
+            nn.Conv2d(width, 3 * pictures * block**2, 1),
+            nn.PixelShuffle(block),
         )
 
     def forward(self, feature: Tensor, size: tuple[int, int]) -> Tensor:

@@ -58,7 +58,7 @@ class HeadMap:
             return maps.amax(1, keepdim=True)
         positive = multi_hot(labels, maps.shape[1])
         share = positive / positive.sum(1, keepdim=True).clamp_min(1)
-        return (maps * share[:, :, None, None]).sum(1, keepdim=True)
+        return (maps * share.reshape(*share.shape, *[1] * (maps.ndim - 2))).sum(1, keepdim=True)
 
 
 class GradCam:
@@ -89,6 +89,10 @@ class ClassAttention:
 
     def __init__(self, model: Refined):
         backbone = model.backbone
+        if backbone.site.layout.grid_rank != 2:
+            raise ValueError(
+                "DARC: source='class_attention' is of images, and this is a model of clips; use source='grad_cam' or a head"
+            )
         with quiet(backbone.net):
             self.row, live = probe(backbone.net, backbone.example(), "auto")
         self.layer = max(layer for layer, is_live in enumerate(live) if is_live)

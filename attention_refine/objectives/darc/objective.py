@@ -18,6 +18,8 @@ for ``i = 0 ... N - 1``. The text is a brief, without architecture, data or sett
   gradient would reach what makes the map. It reads ``(1 + a) F``, so that a zero map keeps a gradient.
 * Only hidden pixels count, each image by their mean. Hidden pixels are 0 in normalised space, the mean colour.
 * The image is occluded after it is augmented, so geometry and colour are the same for image, hole and target.
+* Of a clip the rectangle is hidden in every frame, a tube: what is hidden in one frame alone the next one shows. The
+  decoder makes of each moment of the feature the frames that it stands for.
 * A rectangle covers at least ``min_cells`` of the feature's cells a side: the text reports a failure at small ones.
 * "Contrastive prediction" names no contrastive term. InfoNCE on the hidden regions is ``contrast_weight``, a comparison
   of features in place of pixels ``perceptual_weight``; both are off.
@@ -26,6 +28,7 @@ for ``i = 0 ... N - 1``. The text is a brief, without architecture, data or sett
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +54,7 @@ EMBEDDING = 128  # channels in which regions are compared
 
 @dataclass(frozen=True)
 class Rounds:
-    """The iterations on one batch, first to last along the first axis (N).
+    """The iterations on one batch, first to last along the first axis (N); of clips with time before the sides.
 
     Attributes:
         hidden: ``(N, B, 1, H, W)`` bool, the occlusions.
@@ -85,8 +88,6 @@ class DARC(Delayed):
     def attach(self, model: Refined) -> None:
         config, backbone = self.config, model.backbone
         site_for(model, config.site, "DARC")
-        if backbone.site.layout.grid_rank != 2:
-            raise ValueError("DARC: clips are not supported, only images; use another objective for video")
         self.source = make_source(model, config.source, config.block, config.second_order)
         self.takes_gradients = isinstance(self.source, GradCam)
         self.second_order = self.source.second_order and config.task == "occluded"  # of the task's own pass
@@ -98,12 +99,14 @@ class DARC(Delayed):
         with torch.no_grad(), quiet(backbone.net):
             example = backbone.example()
             channels, *grid = backbone.features(example).grid.shape[1:]
-        stride = [side / cells for side, cells in zip(example.shape[2:], grid)]
-        least = tuple(config.min_cells * each for each in stride)
+        *time, down, across = (side / cells for side, cells in zip(example.shape[2:], grid))
+        least = (config.min_cells * down, config.min_cells * across)
         self.occlusion = Occlusion(config.size, config.rectangles, least, config.sampling, config.seed or 0)
-        self.occlusion.sides(tuple(example.shape[2:]))  # what hides too much or nothing is said now
+        self.occlusion.sides(tuple(example.shape[-2:]))  # what hides too much or nothing is said now
         read = channels + (config.fuse == "concat")
-        self.decoder = make_decoder(config.decoder, read, max(stride), config.width)
+        self.decoder = make_decoder(
+            config.decoder, read, max(down, across), config.width, math.ceil(time[0]) if time else None
+        )  # fmt: skip
         if config.contrast_weight:
             self.predicted, self.true = nn.Linear(read, EMBEDDING), nn.Linear(channels, EMBEDDING)
         parameter = next(backbone.net.parameters())

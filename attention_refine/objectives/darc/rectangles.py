@@ -23,6 +23,8 @@ NUMBERS = 4  # a rectangle: height, width, and two for the place
 class Occlusion:
     """What is hidden of an image: rectangles of random size, at random places or where a map says.
 
+    Of a clip they are hidden in every frame, as tubes: what is hidden in one alone can be read off the next.
+
     Args:
         size: shortest and longest side, as shares of the image's.
         rectangles: how many an image.
@@ -42,20 +44,24 @@ class Occlusion:
         return [side_range(side, self.size, least) for side, least in zip(image_size, self.least)]
 
     def hide(self, image: Tensor, maps: Tensor | None = None, turn: tuple[int, ...] | None = None) -> Tensor:
-        """``(B, 1, H, W)`` bool, True where hidden.
+        """``(B, 1, H, W)`` bool, True where hidden; of clips ``(B, 1, T, H, W)``.
 
         Args:
-            image: ``(B, C, H, W)``.
-            maps: ``(B, 1, h, w)``; without them rectangles lie at random.
+            image: ``(B, C, H, W)``, or clips ``(B, C, T, H, W)``.
+            maps: ``(B, 1, h, w)``, of clips ``(B, 1, t, h, w)``, whose mean over time counts; without them rectangles
+                lie at random.
             turn: whole numbers that, with the pixels, decide the rectangles; ``None`` draws from torch's generator.
         """
         if turn is None:
             numbers = drawn(len(image), self.rectangles)
         else:
             numbers = drawn_from_pixels(image, self.rectangles, self.seed, *turn)
-        size = tuple(image.shape[2:])
+        size = tuple(image.shape[-2:])
         sampling = "random" if maps is None else self.sampling
-        return inside(rectangles(numbers, size, *self.sides(size), maps=maps, sampling=sampling), size, image.device)
+        if maps is not None and maps.ndim == 5:
+            maps = maps.mean(2)
+        hidden = inside(rectangles(numbers, size, *self.sides(size), maps=maps, sampling=sampling), size, image.device)
+        return hidden if image.ndim == 4 else hidden[:, :, None].expand(-1, -1, image.shape[2], -1, -1)
 
 
 def drawn(images: int, rectangles: int) -> Tensor:

@@ -10,7 +10,10 @@ from ...maps._conditions import full_precision
 
 
 def mean_over(values: Tensor, weights: Tensor) -> Tensor:
-    """``(B,)``: the mean of ``values (B, C, h, w)`` over channels and locations, weighted by ``(B, 1, h, w)``."""
+    """``(B,)``: the mean of ``values (B, C, h, w)`` over channels and locations, weighted by ``(B, 1, h, w)``.
+
+    As all here it takes clips too, with their time before the sides.
+    """
     weights = weights.to(values.dtype)
     return (values * weights).flatten(1).sum(1) / (weights.flatten(1).sum(1) * values.shape[1])
 
@@ -22,7 +25,8 @@ def pixel_errors(found: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
 
 def cells(hidden: Tensor, grid: tuple[int, ...]) -> Tensor:
     """``(B, 1, h, w)``: the share of each cell of a grid that is hidden."""
-    return F.adaptive_avg_pool2d(hidden.float(), grid)
+    pool = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
+    return pool(hidden.float(), grid)
 
 
 def feature_errors(found: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
@@ -34,8 +38,8 @@ def feature_errors(found: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
 
 def pooled(feature: Tensor, hidden: Tensor) -> Tensor:
     """``(B, C)``: the mean of a feature ``(B, C, h, w)`` over the cells of ``hidden (B, 1, H, W)``."""
-    shares = cells(hidden, tuple(feature.shape[2:]))
-    return (feature * (shares / shares.sum((2, 3), keepdim=True)).to(feature.dtype)).sum((2, 3))
+    shares, places = cells(hidden, tuple(feature.shape[2:])), tuple(range(2, feature.ndim))
+    return (feature * (shares / shares.sum(places, keepdim=True)).to(feature.dtype)).sum(places)
 
 
 def info_nce(predicted: Tensor, true: Tensor, temperature: float) -> Tensor:
