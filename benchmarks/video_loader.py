@@ -3,16 +3,19 @@
     python benchmarks/video_loader.py
 
 Videos of noise that moves, 320x240, 25 frames a second, 10 seconds, H.264, are read 2,000 times in training: a random
-place, random crop and flip, 16 frames at 8 a second, by two workers. Printed are the clips a second that come out of the
-loader alone, those that a training step of the network takes, and the memory of the workers along the way.
+place, random crop and flip, 16 frames at 8 a second, by two workers. Printed are the processor time that a clip takes in a
+worker and in a training step of the network on one thread, how many workers keep that step busy, which other load on the
+machine does not change, and the memory of the workers along the way.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +26,11 @@ import attention_refine as ar
 from attention_refine import data
 from attention_refine.drawing.video_writer import write_video
 
+MARKS = (0.05, 0.1, 0.25, 0.5, 1)  # shares of the clips, after which memory is printed
+
 
 class Watched(torch.utils.data.Dataset):
-    """Items, and what this process has held at most since it began, in MiB."""
+    """Items, the processor seconds each took, which process read it, and what that has held at most so far, in MiB."""
 
     def __init__(self, items, length: int):
         self.items, self.length = items, length
@@ -34,9 +39,11 @@ class Watched(torch.utils.data.Dataset):
         return self.length
 
     def __getitem__(self, i: int):
+        begun = time.process_time()
         item = self.items[i % len(self.items)]
+        took = time.process_time() - begun
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return item["pixel_values"], item["labels"], held
+        return item["pixel_values"], item["labels"], took, os.getpid(), held
 
 
 def main() -> None:
@@ -47,8 +54,10 @@ def main() -> None:
     parser.add_argument("--network", default="r3d_18")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=112)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
     given = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"load of the machine, {os.cpu_count()} cores: {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(given.videos):
             _film(Path(folder) / f"class{number % 2}" / f"{number}.mp4", number)
@@ -58,26 +67,36 @@ def main() -> None:
         )  # fmt: skip
         items = data.prepare(data.load_dataset(folder), model.preprocessing, train=True)
         loader = DataLoader(Watched(items, given.clips), given.batch, num_workers=given.workers)
-        held, begun, seen = [], time.perf_counter(), 0
-        for pixels, _, most in loader:
-            seen += len(pixels)
-            held.append((seen, float(most.max())))
-        loaded = given.clips / (time.perf_counter() - begun)
-        marks = [held[min(len(held) - 1, int(share * len(held)))] for share in (0.1, 0.25, 0.5, 1)]
-        print(f"loader, {given.workers} workers: {loaded:.1f} clips a second")
-        print("memory of the largest worker: " + ", ".join(f"{most:.0f} MiB after {n} clips" for n, most in marks))
+        begun, seen, took, held = time.perf_counter(), 0, 0.0, defaultdict(float)
+        marks = [max(1, round(share * given.clips)) for share in MARKS]
+        for _, _, seconds, workers, most in loader:
+            seen, took = seen + len(seconds), took + float(seconds.sum())
+            for worker, each in zip(workers.tolist(), most.tolist()):
+                held[worker] = max(held[worker], each)
+            while marks and seen >= marks[0]:
+                print(
+                    f"after {marks.pop(0)} clips the workers held at most "
+                    + ", ".join(f"{each:.1f}" for each in held.values())
+                    + " MiB",
+                    flush=True,
+                )
+        wall = time.perf_counter() - begun
+        print(
+            f"a clip takes {1000 * took / seen:.1f} ms of processor time in a worker; {seen / wall:.1f} a second came out"
+        )
         optimizer = torch.optim.SGD(model.train().parameters(), 1e-3)
-        pixels, labels, _ = next(iter(DataLoader(Watched(items, given.batch), given.batch)))
-        seconds = []
-        for _ in range(4):
-            begun = time.perf_counter()
+        pixels, labels, *_ = next(iter(DataLoader(Watched(items, given.batch), given.batch)))
+        steps = []
+        for _ in range(3):
+            begun_step = time.process_time()
             optimizer.zero_grad()
             model(pixels, labels=labels).loss.backward()
             optimizer.step()
-            seconds.append(time.perf_counter() - begun)
-        step = given.batch / sorted(seconds)[1]
+            steps.append((time.process_time() - begun_step) / given.batch)
+        step = sorted(steps)[1]
+        print(f"and {1000 * step:.0f} ms in a training step of {given.network}, batch {given.batch}, one thread")
         print(
-            f"{given.network}, batch {given.batch}: {step:.1f} clips a second in training; the loader gives {loaded / step:.1f} x"
+            f"{given.workers} workers beside it give {given.workers * step * seen / took:.0f} x as many clips as it takes"
         )
 
 
