@@ -63,19 +63,23 @@ def quiet(net: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-@contextmanager
-def output_hook(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+class output_hook:
     """``hook(module, args, output)`` on one module's forward, removed afterwards; what it returns is the output.
 
     The module's dict of hooks is exchanged for one with a hook more, which ``torch.compile`` can follow;
-    ``register_forward_hook`` counts its handles in a class, which it cannot.
+    ``register_forward_hook`` counts its handles in a class, which it cannot. A class, as every pass of a wrapped network
+    enters one, and a generator takes twice the time.
     """
-    own = module._forward_hooks
-    module._forward_hooks = {**own, -1 - len(own): hook}
-    try:
-        yield
-    finally:
-        module._forward_hooks = own
+
+    def __init__(self, module: nn.Module, hook: Callable[..., Any]):
+        self.module, self.hook = module, hook
+
+    def __enter__(self) -> None:
+        self.own = self.module._forward_hooks
+        self.module._forward_hooks = {**self.own, -1 - len(self.own): self.hook}
+
+    def __exit__(self, *error: Any) -> None:
+        self.module._forward_hooks = self.own
 
 
 @contextmanager

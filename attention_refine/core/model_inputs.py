@@ -251,8 +251,8 @@ class Watched(dict):
 
 def unknown_columns(columns: Iterable[str], objectives: Mapping[str, Any]) -> set[str]:
     """Those that neither the library's data nor an objective's declaration has: a word misspelt, or one's own."""
-    left = set(columns) - {*COLUMNS, *ADDED}
-    return left.difference(*(each.reads for each in objectives.values())) if left else left
+    left = set(columns)
+    return left.difference(COLUMNS, ADDED, *(each.reads for each in objectives.values())) if left else left
 
 
 def warn_unread(unread: Iterable[str]) -> None:
