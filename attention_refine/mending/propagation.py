@@ -11,7 +11,6 @@ from them as from any masks: :class:`~attention_refine.objectives.Transplant` pu
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -22,15 +21,13 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..backbones.contexts import quiet
 from ..core.files import atomic_file, save_array
 from ..data import DataError, Prepared, collate, match_classes
-from ..data.columns import undecoded
-from ..data.images import open_image
+from ..data.made_masks import cut_mask, file_identity, upright_size, weights_digest, with_made, without_made
 from ..drawing.compositing import extent
 from ..maps import by_name, normalize, resize
 from ..model import RefinedModel
@@ -39,8 +36,6 @@ from .segmenter import Segmenter, SegmenterConfig, fit_segmenter
 
 CUTS = np.linspace(0.02, 0.98, 49)
 CHUNK = 256  # rows whose maps are one file of the cache
-SOURCES = ("person", "model")
-TURNED = (5, 6, 7, 8)  # EXIF orientations that lie on their side
 
 
 @dataclass(frozen=True)
@@ -120,8 +115,9 @@ def propagation(
 
     Returns:
         the dataset with the columns ``mask`` (an image, 255 on the object; the old column where a row has one),
-        ``mask_source`` (``"person"``, ``"model"`` or null) and ``mask_confidence`` (1 for a person's; 0 for none), for
-        :func:`attention_refine.data.prepare`, and what was found.
+        ``mask_source`` (``"person"``, ``"words"`` of :func:`attention_refine.data.annotate`, ``"model"`` or null) and
+        ``mask_confidence`` (1 for a person's; 0 for none), for :func:`attention_refine.data.prepare`, and what was
+        found.
 
     Raises:
         DataError: a stream, columns that are not canonical, classes that are not the model's, or ``cut="auto"`` without
@@ -139,7 +135,8 @@ def propagation(
     whole = {**model.preprocessing, "crop_pct": 1.0, "crop_mode": "squash"}  # the map is of the whole image
     if image_size is not None:
         whole["input_size"] = [3, image_size, image_size]
-    items = match_classes(Prepared(_only_made_by_people(dataset), whole, progress=progress), model.labels)
+    begun = without_made(dataset, ("model",))  # a further round begins from what it did not make itself
+    items = match_classes(Prepared(begun, whole, progress=progress), model.labels)
     # A head's map is one in [0, 1]; another has no scale of its own.
     scales = ("none", "minmax") if method == "model" and model.head is not None else ("minmax",)
     scales = ("none",) if method == "segmenter" else scales
@@ -163,16 +160,6 @@ def propagation(
     scale, level, iou, left_out = _best_cut(items, judged, annotated, scales, cut, boxed=method == "segmenter")
     maps = normalize(maps, "minmax") if scale == "minmax" else maps
     return _with_masks(items.dataset, dataset, maps, annotated, float(level), scale, iou, left_out, min_confidence)
-
-
-def _only_made_by_people(dataset: datasets.Dataset) -> datasets.Dataset:
-    """A further round begins from the people's annotations alone."""
-    if "mask_source" not in dataset.column_names:
-        return dataset
-    masks = undecoded(dataset)["mask"]
-    kept = [mask if source == "person" else None for mask, source in zip(masks, dataset["mask_source"])]
-    dataset = dataset.remove_columns(["mask", "mask_source", "mask_confidence"])
-    return dataset.add_column("mask", kept, feature=datasets.Image()) if any(kept) else dataset
 
 
 def _annotations(items: Prepared) -> list[list[bool]]:
@@ -275,18 +262,16 @@ def _digest_of_annotations(items: Prepared) -> str:
         if name in items.dataset.column_names:
             for cell in items.dataset.select_columns([name])[name]:
                 is_image = isinstance(cell, dict) and (cell.get("bytes") is not None or cell.get("path"))
-                digest.update((_identity(cell) if is_image else repr(cell)).encode())
+                digest.update((file_identity(cell) if is_image else repr(cell)).encode())
     return digest.hexdigest()
 
 
 def _opened(folder: Path, model: RefinedModel, items: Prepared, facts: dict[str, Any]) -> Path:
     """The cache, emptied of maps that are not of these weights, rows and options."""
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest = hashlib.blake2b(weights_digest(model).encode(), digest_size=16)
     for cell in items.dataset.select_columns(["image"])["image"]:
-        digest.update(_identity(cell).encode())
+        digest.update(file_identity(cell).encode())
     digest.update(repr([each.tolist() if isinstance(each, Tensor) else each for each in items.labels]).encode())
     facts = json.loads(json.dumps({"of": digest.hexdigest(), "rows": len(items), **facts}))
     about = folder / "maps.json"
@@ -297,14 +282,6 @@ def _opened(folder: Path, model: RefinedModel, items: Prepared, facts: dict[str,
         with atomic_file(about) as path:
             path.write_text(json.dumps(facts, indent=1))
     return folder
-
-
-def _identity(cell: dict[str, Any]) -> str:
-    """Of an image file its path, size and time; of one in memory its bytes."""
-    if cell.get("bytes") is not None:
-        return hashlib.blake2b(cell["bytes"], digest_size=16).hexdigest()
-    state = Path(cell["path"]).stat()
-    return f"{cell['path']} {state.st_size} {state.st_mtime_ns}"
 
 
 # The cut ---------------------------------------------------------------------------------------------------------------
@@ -376,45 +353,27 @@ def _box_overlaps(values: Tensor, region: Tensor, known: Tensor, levels: np.ndar
 
 
 def _with_masks(
-    undecoded_rows: datasets.Dataset, dataset: datasets.Dataset, maps: Tensor, annotated: list[bool], level: float,
+    rows: datasets.Dataset, dataset: datasets.Dataset, maps: Tensor, annotated: list[bool], level: float,
     scale: str, iou: float | None, left_out: float | None, min_confidence: float,
 ) -> Propagation:  # fmt: skip
-    old = undecoded_rows["mask"] if "mask" in undecoded_rows.column_names else [None] * len(annotated)
+    old = rows["mask"] if "mask" in rows.column_names else [None] * len(annotated)
+    words = rows["mask_source"] if "mask_source" in rows.column_names else [None] * len(annotated)
+    known = rows["mask_confidence"] if "mask_confidence" in rows.column_names else [None] * len(annotated)
     cells: list[dict | None] = []
     sources: list[str | None] = []
     confidences: list[float] = []
-    images = undecoded_rows.select_columns(["image"])["image"]
-    for image, mask, flag, map in zip(images, old, annotated, maps, strict=True):
-        made, sure = (mask, 1.0) if flag else _cut(map, _upright_size(image), level)
-        if not flag and sure < max(min_confidence, 1e-9):
-            made, sure = None, 0.0
+    images = rows.select_columns(["image"])["image"]
+    for image, mask, flag, map, source, sure in zip(images, old, annotated, maps, words, known, strict=True):
+        if flag:
+            made, source, sure = (mask, "words", sure) if source == "words" else (mask, "person", 1.0)
+        else:
+            made, sure = cut_mask(map, upright_size(image), level)
+            made, sure = (None, 0.0) if sure < max(min_confidence, 1e-9) else (made, sure)
+            source = "model" if made is not None else None
         cells.append(made)
-        sources.append("person" if flag else "model" if made is not None else None)
+        sources.append(source)
         confidences.append(sure)
-    gone = [name for name in ("mask", "mask_source", "mask_confidence") if name in dataset.column_names]
-    dataset = dataset.remove_columns(gone).add_column("mask", cells, feature=datasets.Image())
-    dataset = dataset.add_column("mask_source", sources, feature=datasets.Value("string"))
-    dataset = dataset.add_column("mask_confidence", confidences, feature=datasets.Value("float32"))
     return Propagation(
-        dataset=dataset, cut=level, scale=scale, iou=iou, iou_left_out=left_out, annotated=sum(annotated),
-        made=sources.count("model"), empty=sources.count(None),
+        dataset=with_made(dataset, "mask", cells, datasets.Image(), sources, confidences), cut=level, scale=scale, iou=iou,
+        iou_left_out=left_out, annotated=sum(annotated), made=sources.count("model"), empty=sources.count(None),
     )  # fmt: skip
-
-
-def _cut(map: Tensor, size: tuple[int, int], level: float) -> tuple[dict[str, Any] | None, float]:
-    """The mask as a PNG of ``(H, W)``, ``None`` where nothing is above the level, and how sure it is."""
-    values = resize(map[None], size)[0, 0].clamp(0, 1)
-    inside = values >= level
-    if not inside.any():
-        return None, 0.0
-    sure = float(values[inside].sum() / (inside.sum() + values[~inside].sum()))
-    out = io.BytesIO()
-    Image.fromarray(inside.numpy().astype(np.uint8) * 255).save(out, "PNG")
-    return {"path": None, "bytes": out.getvalue()}, sure
-
-
-def _upright_size(cell: Any) -> tuple[int, int]:
-    """``(height, width)`` of an image as it is looked at; its pixels are not read."""
-    with open_image(cell) as image:
-        width, height = image.size
-        return (width, height) if image.getexif().get(0x0112) in TURNED else (height, width)
