@@ -26,6 +26,7 @@ from attention_refine.core.later import later
 
 if TYPE_CHECKING:
     from attention_refine.data.adopting import as_prepared
+    from attention_refine.data.annotating import annotate
     from attention_refine.data.checking import Check, check
     from attention_refine.data.class_matching import is_numbered, match_classes
     from attention_refine.data.clip_reading import Clip, read_clip
@@ -59,6 +60,7 @@ _HOMES = {
     "PreparedStream": "items",
     "Summary": "summary",
     "Transform": "transforms",
+    "annotate": "annotating",
     "as_canonical": "columns",
     "as_prepared": "adopting",
     "check": "checking",
@@ -95,6 +97,7 @@ __all__ = [
     "PreparedStream",
     "Summary",
     "Transform",
+    "annotate",
     "as_canonical",
     "as_prepared",
     "check",

@@ -26,6 +26,9 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(
+            "transformers.utils.hub._hf_api", None, raising=False
+        )  # one that is kept has the last endpoint
         stand_in.pauses = []
         real = time.sleep
         monkeypatch.setattr(time, "sleep", lambda seconds: (stand_in.pauses.append(seconds), real(min(seconds, 0.01))))

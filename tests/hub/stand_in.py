@@ -279,8 +279,10 @@ class Handler(BaseHTTPRequestHandler):
             details["lfs"] = {"sha256": sha256(content), "size": len(content), "pointerSize": 134}
         return details
 
-    def tree(self, repo: str, revision: str) -> None:
+    def tree(self, repo: str, revision: str, folder: str | None = None) -> None:
         commit = self._commit(self._repo(repo), revision)
+        if folder is not None:  # which transformers looks for, and no repo here has
+            raise Refuse(404, "EntryNotFound", f"{folder} does not exist")
         entries = []
         for path, content in commit.files.items():
             entry = {"type": "file", "path": path, "size": len(content), "oid": git_sha1(content)}
@@ -394,7 +396,7 @@ ROUTES = [
     ("POST", "/api/repos/create", "create"),
     ("GET", f"/api/models/{_REPO}", "info"),
     ("GET", f"/api/models/{_REPO}/revision/{_REV}", "info"),
-    ("GET", f"/api/models/{_REPO}/tree/{_REV}", "tree"),
+    ("GET", f"/api/models/{_REPO}/tree/{_REV}(?:/(?P<folder>additional_chat_templates))?", "tree"),
     ("GET", f"/api/models/{_REPO}/refs", "refs"),
     ("POST", f"/api/models/{_REPO}/branch/(?P<name>.+)", "branch"),
     ("POST", f"/api/models/{_REPO}/preupload/{_REV}", "preupload"),

@@ -1,0 +1,209 @@
+"""Networks of transformers that find in an image what a text names: a map of it (CLIPSeg), or boxes (OWL, Grounding DINO)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+SAME_OBJECT = 0.5  # IoU from which of two boxes the less sure one is dropped: OWL gives an object many
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of network: transformers' class, what it finds, from which score by default, and a published one."""
+
+    network: str
+    finds: str  # "maps" or "boxes"
+    threshold: float  # that of the processor's post-processing, where it has one
+    example: str
+
+
+KINDS = {
+    "clipseg": Kind("CLIPSegForImageSegmentation", "maps", 0.5, "CIDAS/clipseg-rd64-refined"),
+    "owlvit": Kind("OwlViTForObjectDetection", "boxes", 0.1, "google/owlvit-base-patch32"),
+    "owlv2": Kind("Owlv2ForObjectDetection", "boxes", 0.1, "google/owlv2-base-patch16-ensemble"),
+    "grounding-dino": Kind("GroundingDinoForObjectDetection", "boxes", 0.25, "IDEA-Research/grounding-dino-tiny"),
+}
+
+
+class WordModel:
+    """A network of :data:`KINDS` with its processor: images and a text for each in, maps or boxes out."""
+
+    def __init__(self, net: nn.Module, processor: Any, commit: str | None, device: torch.device):
+        self.net, self.processor, self.commit, self.device = net.float().eval().to(device), processor, commit, device
+        self.kind = KINDS[net.config.model_type]
+
+    @property
+    def facts(self) -> str:
+        """All but the weights that decides what is found: text, equal for equal settings."""
+        settings = self.processor.image_processor.to_dict()
+        return json.dumps([self.net.config.model_type, self.commit, settings], sort_keys=True, default=str)
+
+    def tokens(self, text: str) -> list[int]:
+        """The numbers that the network reads in place of a text.
+
+        Raises:
+            ValueError: it is longer than the network reads.
+        """
+        found = self.processor.tokenizer(self._as_read(text))["input_ids"]
+        if len(found) > self._longest:
+            raise ValueError(
+                f"the text {text!r} is {len(found)} tokens long and a {self.net.config.model_type} model reads "
+                f"{self._longest}: shorten it"
+            )
+        return found
+
+    @torch.no_grad()
+    def find(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[np.ndarray]:
+        """What each text names in its image.
+
+        Args:
+            images: upright RGB.
+            texts: one an image.
+
+        Returns:
+            For each image a map, ``(h, w)`` float16 in [0, 1] over the whole of it, or its boxes ``(n, 5)`` float32: left,
+            top, right, bottom in its pixels, within it, and the score; the surest first.
+        """
+        read = [dict(self.processor.image_processor(images=image, return_tensors="pt")) for image in images]
+        alike: dict[tuple, list[int]] = {}  # never padded to another's size, so that a batch gives what one gives
+        for i, (values, text) in enumerate(zip(read, texts, strict=True)):
+            alike.setdefault((values["pixel_values"].shape, len(self.tokens(text))), []).append(i)
+        found: list[np.ndarray] = [np.empty(0)] * len(images)
+        for group in alike.values():
+            inputs = {key: torch.cat([read[i][key] for i in group]) for key in read[group[0]]}
+            inputs |= dict(self._text_inputs([texts[i] for i in group]))
+            inputs = {key: value.to(self.device) for key, value in inputs.items()}
+            outputs = self.net(**inputs)
+            if self.kind.finds == "maps":
+                these = self._maps(outputs)
+            else:
+                these = self._boxes(inputs, outputs, [images[i].size[::-1] for i in group])
+            for i, one in zip(group, these, strict=True):
+                found[i] = one
+        return found
+
+    @property
+    def _longest(self) -> int:
+        config = self.net.config
+        return getattr(config, "max_text_len", None) or config.text_config.max_position_embeddings
+
+    def _as_read(self, text: str) -> str:
+        if self.net.config.model_type == "grounding-dino":  # in small letters, phrases end in a full stop
+            return text.strip().lower().rstrip(".") + "."
+        return text
+
+    def _text_inputs(self, texts: list[str]) -> Any:
+        if self.net.config.model_type == "grounding-dino":  # these are equally long
+            given = [self._as_read(text) for text in texts]
+            return self.processor.tokenizer(given, return_tensors="pt", return_token_type_ids=True)
+        return self.processor.tokenizer(texts, padding="max_length", max_length=self._longest, return_tensors="pt")
+
+    def _maps(self, outputs: Any) -> list[np.ndarray]:
+        logits = outputs.logits.float()
+        return list(logits.reshape(-1, *logits.shape[-2:]).sigmoid().cpu().half().numpy())
+
+    def _boxes(self, inputs: dict[str, Tensor], outputs: Any, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+        more: dict[str, Any] = {}
+        if self.net.config.model_type == "grounding-dino":
+            more = {"input_ids": inputs["input_ids"], "text_threshold": 1.0}  # the words of a box are not asked for
+        made = self.processor.post_process_grounded_object_detection(
+            outputs, threshold=0.0, target_sizes=torch.tensor(sizes), **more
+        )
+        return [
+            _kept(each["boxes"].float().cpu(), each["scores"].float().cpu(), size) for each, size in zip(made, sizes)
+        ]
+
+
+def _kept(boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Boxes within the image and larger than a pixel, one an object."""
+    import torchvision
+
+    height, width = size
+    boxes = torch.minimum(boxes.clamp_min(0), torch.tensor([width, height, width, height], dtype=boxes.dtype))
+    large = ((boxes[:, 2:] - boxes[:, :2]) > 1).all(1)
+    boxes, scores = boxes[large], scores[large]
+    kept = torchvision.ops.nms(boxes, scores, SAME_OBJECT)
+    return torch.cat([boxes, scores[:, None]], 1)[kept].numpy()
+
+
+def load_word_model(
+    name: str | Path, revision: str | None = None, device: str | torch.device | None = None
+) -> WordModel:
+    """A network of :data:`KINDS` with its processor, both of one commit; weights from safetensors alone, and no code.
+
+    Args:
+        name: an id on the Hub, or a folder.
+        revision: a branch, tag or commit of the Hub's.
+        device: by default a GPU where there is one.
+
+    Raises:
+        ValueError: a network of another kind, or weights that lack some of it.
+        OSError: it cannot be fetched, or has no safetensors.
+    """
+    import transformers
+
+    name = str(name)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    commit = None if Path(name).is_dir() else _commit(name, revision)
+    options: dict[str, Any] = (
+        {"revision": commit, "trust_remote_code": False} if commit else {"trust_remote_code": False}
+    )
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+    except ValueError as error:  # of a type that transformers does not know, or that brings code
+        raise ValueError(_other_kind(name, " ".join(str(error).split())[:120])) from error
+    except OSError as error:
+        raise OSError(_not_fetched(name, revision, error)) from error
+    if config.model_type not in KINDS:
+        raise ValueError(_other_kind(name, f"its type is {config.model_type!r}"))
+    network = getattr(transformers, KINDS[config.model_type].network)
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(name, **options)
+        net, loaded = network.from_pretrained(name, **options, use_safetensors=True, output_loading_info=True)
+    except OSError as error:
+        raise OSError(_not_fetched(name, revision, error)) from error
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"the weights of {name!r} lack {len(missing)} tensors of a {network.__name__} ({missing[0]} first): take a "
+            f"model that was trained to find things, such as {KINDS[config.model_type].example}"
+        )
+    if getattr(processor.image_processor, "do_center_crop", False):
+        raise ValueError(
+            f"the image processor of {name!r} cuts the images' margins off (do_center_crop), and what is found would lie "
+            "elsewhere: set do_center_crop to false in its preprocessor_config.json"
+        )
+    return WordModel(net, processor, commit, device)
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The commit that a name on the Hub stands for now; without a connection, the last one that was fetched."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+    except (OSError, HFValidationError) as error:
+        raise OSError(_not_fetched(name, revision, error)) from error
+
+
+def _other_kind(name: str, why: str) -> str:
+    kinds = ", ".join(f"{kind} ({each.example})" for kind, each in KINDS.items())
+    return f"{name!r} is no model that finds what a text names ({why}): the kinds are {kinds}"
+
+
+def _not_fetched(name: str, revision: str | None, error: Exception) -> str:
+    at = f" at {revision!r}" if revision else ""
+    return (
+        f"{name!r}{at} cannot be fetched ({' '.join(str(error).split())[:200]}): is the name right, has it safetensors, "
+        "and is the Hub reachable? Without it, pass the folder of a model"
+    )
