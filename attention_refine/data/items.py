@@ -151,8 +151,9 @@ class Reader:
             item = self.transform(*self.load(row, where)) if self.sampling is None else self._clip(row, where)
         if self._has_maps:
             item["edited"] = torch.tensor(is_edited(row.get("edited"), row["maps"]))
-        if self._has_confidence:
-            item["mask_confidence"] = torch.tensor(float(row["mask_confidence"] or 0.0))
+        if self._has_confidence:  # of a mask that was made; a map that a person edited counts before it
+            sure = 1.0 if self._has_maps and item["edited"] else float(row["mask_confidence"] or 0.0)
+            item["mask_confidence"] = torch.tensor(sure)
         if self.groups:
             item["group"] = torch.tensor(-1 if row["group"] is None else row["group"])
         return item | label | {"index": torch.tensor(index)}

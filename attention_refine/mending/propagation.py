@@ -159,7 +159,10 @@ def propagation(
         judged[row] = map
     scale, level, iou, left_out = _best_cut(items, judged, annotated, scales, cut, boxed=method == "segmenter")
     maps = normalize(maps, "minmax") if scale == "minmax" else maps
-    return _with_masks(items.dataset, dataset, maps, annotated, float(level), scale, iou, left_out, min_confidence)
+    edited = items.annotations.get("edited_map", [False] * len(items))
+    return _with_masks(
+        items.dataset, dataset, maps, annotated, edited, float(level), scale, iou, left_out, min_confidence
+    )
 
 
 def _annotations(items: Prepared) -> list[list[bool]]:
@@ -353,11 +356,12 @@ def _box_overlaps(values: Tensor, region: Tensor, known: Tensor, levels: np.ndar
 
 
 def _with_masks(
-    rows: datasets.Dataset, dataset: datasets.Dataset, maps: Tensor, annotated: list[bool], level: float,
+    rows: datasets.Dataset, dataset: datasets.Dataset, maps: Tensor, annotated: list[bool], edited: list[bool], level: float,
     scale: str, iou: float | None, left_out: float | None, min_confidence: float,
 ) -> Propagation:  # fmt: skip
     old = rows["mask"] if "mask" in rows.column_names else [None] * len(annotated)
     words = rows["mask_source"] if "mask_source" in rows.column_names else [None] * len(annotated)
+    words = [None if mine else source for mine, source in zip(edited, words)]  # a person went over what words made
     known = rows["mask_confidence"] if "mask_confidence" in rows.column_names else [None] * len(annotated)
     cells: list[dict | None] = []
     sources: list[str | None] = []

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
+import signal
 from types import SimpleNamespace
 
+import annotating_runs
 import datasets
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 import transformers
 import word_model_folders
 from PIL import Image
+from processes import server_of
 from safetensors.torch import load_file, save_file
 
 import attention_refine as ar
@@ -202,6 +205,28 @@ def test_a_call_that_broke_off_goes_on_where_it_was(folders, rows, tmp_path, mon
     assert made(annotate(rows, "a bird", cache=tmp_path, **options)) == made(whole) and len(looked) == 1
 
 
+def test_a_call_that_was_killed_goes_on_and_leaves_nothing_half_written(folders, tmp_path):
+    data = shapes.write(tmp_path / "data", ("train",), n=4, size=40)
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    context, there = server_of("annotating_runs"), []
+    for count in (0, 1, 3, 2, 0):  # flushes and renames before the kill; two an image, then those of the folder
+        process = context.Process(target=annotating_runs.killed, args=(count, data, folders("clipseg"), cache, out))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        there.append(sorted(path.name for path in cache.glob("[!.]*.npy")))
+        assert all(np.load(cache / name).shape == (32, 32) for name in there[-1])
+        assert not (out / "train").exists()
+    assert [len(names) for names in there] == [0, 0, 1, 2, 2]
+    annotating_runs.run(data, folders("clipseg"), cache, out)
+    rows = ar.data.load_dataset(data).select_columns(["image", "label"])
+    whole = annotate(rows, "a bird", model=folders("clipseg"), threshold=0.01, batch_size=1, **QUIET)
+    found = ar.data.load_dataset(out)
+    assert [read_mask(cell).tolist() for cell in cells(found)] == [read_mask(cell).tolist() for cell in cells(whole)]
+    assert found["mask_confidence"][:] == pytest.approx(whole["mask_confidence"][:], abs=1e-3)
+    assert found["mask_source"][:] == ["words"] * 4
+
+
 def test_the_cache_is_of_the_same_image_text_and_model(folders, rows, tmp_path, looked):
     files = shapes.write(tmp_path / "data", ("train",), n=3, size=40)
     dataset = ar.data.load_dataset(files).select_columns(["image", "label"])
@@ -280,6 +305,25 @@ def test_what_words_made_trains_and_propagates(folders, rows, kind):
     assert [after["mask_confidence"][row] for row in words] == [found["mask_confidence"][row] for row in words]
     once_more = annotate(after, "a bird", model=folders(kind), threshold=0.3, **QUIET)
     assert made(once_more)[1:] == made(found)[1:], "neither what words nor what a model made is taken for a person's"
+
+
+def test_a_map_that_a_person_edited_counts_before_a_mask_from_words(folders, rows):
+    found = annotate(rows, "a bird", model=folders("clipseg"), threshold=0.3, **QUIET).select(range(6))
+    row = found["mask_source"][:].index("words")
+    map = np.zeros((8, 8), np.float32)
+    map[2:5, 2:5] = 1
+    found = ar.data.save_edits(found, [row], [map])
+    model = ar.wrap("test_resnet", None, labels=ar.data.class_names(rows), pretrained=False).eval()
+    items = ar.data.prepare(found, model.preprocessing)
+    others = [each for each in range(6) if each != row]
+    assert items[row]["mask_confidence"] == 1
+    assert [float(items[each]["mask_confidence"]) for each in others] == [
+        found["mask_confidence"][each] for each in others
+    ]
+    after = propagation(model, found, cut=0.5, progress=False).dataset
+    assert (after["mask_source"][row], after["mask_confidence"][row]) == ("person", 1)
+    again = annotate(found, "a bird", model=folders("clipseg"), threshold=0.3, **QUIET)
+    assert (again["mask_source"][row], cells(again)[row]) == ("person", None)
 
 
 # Texts -----------------------------------------------------------------------------------------------------------------
