@@ -19,8 +19,8 @@ def _pixels(dataset):
 
 
 def test_same_seed_same_images_in_another_process_and_for_another_length():
-    script = (  # the file by itself: importing the whole package takes seconds
-        f"import hashlib, runpy; rows = runpy.run_path({shapes.__file__!r})['rows']; "
+    script = (
+        "import hashlib; from attention_refine.embedded.shapes import rows; "
         "print([hashlib.sha256(r['image'].tobytes()).hexdigest() for r in rows('train', 3, size=48)])"
     )
     here = [hashlib.sha256(row["image"].tobytes()).hexdigest() for row in shapes.rows("train", 8, size=48)]
