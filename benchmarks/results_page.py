@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import abn_width
+import clips_table
 import demo
 import repair
 import zoo
@@ -232,6 +233,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "repair cub20": lambda: repaired("cub20"),
     "demo": demonstrated,
     "abn width": lambda: abn_width.table(lines(abn_width.RESULTS)),
+    "clips table": lambda: clips_table.tables(lines(clips_table.RESULTS)) or ["No run is finished yet."],
     "gained": gained,
     "abn": lambda: picked(
         "abn", ["data", "method", "map", "accuracy", "mask correlation", "pointing game"], lambda row: row["backbone"] == "resnet18"
