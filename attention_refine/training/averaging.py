@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class AveragedWeights:
@@ -29,9 +30,8 @@ class AveragedWeights:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After a step; ``step`` are taken in all."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in self.trained.items():
-            self.weights[name].lerp_(value, 1 - decay)
+        move = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        move(list(self.weights.values()), list(self.trained.values()), step)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

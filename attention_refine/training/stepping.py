@@ -128,7 +128,8 @@ def _update(
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     handed_on = []
-    statistics = [(buffer, buffer.clone()) for buffer in model.buffers()] if config.skip_steps else []
+    # by name: a compiled pass puts a new tensor in a buffer's place
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()} if config.skip_steps else {}
     slots = [(part, batch) for part in parts for batch in part.batches]
     cause = partial(_cause, model, [batch for _, batch in slots], config, accelerator.mixed_precision)
     for slot, (part, batch) in enumerate(slots, start=1):
@@ -163,8 +164,8 @@ def _update(
         if progress.left_out_steps >= config.skip_steps:
             raise
         progress.left_out_steps += 1
-        for buffer, before in statistics:
-            buffer.copy_(before)
+        for name, before in statistics.items():
+            model.get_buffer(name).copy_(before)
         optimizer.zero_grad()
         return losses, counts, handed_on
     optimizer.step()

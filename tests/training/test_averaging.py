@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
-from training_runs import TinyModel, assert_same, last_weights, train
+from safetensors.torch import load_file
+from training_runs import TinyImages, TinyModel, assert_same, last_weights, train
 
+from attention_refine.training import TrainingConfig, finetune
 from attention_refine.training.averaging import AveragedWeights
 
 PLAIN = {"evaluated": False, "save_every_steps": 1, "keep_last": 100}
 
 
 def trained_weights(folder, step):
-    from safetensors.torch import load_file
-
     return load_file(str(folder / "checkpoints" / f"step-{step:08d}" / "model.safetensors"))
 
 
@@ -56,10 +58,6 @@ def test_the_average_is_what_is_judged_and_kept_as_the_best(tmp_path):
         judged.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"accuracy": len(judged)}
 
-    from training_runs import TinyImages
-
-    from attention_refine.training import TrainingConfig, finetune
-
     torch.manual_seed(3)
     model = TinyModel("batch", 0.2)
     config = TrainingConfig(
@@ -72,8 +70,6 @@ def test_the_average_is_what_is_judged_and_kept_as_the_best(tmp_path):
 
 def test_stopped_and_resumed_it_is_the_same_to_the_bit(tmp_path):
     train(tmp_path / "whole", ema_decay=0.9)
-    import shutil
-
     shutil.copytree(
         tmp_path / "whole" / "checkpoints" / "step-00000012", tmp_path / "again" / "checkpoints" / "step-00000012"
     )
