@@ -15,7 +15,6 @@ training. The difference between the two says how much a network leans on it.
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..core.files import new_folder
 from ..drawing.video_writer import write_video
 from . import shapes
+from ._writing import write_splits
 
 if TYPE_CHECKING:
     import datasets
@@ -266,24 +265,11 @@ def write(folder: str | Path, splits: tuple[str, ...] = _SPLITS, n: int | None =
         ValueError: a split's folder exists already, or as :func:`make`.
         ImportError: PyAV is not installed.
     """
-    folder = Path(folder)
-    for split in splits:
-        here = folder / split
-        if here.exists():
-            raise ValueError(f"{here} exists already: remove it or write to another folder")
-        with new_folder(here):
-            _write_split(here, rows(split, n, **options))
-    return folder
+    return write_splits(folder, {split: rows(split, n, **options) for split in splits}, _save)
 
 
-def _write_split(here: Path, made: Iterator[dict[str, Any]]) -> None:
-    lines = []
-    for i, row in enumerate(made):
-        (here / "masks").mkdir(parents=True, exist_ok=True)
-        name = f"{i:05d}"
-        write_video(here / f"{name}.mp4", row["video"], FPS)
-        write_video(here / "masks" / f"{name}.mkv", row["mask"][..., None].repeat(3, 3), FPS)
-        line = {"file_name": f"{name}.mp4", "label": CLASSES[row["label"]], "mask_file_name": f"masks/{name}.mkv"}
-        line |= {"cue": CLASSES[row["cue"]], "cue_bbox": row["cue_bbox"], "background": row["background"]}
-        lines.append(json.dumps(line))
-    (here / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+def _save(here: Path, name: str, row: dict[str, Any]) -> dict[str, Any]:
+    write_video(here / f"{name}.mp4", row["video"], FPS)
+    write_video(here / "masks" / f"{name}.mkv", row["mask"][..., None].repeat(3, 3), FPS)
+    line = {"file_name": f"{name}.mp4", "label": CLASSES[row["label"]], "mask_file_name": f"masks/{name}.mkv"}
+    return line | {"cue": CLASSES[row["cue"]], "cue_bbox": row["cue_bbox"], "background": row["background"]}

@@ -40,16 +40,14 @@ So a plain network takes the badge for the class, and it need not: without the c
 from __future__ import annotations
 
 import io
-import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from ..core.files import new_folder
+from ._writing import write_splits
 
 if TYPE_CHECKING:
     import datasets
@@ -260,24 +258,11 @@ def write(folder: str | Path, splits: tuple[str, ...] = _SPLITS, n: int | None =
     Raises:
         ValueError: a split's folder exists already, or as :func:`make`.
     """
-    folder = Path(folder)
-    for split in splits:
-        here = folder / split
-        if here.exists():
-            raise ValueError(f"{here} exists already: remove it or write to another folder")
-        with new_folder(here):
-            _write_split(here, rows(split, n, **options))
-    return folder
+    return write_splits(folder, {split: rows(split, n, **options) for split in splits}, _save)
 
 
-def _write_split(here: Path, made: Iterator[dict[str, Any]]) -> None:
-    lines = []
-    for i, row in enumerate(made):
-        (here / "masks").mkdir(parents=True, exist_ok=True)
-        name = f"{i:05d}.png"
-        Image.fromarray(row["image"]).save(here / name)
-        Image.fromarray(row["mask"]).save(here / "masks" / name)
-        line = {"file_name": name, "label": CLASSES[row["label"]], "mask_file_name": f"masks/{name}"}
-        line |= {"bbox": [row["bbox"]], "cue": CLASSES[row["cue"]], "cue_bbox": [row["cue_bbox"]]}
-        lines.append(json.dumps(line))
-    (here / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+def _save(here: Path, name: str, row: dict[str, Any]) -> dict[str, Any]:
+    Image.fromarray(row["image"]).save(here / f"{name}.png")
+    Image.fromarray(row["mask"]).save(here / "masks" / f"{name}.png")
+    line = {"file_name": f"{name}.png", "label": CLASSES[row["label"]], "mask_file_name": f"masks/{name}.png"}
+    return line | {"bbox": [row["bbox"]], "cue": CLASSES[row["cue"]], "cue_bbox": [row["cue_bbox"]]}
