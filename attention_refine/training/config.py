@@ -41,6 +41,7 @@ class TrainingConfig(Options):
         "precision": "mixed_precision", "fp16": "mixed_precision", "bf16": "mixed_precision", "optim": "optimizer",
         "max_grad_norm": "clip_grad_norm", "gradient_clip_val": "clip_grad_norm", "ema": "ema_decay", "patience": "early_stopping_patience",
         "workers": "num_workers", "metric_for_best_model": "monitor", "label_smoothing_factor": "label_smoothing",
+        "layer_wise_lr_decay": "layer_decay", "llrd": "layer_decay",
     }  # fmt: skip
 
     output_dir: str = option("runs/finetune", "folder for checkpoints/, best/ and last/", may_change=True)
@@ -110,6 +111,10 @@ class TrainingConfig(Options):
     head_learning_rate_multiplier: float = option(
         1.0, "rate of everything that is not pretrained (head, objectives), as a multiple of learning_rate", above=0
     )
+    layer_decay: float | None = option(
+        None, "rate of each layer of the backbone as a multiple of the rate of the layer above it, such as 0.75 (timm's)",
+        above=0, at_most=1,
+    )  # fmt: skip
     weight_decay: float = option(0.01, "weight decay; norms, biases and other vectors have none", at_least=0)
     momentum: float = option(0.9, "momentum of sgd", at_least=0, below=1)
     clip_grad_norm: float | None = option(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from attention_refine.backbones.classifier import classifiers
+from attention_refine.backbones.depth import layers_of
 from attention_refine.training.config import TrainingConfig, TrainingError
 
 
@@ -76,29 +77,47 @@ def kept_batch_norms(model: nn.Module, config: TrainingConfig) -> list[str]:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser over four groups: pretrained or new, with weight decay (matrices, kernels) or without (vectors).
+    """The optimiser over groups: pretrained or new, with weight decay (matrices, kernels) or without (vectors), by layer.
 
     Raises:
-        TrainingError: no parameter needs a gradient.
+        TrainingError: no parameter needs a gradient; ``layer_decay`` of a network whose layers are not known.
     """
     pretrained = {id(parameter) for parameter in pretrained_parameters(model)}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
-        (old, decays): [] for old in (True, False) for decays in (True, False)
-    }
+    scales = layer_scales(model, config.layer_decay) if config.layer_decay is not None else {}
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups[id(parameter) in pretrained, parameter.ndim > 1].append(parameter)
-    if not any(groups.values()):
+            key = (id(parameter) not in pretrained, parameter.ndim <= 1, scales.get(id(parameter), 1.0))
+            groups.setdefault(key, []).append(parameter)
+    if not groups:
         raise TrainingError(
             "the model has no parameter to train: with freeze_backbone=True it needs a head or an objective that learns"
         )
     options = []
-    for (old, decays), parameters in groups.items():
-        if parameters:
-            rate = config.learning_rate * (1.0 if old else config.head_learning_rate_multiplier)
-            weight_decay = config.weight_decay if decays else 0.0
-            options.append({"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": weight_decay})
+    for (new, vectors, scale), parameters in sorted(groups.items(), key=lambda each: each[0]):
+        rate = config.learning_rate * scale * (config.head_learning_rate_multiplier if new else 1.0)
+        weight_decay = 0.0 if vectors else config.weight_decay
+        options.append({"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": weight_decay})
     if config.optimizer == "sgd":
         return torch.optim.SGD(options, lr=config.learning_rate, momentum=config.momentum)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(options, lr=config.learning_rate)
+
+
+def layer_scales(model: nn.Module, layer_decay: float) -> dict[int, float]:
+    """What the rate of each of the backbone's parameters, by its ``id``, is multiplied by: 1 for those of the top layer,
+    ``layer_decay`` to the number of layers above for the others, as in timm.
+
+    Raises:
+        TrainingError: a network whose layers are not known.
+    """
+    net = getattr(backbone_of(model), "net", backbone_of(model))
+    try:
+        layers = layers_of(net, len(getattr(model, "labels", None) or ()))
+    except ValueError as error:
+        raise TrainingError(
+            f"layer_decay={layer_decay} goes by the layers of the network, and {error}: leave it out, or freeze what is "
+            "not to learn"
+        ) from None
+    top = max(layers.values())
+    return {id(value): layer_decay ** (top - layers.get(name, top)) for name, value in net.named_parameters()}
