@@ -161,12 +161,18 @@ def fail_if_still_together() -> None:
         os._exit(3)
 
 
+# Options under which two processes equal one, beside those that test_training.py names.
+SHARED = {"thawed": {"freeze_backbone": True, "unfreeze_after_epochs": 1}}
+
+
 def two_processes(folder: str):
     """The runs that test_two_processes_equal_one compares; each process of torchrun calls this."""
     atexit.register(fail_if_still_together)  # what is registered first is called last
     plain = {"norm": "layer", "dropout": 0.0, "size": 37, "optimizer": "sgd"}
     train(f"{folder}/two", batch_size=4, **plain)
     train(f"{folder}/slots", batch_size=2, gradient_accumulation_steps=2, **plain)
+    for name, options in SHARED.items():
+        train(f"{folder}/{name}", batch_size=4, **plain, **options)
     noisy = {"norm": "batch", "dropout": 0.2, "spare": True, "batch_size": 4, "evaluated": False}
     train(f"{folder}/noisy", **noisy)
     if Accelerator().is_main_process:

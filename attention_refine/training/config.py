@@ -41,6 +41,7 @@ class TrainingConfig(Options):
         "precision": "mixed_precision", "fp16": "mixed_precision", "bf16": "mixed_precision", "optim": "optimizer",
         "max_grad_norm": "clip_grad_norm", "gradient_clip_val": "clip_grad_norm", "ema": "ema_decay", "patience": "early_stopping_patience",
         "workers": "num_workers", "metric_for_best_model": "monitor", "label_smoothing_factor": "label_smoothing",
+        "freeze_epochs": "unfreeze_after_epochs", "unfreeze_backbone_at_epoch": "unfreeze_after_epochs",
         "layer_wise_lr_decay": "layer_decay", "llrd": "layer_decay",
     }  # fmt: skip
 
@@ -144,6 +145,9 @@ class TrainingConfig(Options):
     )  # fmt: skip
     freeze_backbone: bool = option(False, "train the head and the objectives only; implies freeze_batch_norm")
     freeze_extractor: bool = option(False, "keep what comes before the map as it is, batch norm statistics included")
+    unfreeze_after_epochs: int | None = option(
+        None, "epochs for which freeze_backbone or freeze_extractor hold; all of them if not given", at_least=1
+    )
     freeze_batch_norm: bool = option(False, "keep the backbone's batch norm statistics as they are")
 
     eval_every: int = option(1, "epochs between evaluations; the last epoch is always evaluated", at_least=1)
@@ -224,6 +228,17 @@ class TrainingConfig(Options):
                 f"monitor={self.monitor!r} keeps the model that has moved furthest within max_prediction_drift: give "
                 "that, such as 0.1"
             )
+        if self.unfreeze_after_epochs is not None:
+            if not (self.freeze_backbone or self.freeze_extractor):
+                raise ValueError(
+                    f"unfreeze_after_epochs={self.unfreeze_after_epochs} ends what nothing begins: give freeze_backbone or "
+                    "freeze_extractor with it"
+                )
+            if self.max_steps is None and self.unfreeze_after_epochs >= self.epochs:
+                raise ValueError(
+                    f"unfreeze_after_epochs={self.unfreeze_after_epochs} is not before the end, epochs={self.epochs}: "
+                    "leave it out, and all of the run is frozen"
+                )
         if self.resume and self.overwrite:
             raise ValueError("resume=True continues the run that overwrite=True would delete: give one of them")
 
@@ -241,6 +256,10 @@ class TrainingConfig(Options):
     def starts_with_evaluation(self) -> bool:
         """Whether the starting model is evaluated."""
         return self.eval_start or self.max_prediction_drift is not None
+
+    def thawed(self, epoch: int) -> bool:
+        """Whether ``unfreeze_after_epochs`` are over in that epoch, from 0."""
+        return self.unfreeze_after_epochs is not None and epoch >= self.unfreeze_after_epochs
 
     def choices_that_matter(self) -> dict[str, Any]:
         """The fields that decide the weights a run ends with: a resumed run must have the same."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -47,24 +47,54 @@ def _after_site(model: nn.Module) -> list[nn.Module]:
     return backbone.after_site()
 
 
-@contextmanager
-def frozen(model: nn.Module, config: TrainingConfig) -> Iterator[None]:
-    """Without gradients for the pretrained or the extractor's parameters, where the config says so, until the end."""
+def frozen_parameters(model: nn.Module, config: TrainingConfig) -> list[nn.Parameter]:
+    """The pretrained or the extractor's parameters that would learn, where the config says that they are not to."""
     parameters = pretrained_parameters(model) if config.freeze_backbone else []
     parameters += extractor_parameters(model) if config.freeze_extractor else []
-    parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+@contextmanager
+def frozen(model: nn.Module, config: TrainingConfig) -> Iterator[None]:
+    """Without gradients for :func:`frozen_parameters` until the end.
+
+    With ``unfreeze_after_epochs`` they keep them: optimiser and average are to know them from the start, and
+    :func:`hold` takes them away for the epochs in question.
+
+    Raises:
+        TrainingError: nothing is left to learn in the epochs before.
+    """
+    parameters = frozen_parameters(model, config)
+    hold(parameters, True)
     try:
+        if config.unfreeze_after_epochs is not None:
+            _check_something_learns(model.parameters())
+            hold(parameters, False)
         yield
     finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+        hold(parameters, False)
 
 
-def kept_batch_norms(model: nn.Module, config: TrainingConfig) -> list[str]:
-    """Names of the backbone's or extractor's batch norms that stay in evaluation mode, if the config says so."""
-    if not (config.freeze_batch_norm or config.freeze_backbone or config.freeze_extractor):
+def hold(parameters: list[nn.Parameter], held: bool) -> None:
+    """Parameters that learn, or not for now; their places in the optimiser stay."""
+    for parameter in parameters:
+        parameter.requires_grad_(not held)
+
+
+def _check_something_learns(parameters: Iterable[nn.Parameter]) -> None:
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise TrainingError(
+            "the model has no parameter to train: with freeze_backbone=True it needs a head or an objective that learns"
+        )
+
+
+def kept_batch_norms(model: nn.Module, config: TrainingConfig, thawed: bool = False) -> list[str]:
+    """Names of the backbone's or extractor's batch norms that stay in evaluation mode, if the config says so.
+
+    Args:
+        thawed: ``unfreeze_after_epochs`` are over.
+    """
+    if not (config.freeze_batch_norm or (config.freeze_backbone or config.freeze_extractor) and not thawed):
         return []
     everything = config.freeze_batch_norm or config.freeze_backbone
     learning = set() if everything else {inner for module in _after_site(model) for inner in module.modules()}
@@ -84,15 +114,12 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     """
     pretrained = {id(parameter) for parameter in pretrained_parameters(model)}
     scales = layer_scales(model, config.layer_decay) if config.layer_decay is not None else {}
+    _check_something_learns(model.parameters())
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             key = (id(parameter) not in pretrained, parameter.ndim <= 1, scales.get(id(parameter), 1.0))
             groups.setdefault(key, []).append(parameter)
-    if not groups:
-        raise TrainingError(
-            "the model has no parameter to train: with freeze_backbone=True it needs a head or an objective that learns"
-        )
     options = []
     for (new, vectors, scale), parameters in sorted(groups.items(), key=lambda each: each[0]):
         rate = config.learning_rate * scale * (config.head_learning_rate_multiplier if new else 1.0)

@@ -38,6 +38,7 @@ class Progress:
 
 def check_same_run(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to continue the checkpoint ``folder`` of a run with the facts ``before`` as one with the facts ``now``."""
+    before = {**TrainingConfig().choices_that_matter(), **before}  # an option that came later was at its default
     for name in sorted((before.keys() | now.keys()) - {"data"}):
         if before.get(name) != now.get(name):
             raise TrainingError(

@@ -49,7 +49,7 @@ from attention_refine.training.image_kinds import check_annotations, read_by_obj
 from attention_refine.training.interruption import Request
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.masters import narrow, stored_as, widen
-from attention_refine.training.parameter_groups import kept_batch_norms, make_optimizer
+from attention_refine.training.parameter_groups import frozen_parameters, hold, kept_batch_norms, make_optimizer
 from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
 from attention_refine.training.sharding import bring_back, divided
@@ -189,7 +189,8 @@ class Run:
                 _try_saving(model, self.output)
         else:
             load_weights(self.resume_from, model)
-        self.kept_norms = kept_batch_norms(model, config)
+        self.kept_norms = {thawed: kept_batch_norms(model, config, thawed) for thawed in (False, True)}
+        self.thawing = frozen_parameters(model, config) if config.unfreeze_after_epochs is not None else []
         self.trained = divided(model, accelerator)
         optimizer = make_optimizer(self.trained, config)
         self.train_step, self.optimizer = prepared(self.trained, optimizer, config, accelerator)
@@ -243,7 +244,9 @@ class Run:
         """The steps that are left of an epoch."""
         progress, config = self.progress, self.config
         self.trained.train()
-        for name in self.kept_norms:
+        thawed = config.thawed(progress.epoch)
+        hold(self.thawing, not thawed)
+        for name in self.kept_norms[thawed]:
             self.trained.get_submodule(name).eval()
         steps = self.strategy.epoch(progress.epoch, progress.step_in_epoch)
         for parts in steps if progress.step < self.total_steps else ():

@@ -51,8 +51,9 @@ def check_sharding(model: nn.Module, config: TrainingConfig, accelerator: Accele
     asked = [name for name in ("compile", "channels_last") if getattr(config, name)]
     if asked:
         raise TrainingError(f"{asked[0]}=True does not go with FSDP: leave one of them out")
-    if config.ema_decay is not None:
-        raise TrainingError(f"ema_decay={config.ema_decay} does not go with FSDP: leave one of them out")
+    for name in ("ema_decay", "unfreeze_after_epochs"):
+        if getattr(config, name) is not None:
+            raise TrainingError(f"{name}={getattr(config, name)} does not go with FSDP: leave one of them out")
     if accelerator.mixed_precision == "fp16":
         raise TrainingError("mixed_precision='fp16' does not go with FSDP: use 'bf16' or 'no'")
     twice = [name for name, each in (getattr(model, "objectives", None) or {}).items() if each.takes_gradients]

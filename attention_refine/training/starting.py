@@ -43,12 +43,14 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     # Accelerate keeps one precision per Python process; an earlier run's must not decide this one's.
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
+    # what is frozen for some epochs is shared from the start, and unused until then
+    unused = config.find_unused_parameters or config.unfreeze_after_epochs is not None
     accelerator = Accelerator(
         cpu=PartialState().device.type == "cpu",
         mixed_precision=precision,
         log_with=config.log_with,
         project_dir=config.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.find_unused_parameters)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
     )
     if config.log_with is not None and not accelerator.log_with:
         raise TrainingError(f"log_with={config.log_with!r} names a tracker that is not installed: pip install it")

@@ -18,6 +18,7 @@ from PIL import Image
 from processes import in_two_processes, server_of
 from torch import nn
 from training_runs import (
+    SHARED,
     TinyImages,
     TinyModel,
     assert_same,
@@ -162,6 +163,9 @@ def test_two_processes_equal_one(tmp_path):
         assert largest_difference(last_weights(tmp_path / name), expected) < 1e-4
         for entry, wanted in zip(json.loads((tmp_path / name / "history.json").read_text()), history, strict=True):
             assert entry == pytest.approx(wanted, rel=1e-4)
+    for name, options in SHARED.items():
+        train(tmp_path / "one" / name, norm="layer", dropout=0.0, size=37, optimizer="sgd", batch_size=8, **options)
+        assert largest_difference(last_weights(tmp_path / name), last_weights(tmp_path / "one" / name)) < 1e-4
     assert_same(last_weights(tmp_path / "resumed"), last_weights(tmp_path / "noisy"))
     # a signal to one of them ends both after the same step, with a checkpoint
     assert_same(last_weights(tmp_path / "asked"), last_weights(tmp_path / "unasked"))
