@@ -41,6 +41,7 @@ class TrainingConfig(Options):
         "precision": "mixed_precision", "fp16": "mixed_precision", "bf16": "mixed_precision", "optim": "optimizer",
         "max_grad_norm": "clip_grad_norm", "gradient_clip_val": "clip_grad_norm", "ema": "ema_decay", "patience": "early_stopping_patience",
         "workers": "num_workers", "metric_for_best_model": "monitor", "label_smoothing_factor": "label_smoothing",
+        "sync_bn": "sync_batch_norm", "sync_batchnorm": "sync_batch_norm",
         "freeze_epochs": "unfreeze_after_epochs", "unfreeze_backbone_at_epoch": "unfreeze_after_epochs",
         "layer_wise_lr_decay": "layer_decay", "llrd": "layer_decay",
     }  # fmt: skip
@@ -145,6 +146,10 @@ class TrainingConfig(Options):
     )  # fmt: skip
     freeze_backbone: bool = option(False, "train the head and the objectives only; implies freeze_batch_norm")
     freeze_extractor: bool = option(False, "keep what comes before the map as it is, batch norm statistics included")
+    sync_batch_norm: bool = option(
+        False,
+        "several GPUs: batch norm statistics of all processes' images (torch's SyncBatchNorm); each takes its own else",
+    )
     unfreeze_after_epochs: int | None = option(
         None, "epochs for which freeze_backbone or freeze_extractor hold; all of them if not given", at_least=1
     )

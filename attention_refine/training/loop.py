@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from attention_refine.data import as_prepared
 from attention_refine.data.adopting import NoDataset
+from attention_refine.training.batch_norms import shared_statistics
 from attention_refine.training.batches import Collate
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.parameter_groups import frozen
@@ -39,8 +40,9 @@ def finetune(
     ``output_dir`` receives ``checkpoints/step-*`` (resumable), ``best/`` (the model with the best ``config.monitor``),
     ``last/`` and ``history.json``, each of them whole or absent. With an evaluation the model in memory ends with the
     best weights, without one with the last. Weights in half precision become float32, in place, and stay so
-    (``config.keep_dtype`` puts them back in the end, and saves them as they came). Batch statistics are per process; the
-    global random generators are seeded. On several machines ``output_dir`` must be a folder that all of them see.
+    (``config.keep_dtype`` puts them back in the end, and saves them as they came). Batch statistics are per process,
+    unless ``config.sync_batch_norm`` shares them; the global random generators are seeded. On several machines
+    ``output_dir`` must be a folder that all of them see.
 
     Args:
         model: takes ``model(pixel_values=, labels=, ...)`` and returns an object with ``.loss``, ``.losses`` (scalars
@@ -74,7 +76,7 @@ def finetune(
     set_seed(config.seed, device_specific=True)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    with frozen(model, config), run.request.listening():
+    with frozen(model, config), shared_statistics(model, config, run.accelerator), run.request.listening():
         run.begin()
         with run.going():
             run.look_at_start()

@@ -28,16 +28,17 @@ def pretrained_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def extractor_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of what comes before the site, where the map acts.
+    """The parameters of what comes before the site, where the map acts."""
+    later = {id(parameter) for module in after_site(model) for parameter in module.parameters()}
+    return [parameter for parameter in backbone_of(model).parameters() if id(parameter) not in later]
+
+
+def after_site(model: nn.Module) -> list[nn.Module]:
+    """The modules that run only after the site.
 
     Raises:
         TrainingError: the model has no such site.
     """
-    later = {id(parameter) for module in _after_site(model) for parameter in module.parameters()}
-    return [parameter for parameter in backbone_of(model).parameters() if id(parameter) not in later]
-
-
-def _after_site(model: nn.Module) -> list[nn.Module]:
     backbone = backbone_of(model)
     if getattr(backbone, "site", None) is None:
         raise TrainingError(
@@ -86,24 +87,6 @@ def _check_something_learns(parameters: Iterable[nn.Parameter]) -> None:
         raise TrainingError(
             "the model has no parameter to train: with freeze_backbone=True it needs a head or an objective that learns"
         )
-
-
-def kept_batch_norms(model: nn.Module, config: TrainingConfig, thawed: bool = False) -> list[str]:
-    """Names of the backbone's or extractor's batch norms that stay in evaluation mode, if the config says so.
-
-    Args:
-        thawed: ``unfreeze_after_epochs`` are over.
-    """
-    if not (config.freeze_batch_norm or (config.freeze_backbone or config.freeze_extractor) and not thawed):
-        return []
-    everything = config.freeze_batch_norm or config.freeze_backbone
-    learning = set() if everything else {inner for module in _after_site(model) for inner in module.modules()}
-    kept = {
-        module
-        for module in backbone_of(model).modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in learning
-    }
-    return [name for name, module in model.named_modules() if module in kept]
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

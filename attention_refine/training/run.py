@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from attention_refine.core.files import atomic_text, room_for
 from attention_refine.data import collate as usual_collate
 from attention_refine.training.averaging import AveragedWeights
+from attention_refine.training.batch_norms import kept_batch_norms, statistics_line
 from attention_refine.training.batches import Collate, check_collated, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,
@@ -49,7 +50,7 @@ from attention_refine.training.image_kinds import check_annotations, read_by_obj
 from attention_refine.training.interruption import Request
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.masters import narrow, stored_as, widen
-from attention_refine.training.parameter_groups import frozen_parameters, hold, kept_batch_norms, make_optimizer
+from attention_refine.training.parameter_groups import frozen_parameters, hold, make_optimizer
 from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
 from attention_refine.training.sharding import bring_back, divided
@@ -223,8 +224,10 @@ class Run:
         if self.half:
             print(half_line(self.half, self.config.keep_dtype))
         fading = fading_line(self.model, training_passes(self.config, self.total_steps))
-        if fading is not None:
-            print(fading)
+        kept = self.kept_norms[self.config.unfreeze_after_epochs is not None]
+        for line in (fading, statistics_line(self.model, kept, self.config, self.accelerator)):
+            if line is not None:
+                print(line)
         if self.config.mixed_precision == "auto":
             accelerator = self.accelerator
             print(f"mixed_precision: auto is {accelerator.mixed_precision} on this {accelerator.device.type}")

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from attention_refine.data import fingerprint
 from attention_refine.data.digests import shared
+from attention_refine.training.batch_norms import check_shared_statistics
 from attention_refine.training.checkpoints import list_checkpoints, newest_intact, restore_folder
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.image_kinds import objectives_of
@@ -90,6 +91,7 @@ def check_setting(
             "the length of an epoch of a stream is not known: give max_steps in place of epochs, and no milestones"
         )
     check_sharding(model, config, accelerator)
+    check_shared_statistics(model, config, accelerator)
     if accelerator.num_processes == 1 and processes_started() > 1:
         raise TrainingError(
             f"{processes_started()} processes were started, and the accelerator given knows of one: each would train for "

@@ -14,7 +14,8 @@ from torch import nn
 import attention_refine as ar
 from attention_refine.objectives import map_targets, on_grid
 from attention_refine.objectives.supervision import distance
-from attention_refine.training.parameter_groups import frozen, kept_batch_norms
+from attention_refine.training.batch_norms import kept_batch_norms
+from attention_refine.training.parameter_groups import frozen
 
 LABELS = torch.tensor([1, 4, 0])
 every_layout = pytest.mark.parametrize("name", ["resnet18", "swin", "vit-token"])
