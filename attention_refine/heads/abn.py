@@ -71,7 +71,7 @@ class AttentionBranchConfig:
             ``"normal"`` (the paper's), where as many maps start bright on the background as on the object.
         hidden_channels: channels the 1x1 convolution makes: ``None`` for the number of classes but at least
             ``MIN_HIDDEN`` and at most ``MAX_HIDDEN``, ``"classes"`` for the number of classes however many (the paper's), or a number.
-        fade_in_steps: training forward passes over which the map comes in; 0 for at once.
+        fade_in_steps: training passes over which the map comes in, of accumulated batches one; 0 for at once.
         weight: weight of the attention branch's own classification loss.
         calibrate: ``wrap`` sets the statistics of the branch's own norms from a few images that it draws; ``False``
             leaves them at 0 and 1.

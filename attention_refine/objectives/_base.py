@@ -34,6 +34,7 @@ class Objective(nn.Module):
         adds: columns that it puts there itself, in :meth:`prepare` or for the next update on the same images
             (``output.carried``). No two objectives of a model add the same.
         least_images: so many images a batch needs, of all processes, for the loss to say anything.
+        compares_images: whether the loss of an image depends on which others are in the batch, of all processes.
         needs_embedding: whether it reads ``output.embedding``, (B, D), what the classifier is given.
     """
 
@@ -47,6 +48,7 @@ class Objective(nn.Module):
     reads: tuple[str, ...] = ()
     adds: tuple[str, ...] = ()
     least_images = 1
+    compares_images = False
     needs_embedding = False
 
     def __init_subclass__(cls, **keywords: Any):

@@ -91,6 +91,7 @@ class ContrastivePretraining(Objective):
     reads = ("views",)
     needs_labels = False
     least_images = 2  # one image has no other to be told from
+    compares_images = True
     own_passes = True
 
     def attach(self, model: Refined) -> None:

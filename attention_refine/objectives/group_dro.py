@@ -70,6 +70,7 @@ class GroupDRO(Objective):
 
     config_class = GroupDROConfig
     reads = ("group", "index")
+    compares_images = True
 
     def __init__(self, **options: Any):
         super().__init__(**options)

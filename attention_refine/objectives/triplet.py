@@ -73,6 +73,7 @@ class Triplet(Objective):
     config_class = TripletConfig
     needs_embedding = True
     least_images = 3  # an image, one of its class and one of another
+    compares_images = True
 
     def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
         labels = batch["labels"]

@@ -44,6 +44,8 @@ class BatchOrder:
         annotated: of each image, whether it has an annotation; where ``annotated_per_batch`` is above 0.
         annotated_per_batch: at least so many of a full batch have one, of each process and slot.
         groups: of each image, if every group is to come equally often.
+        fewest: images that the last, short global batch of an epoch needs to be used, where that is not this division's:
+            a run that goes on with other processes leaves out what it would have left out.
 
     Raises:
         ValueError: the dataset is too small for one global batch, or has too few annotated images for one.
@@ -59,6 +61,7 @@ class BatchOrder:
     annotated: Sequence[bool] | None = None
     annotated_per_batch: int = 0
     groups: Sequence[Hashable] | None = None
+    fewest: int | None = None
 
     def __post_init__(self):
         if self.size == 0:
@@ -68,6 +71,8 @@ class BatchOrder:
                 f"{self.size} images are too few for {self.processes} processes, {min(2, self.batch_size)} for each: "
                 "use fewer processes, or more images"
             )
+        if self.size is not None:
+            self._check_share(self.size % self.whole)
         if self.annotated_per_batch:
             there, needed = sum(self.annotated), self.annotated_per_batch * self.processes * self.slots
             if there < needed:
@@ -89,7 +94,16 @@ class BatchOrder:
     @property
     def least(self) -> int:
         """Images that the last, short global batch of an epoch needs to be used."""
-        return min(2, self.batch_size) * self.processes
+        return self.fewest or min(2, self.batch_size) * self.processes
+
+    def _check_share(self, images: int) -> None:
+        """Refuse a short global batch that other processes would have used and these cannot."""
+        needed = min(2, self.batch_size) * self.processes
+        if self.least <= images < needed:
+            raise ValueError(
+                f"the last {images} images of an epoch were a step when the run began, and {self.processes} processes need "
+                f"{needed} for one: resume on at most {images // min(2, self.batch_size)}"
+            )
 
     @property
     def steps(self) -> int:
@@ -118,7 +132,9 @@ class BatchOrder:
 
     def divide(self, images: list, process: int) -> list[list]:
         """One process's batches of a global batch: one per slot, fewer if it is a short one."""
-        slots = min(self.slots, len(images) // self.least)
+        if len(images) < self.whole:
+            self._check_share(len(images))
+        slots = min(self.slots, len(images) // (min(2, self.batch_size) * self.processes))
         shares = np.array_split(np.arange(len(images)), slots * self.processes)
         return [[images[i] for i in shares[slot * self.processes + process]] for slot in range(slots)]
 

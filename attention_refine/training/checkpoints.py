@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import set_seed
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
@@ -229,14 +230,24 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
 
 def load_progress(
-    folder: Path, *, optimizer: torch.optim.Optimizer, process: int, average: AveragedWeights | None = None
-) -> None:
-    """Put the optimiser's state, the averaged weights and this process's random generators back as they were."""
+    folder: Path, *, optimizer: torch.optim.Optimizer, process: int, processes: int, seed: int,
+    average: AveragedWeights | None = None,
+) -> None:  # fmt: skip
+    """Put the optimiser's state, the averaged weights and this process's random generators back as they were.
+
+    The generators of a checkpoint of another number of processes say nothing of these: they are seeded anew, from
+    ``seed``, the checkpoint's step and the process.
+    """
     with _of_the_same_model(folder):
         _load_optimizer(optimizer, load_file(str(folder / "optimizer.safetensors")))
         if average is not None:
             average.load(load_file(str(folder / "average.safetensors")))
-    restore_generators(json.loads((folder / "generators.json").read_text(encoding="utf-8"))[process])
+    states = json.loads((folder / "generators.json").read_text(encoding="utf-8"))
+    if len(states) == processes:
+        restore_generators(states[process])
+    else:
+        step = read_state(folder)["progress"]["step"]
+        set_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0]))
 
 
 @contextmanager

@@ -18,18 +18,21 @@ class StartingPredictions:
     """The starting model's logits on this process's share of the validation images, in a file, so that they survive.
 
     Args:
-        file: where they are kept; written by :meth:`keep`, read at first use in a resumed run.
+        folder: where they are kept, a file a process; written by :meth:`keep`, read at first use in a resumed run.
+        began: of how many processes the run began with; as many as there are now where None.
     """
 
-    def __init__(self, file: Path):
-        self.file = file
+    def __init__(self, folder: Path, process: int = 0, processes: int = 1, began: int | None = None):
+        self.process, self.processes = process, processes
+        self.files = [folder / f"predictions-{each}.safetensors" for each in range(began or processes)]
         self._logits: Tensor | None = None
 
     def keep(self, logits: Tensor) -> None:
         """Take ``logits`` (n, classes) for the starting ones."""
         self._logits = logits.cpu()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.file) as temporary:
+        file = self.files[self.process]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(file) as temporary:
             save_file({"logits": self._logits.contiguous()}, temporary)
 
     def check(self) -> None:
@@ -38,8 +41,7 @@ class StartingPredictions:
         Raises:
             TrainingError: naming the file.
         """
-        fault = weights_damage(self.file)
-        if fault is not None:
+        for fault in filter(None, map(weights_damage, self.files)):
             raise TrainingError(
                 f"{fault}, and it holds what max_prediction_drift compares with: start again with overwrite=True"
             )
@@ -53,7 +55,7 @@ class StartingPredictions:
             logits: ``(n, classes)``, in the same order as at the start.
         """
         if self._logits is None:
-            self._logits = load_file(str(self.file))["logits"]
+            self._logits = self._read()
         start, now = self._logits.double(), logits.cpu().double()
         if multi_label:
             changed = ((start > 0) != (now > 0)).any(1)
@@ -63,3 +65,11 @@ class StartingPredictions:
             changed = start.argmax(1) != now.argmax(1)
             start, now = start.log_softmax(1), now.log_softmax(1)
         return torch.stack([changed.double().sum(), (start.exp() * (start - now)).sum()])
+
+    def _read(self) -> Tensor:
+        """This process's share, of images that are dealt out in turn to as many processes as there are now."""
+        parts = [load_file(str(file))["logits"] for file in self.files]
+        dealt = torch.cat(parts)
+        for each, part in enumerate(parts):
+            dealt[each :: len(parts)] = part
+        return dealt[self.process :: self.processes]

@@ -29,6 +29,7 @@ from attention_refine.training.checkpoints import (
     generator_states,
     load_progress,
     load_weights,
+    newest_intact,
     optimizer_tensors,
     read_state,
     save_checkpoint,
@@ -54,6 +55,7 @@ from attention_refine.training.parameter_groups import frozen_parameters, hold, 
 from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
 from attention_refine.training.sharding import bring_back, divided
+from attention_refine.training.sharing_out import shared_line, shared_out
 from attention_refine.training.starting import (
     check_beginnings,
     check_setting,
@@ -123,18 +125,25 @@ class Run:
         self, model: nn.Module, config: TrainingConfig, accelerator: Accelerator, sets: dict[str, Dataset | None],
         collate: Collate | None, evaluate: Evaluate | None,
     ):  # fmt: skip
+        process, processes = accelerator.process_index, accelerator.num_processes
+        self.output = Path(config.output_dir)
+        self.checkpoints = self.output / "checkpoints"
+        self.resume_from = newest_intact(self.checkpoints) if config.resume else None
+        self.state: dict[str, Any] = {} if self.resume_from is None else read_state(self.resume_from)
+        began = self.state.get("identity")
+        if began is not None:
+            config = shared_out(model, config, processes, began)
         self.model, self.config, self.accelerator, self.sets = model, config, accelerator, sets
         self.validated = evaluate is None and sets["validation"] is not None
         check_setting(
             model, sets["training"], config, accelerator, self.validated, self.validated or evaluate is not None
         )
-        process, processes = accelerator.process_index, accelerator.num_processes
         loading = {
             "num_workers": config.num_workers, "pin_memory": accelerator.device.type == "cuda",
             "collate": collate or usual_collate,
         }  # fmt: skip
         check_annotations(model, sets["training"])
-        self.strategy = Strategy(model, sets["training"], sets["unlabeled"], config, process, processes, loading)
+        self.strategy = Strategy(model, sets["training"], sets["unlabeled"], config, process, processes, loading, began)
         self.total_steps = config.max_steps or config.epochs * self.strategy.steps
         self.rate = schedule(config, self.total_steps, self.strategy.steps)
         check_beginnings(model, config, self.total_steps)
@@ -142,18 +151,17 @@ class Run:
             for name in ("training", "validation", "unlabeled"):
                 if sets[name] is not None:
                     check_collated(sets[name], collate, config.seed)
-        self.output = Path(config.output_dir)
-        self.checkpoints = self.output / "checkpoints"
         self.start: StartingPredictions | None = None
         if config.max_prediction_drift is not None:
-            self.start = StartingPredictions(self.output / "start" / f"predictions-{process}.safetensors")
+            first = None if began is None else began["num_processes"]
+            self.start = StartingPredictions(self.output / "start", process, processes, first)
         self.evaluate = evaluate
         if self.validated:
             size = config.eval_batch_size or config.batch_size
             self.loader = evaluation_batches(sets["validation"], size, process, processes, seed=config.seed, **loading)
             self.evaluate = partial(validate, self.loader, objectives=config.measures_objectives, start=self.start)
-        self.resume_from = claim_output(config, self.output, self.checkpoints, accelerator)
-        self.facts = identity(config, self.strategy.images, sets, accelerator)
+        claim_output(config, self.output, self.checkpoints, accelerator)
+        self.facts = identity(config, self.strategy.images, sets, accelerator, began)
         if self.validated and accelerator.is_main_process:
             say_shared(sets["training"], sets["validation"])
         self.half = widen(model)
@@ -161,13 +169,11 @@ class Run:
         self.progress, self.models = Progress(), BestModels(self.output, self.kept)
         self.supervised = bool(read_by_objectives(model))
         self.hidden = not (config.progress and accelerator.is_main_process)
-        self.state: dict[str, Any] = {}
         self.request = Request()
         if self.resume_from is not None:
             self._stand_where_it_was(self.resume_from)
 
     def _stand_where_it_was(self, checkpoint: Path) -> None:
-        self.state = read_state(checkpoint)
         before = self.state["identity"]
         if self.state["progress"]["best_step"] is None:  # nothing was chosen yet: what chooses may be put right
             before = before | {name: self.facts[name] for name in CHOOSING}
@@ -203,8 +209,9 @@ class Run:
             check_measured(_evaluate(first_batch, self.trained, accelerator), config, MEASURED_LATER)
         if self.resume_from is not None:
             load_progress(
-                self.resume_from, optimizer=self.optimizer, process=accelerator.process_index, average=self.average
-            )
+                self.resume_from, optimizer=self.optimizer, process=accelerator.process_index,
+                processes=accelerator.num_processes, seed=config.seed, average=self.average,
+            )  # fmt: skip
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(self.state["scaler"])
 
@@ -218,6 +225,9 @@ class Run:
             yield
 
     def _say_what_begins(self) -> None:
+        shared = self.resume_from and shared_line(self.config, self.accelerator.num_processes, self.facts)
+        if shared:
+            print(shared)
         for name, data in self.sets.items():
             if data is not None:
                 print(data_line(name, data))

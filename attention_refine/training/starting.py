@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from torch.utils.data import Dataset, IterableDataset
 from attention_refine.data import fingerprint
 from attention_refine.data.digests import shared
 from attention_refine.training.batch_norms import check_shared_statistics
-from attention_refine.training.checkpoints import list_checkpoints, newest_intact, restore_folder
+from attention_refine.training.checkpoints import list_checkpoints, restore_folder
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.image_kinds import objectives_of
 from attention_refine.training.schedules import learning_rate_factor
 from attention_refine.training.sharding import check_sharding
+from attention_refine.training.sharing_out import FACTORS
 from attention_refine.training.strategies import label_free
 
 
@@ -135,8 +136,8 @@ def check_setting(
 
 
 def training_passes(config: TrainingConfig, total_steps: int) -> int:
-    """How often a process runs the model in training."""
-    return total_steps * config.gradient_accumulation_steps * config.updates_per_batch
+    """How often heads and objectives count a pass: once an update, of however many batches it is made."""
+    return total_steps * config.updates_per_batch
 
 
 def check_beginnings(model: nn.Module, config: TrainingConfig, total_steps: int) -> None:
@@ -172,13 +173,16 @@ def schedule(config: TrainingConfig, total_steps: int, epoch_steps: int | None) 
 
 
 def identity(
-    config: TrainingConfig, images: dict[str, int | None], data: dict[str, Any], accelerator: Accelerator
-) -> dict[str, Any]:
+    config: TrainingConfig, images: dict[str, int | None], data: dict[str, Any], accelerator: Accelerator,
+    began: Mapping[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
     """All that must be the same in a resumed run, apart from the model itself; of ``data``, datasets by name, prints.
 
+    How it is divided is what it ``began`` with, where that has been judged.
     The main process's prints count for all: machines may hold copies of the data that were made at other times.
     """
     facts = {"num_processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
+    facts |= {name: began[name] for name in FACTORS if began is not None}
     prints = [None]
     if accelerator.is_main_process:
         prints = [{name: fingerprint(each) for name, each in data.items() if each is not None}]
@@ -199,9 +203,8 @@ def say_shared(training: Any, validation: Any) -> None:
         )
 
 
-def claim_output(config: TrainingConfig, output: Path, checkpoints: Path, accelerator: Accelerator) -> Path | None:
-    """The checkpoint to resume from, if any; refuses a folder that holds another run."""
-    found = newest_intact(checkpoints) if config.resume else None
+def claim_output(config: TrainingConfig, output: Path, checkpoints: Path, accelerator: Accelerator) -> None:
+    """Make the folder this run's; refuses one that holds another run."""
     if list_checkpoints(checkpoints) and not config.resume and not config.overwrite:
         raise TrainingError(
             f"{checkpoints} holds the checkpoints of an earlier run: set resume=True to continue it, overwrite=True to "
@@ -215,7 +218,6 @@ def claim_output(config: TrainingConfig, output: Path, checkpoints: Path, accele
                 shutil.rmtree(output / name, ignore_errors=True)
         output.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()
-    return found
 
 
 @contextmanager

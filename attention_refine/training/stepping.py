@@ -132,6 +132,7 @@ def _update(
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()} if config.skip_steps else {}
     slots = [(part, batch) for part in parts for batch in part.batches]
     cause = partial(_cause, model, [batch for _, batch in slots], config, accelerator.mixed_precision)
+    begun = reached = _begun(model)
     for slot, (part, batch) in enumerate(slots, start=1):
         inputs = _inputs(model, {**batch, **carried[slot - 1]}, config, accelerator)
         if part.objectives is not None:
@@ -145,6 +146,8 @@ def _update(
             # DistributedDataParallel and backward() take means; in a short batch the shares are not all equal.
             accelerator.backward(loss * (share * accelerator.num_processes * config.gradient_accumulation_steps))
         handed_on.append(columns)
+        reached = {name: torch.maximum(reached[name], count) for name, count in _begun(model).items()}
+        _set_begun(model, reached if accelerator.sync_gradients else begun)
         for name, value in {**losses, "loss": loss.detach()}.items():
             name = name if name == "loss" else part.prefix + name
             totals[name] = totals.get(name, 0) + value.float() * share
@@ -172,6 +175,17 @@ def _update(
     optimizer.zero_grad()
     count_skipped(optimizer.step_was_skipped, progress, config)
     return losses, counts, handed_on
+
+
+def _begun(model: nn.Module) -> dict[str, Tensor]:
+    """How often each head and objective that comes in over time has been trained."""
+    return {name: each.clone() for name, each in model.named_buffers() if name.split(".")[-1] == "begun_steps"}
+
+
+def _set_begun(model: nn.Module, counts: dict[str, Tensor]) -> None:
+    """Between the batches of an update, which counts once however many there are."""
+    for name, count in counts.items():
+        model.get_buffer(name).copy_(count)
 
 
 def _cause(model: nn.Module, batches: list[dict[str, Any]], config: TrainingConfig, precision: str) -> str:

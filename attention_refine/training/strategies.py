@@ -15,7 +15,7 @@ The unlabelled images are those of the unlabelled dataset, or, where there is no
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,9 @@ class Source:
 class Strategy:
     """The steps of a run.
 
+    Args:
+        began: what a resumed run began with, of :data:`attention_refine.training.sharing_out.FACTORS`.
+
     Attributes:
         steps: optimiser steps in an epoch; ``None`` for a stream.
         least: images that the last, short step of an epoch needs to be taken.
@@ -83,15 +86,17 @@ class Strategy:
 
     def __init__(
         self, model: nn.Module, dataset: Dataset, unlabeled: Dataset | None, config: TrainingConfig, process: int,
-        processes: int, loading: dict[str, Any],
+        processes: int, loading: dict[str, Any], began: Mapping[str, Any] | None = None,
     ):  # fmt: skip
         self.kind, self.alpha, self.seed = config.strategy, config.alternated_alpha, config.seed
         _check(model, dataset, unlabeled, config)
         slots = config.gradient_accumulation_steps
+        fewest = None if began is None else min(2, began["batch_size"]) * began["num_processes"]
 
         def source(data: Dataset, batch_size: int, seed: int, **kinds: Any) -> Source:
             size = None if isinstance(data, IterableDataset) else len(data)
-            return Source(data, BatchOrder(size, batch_size, processes, slots, seed, **kinds), process, loading)
+            order = BatchOrder(size, batch_size, processes, slots, seed, fewest=fewest, **kinds)
+            return Source(data, order, process, loading)
 
         self.labeled = source(dataset, config.batch_size, config.seed, **kinds_of_images(model, dataset, config))
         self.unlabeled = None

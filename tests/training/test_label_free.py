@@ -121,7 +121,7 @@ def test_the_objectives_loss_is_its_mean_over_the_images():
 def test_drift_equals_a_loop(multi_label, tmp_path):
     start = 2 * torch.randn(40, 4)
     now = start + 0.5 * torch.randn(40, 4)
-    kept = StartingPredictions(tmp_path / "start" / "predictions.safetensors")
+    kept = StartingPredictions(tmp_path / "start")
     kept.keep(start)
     changed, divergence = 0, 0.0
     for p, q in zip(start.double(), now.double()):
@@ -132,7 +132,7 @@ def test_drift_equals_a_loop(multi_label, tmp_path):
         else:
             changed += int(p.argmax()) != int(q.argmax())
             divergence += sum(a * math.log(a / b) for a, b in zip(p.softmax(0).tolist(), q.softmax(0).tolist()))
-    again = StartingPredictions(kept.file)
+    again = StartingPredictions(tmp_path / "start")
     for each in (kept, again):
         assert each.drift(now, multi_label).tolist() == pytest.approx([changed, divergence], rel=1e-6)
     assert 0 < changed < 40 and kept.drift(start, multi_label).tolist() == pytest.approx([0, 0], abs=1e-12)

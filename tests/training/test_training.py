@@ -602,7 +602,7 @@ def test_only_damaged_checkpoints_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"batch_size": 8}, "batch_size=4 and this run has batch_size=8"), ({"learning_rate": 0.5}, "learning_rate"),
+    [({"batch_size": 8}, "a step of this run takes 4 images"), ({"learning_rate": 0.5}, "learning_rate"),
      ({"size": 21}, "images=22"), ({"epochs": 9}, "epochs=1")],
 )  # fmt: skip
 def test_resuming_another_run_is_refused(change, said, tmp_path):
