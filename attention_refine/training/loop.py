@@ -40,9 +40,8 @@ def finetune(
     ``output_dir`` receives ``checkpoints/step-*`` (resumable), ``best/`` (the model with the best ``config.monitor``),
     ``last/`` and ``history.json``, each of them whole or absent. With an evaluation the model in memory ends with the
     best weights, without one with the last. Weights in half precision become float32, in place, and stay so
-    (``config.keep_dtype`` puts them back in the end, and saves them as they came). Batch statistics are per process,
-    unless ``config.sync_batch_norm`` shares them; the global random generators are seeded. On several machines
-    ``output_dir`` must be a folder that all of them see.
+    (``config.keep_dtype`` puts them back in the end, and saves them as they came). Batch statistics are per process; the
+    global random generators are seeded. On several machines ``output_dir`` must be a folder that all of them see.
 
     Args:
         model: takes ``model(pixel_values=, labels=, ...)`` and returns an object with ``.loss``, ``.losses`` (scalars
