@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from .core.classification_loss import classification_loss
@@ -45,7 +46,8 @@ def total_loss(
     """The losses by name, and their weighted sum; None where there is none.
 
     Args:
-        batch: ``labels`` or None, and the columns that objectives read.
+        batch: ``labels`` or None, and the columns that objectives read; of images that hold a part of another,
+            ``mixed_labels`` (B,) and ``mixed_share``, these others' classes and share.
         smoothing: of the labels.
 
     Raises:
@@ -68,9 +70,19 @@ def total_loss(
     with in_inference_mode() if wanted and is_inference() else nullcontext():
         if labels is not None:
             share = math.prod([objective.task_weight for objective in wanted])
-            add({"task": classification_loss(output.logits, labels, smoothing)}, lambda name: share)
+            add({"task": _loss_of_labels(output.logits, batch, smoothing)}, lambda name: share)
             for name, logits in output.aux_logits.items():
-                add({name: classification_loss(logits, labels, smoothing)}, lambda name: share * model.head.weight)
+                add({name: _loss_of_labels(logits, batch, smoothing)}, lambda name: share * model.head.weight)
         for objective in wanted:
             add(objective(model, batch, output), objective.weight_of)
     return losses, total
+
+
+def _loss_of_labels(logits: Tensor, batch: dict[str, Any], smoothing: float) -> Tensor:
+    """The classification loss; of mixed images the cross-entropy of the mixed classes, in which it is linear."""
+    loss = classification_loss(logits, batch["labels"], smoothing)
+    if batch.get("mixed_labels") is None:
+        return loss
+    return torch.lerp(
+        loss, classification_loss(logits, batch["mixed_labels"], smoothing), batch["mixed_share"].to(loss)
+    )

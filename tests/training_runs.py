@@ -47,13 +47,16 @@ class TinyModel(nn.Module):
         self.classifier = nn.Linear(6, classes)
         self.labels = [f"class {row}" for row in range(classes)]
 
-    def forward(self, pixel_values, labels=None, smoothing=0.0):
+    def forward(self, pixel_values, labels=None, smoothing=0.0, mixed_labels=None, mixed_share=None):
         feature = self.backbone(pixel_values)
         maps = self.head(feature).sigmoid()
         logits = self.classifier((feature * (1 + maps)).mean((2, 3)))
         if labels is None:
             return Output(logits, maps=maps)
         task = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        if mixed_labels is not None:
+            other = functional.cross_entropy(logits, mixed_labels, label_smoothing=smoothing)
+            task = (1 - mixed_share) * task + mixed_share * other
         losses = {"task": task, "sparsity": 0.1 * maps.mean()}
         return Output(logits, sum(losses.values()), losses, maps)
 
@@ -162,7 +165,10 @@ def fail_if_still_together() -> None:
 
 
 # Options under which two processes equal one, beside those that test_training.py names.
-SHARED = {"thawed": {"freeze_backbone": True, "unfreeze_after_epochs": 1}}
+SHARED = {
+    "thawed": {"freeze_backbone": True, "unfreeze_after_epochs": 1},
+    "mixed": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "size": 36},  # neighbours: even numbers of images
+}
 
 
 def two_processes(folder: str):
@@ -172,7 +178,7 @@ def two_processes(folder: str):
     train(f"{folder}/two", batch_size=4, **plain)
     train(f"{folder}/slots", batch_size=2, gradient_accumulation_steps=2, **plain)
     for name, options in SHARED.items():
-        train(f"{folder}/{name}", batch_size=4, **plain, **options)
+        train(f"{folder}/{name}", batch_size=4, **{**plain, **options})
     noisy = {"norm": "batch", "dropout": 0.2, "spare": True, "batch_size": 4, "evaluated": False}
     train(f"{folder}/noisy", **noisy)
     if Accelerator().is_main_process:

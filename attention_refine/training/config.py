@@ -42,6 +42,7 @@ class TrainingConfig(Options):
         "max_grad_norm": "clip_grad_norm", "gradient_clip_val": "clip_grad_norm", "ema": "ema_decay", "patience": "early_stopping_patience",
         "workers": "num_workers", "metric_for_best_model": "monitor", "label_smoothing_factor": "label_smoothing",
         "sync_bn": "sync_batch_norm", "sync_batchnorm": "sync_batch_norm",
+        "mixup": "mixup_alpha", "cutmix": "cutmix_alpha", "mixup_switch_probability": "mixup_switch_prob",
         "freeze_epochs": "unfreeze_after_epochs", "unfreeze_backbone_at_epoch": "unfreeze_after_epochs",
         "layer_wise_lr_decay": "layer_decay", "llrd": "layer_decay",
     }  # fmt: skip
@@ -130,6 +131,22 @@ class TrainingConfig(Options):
         0, "steps whose loss or gradient is not finite that are left out, in all; the run stops at the next", at_least=0
     )
     label_smoothing: float = option(0.0, "share of the label spread over all classes", at_least=0, below=1)
+    mixup_alpha: float = option(
+        0.0,
+        "mixup: a labelled image is laid over its neighbour, with a share from Beta(alpha, alpha); 0 is off",
+        at_least=0,
+    )
+    cutmix_alpha: float = option(
+        0.0, "cutmix: a box of a labelled image, with mask, edited map and cue, comes from its neighbour, of a share from "
+        "Beta(alpha, alpha); 0 is off", at_least=0,
+    )  # fmt: skip
+    mixup_prob: float = option(1.0, "share of the steps whose images are mixed", at_least=0, at_most=1)
+    mixup_switch_prob: float = option(
+        0.5,
+        "share of these that cutmix takes, where mixup_alpha and cutmix_alpha are both above 0",
+        at_least=0,
+        at_most=1,
+    )
 
     schedule: str = option("cosine", "learning rate over time", choices=SCHEDULES)
     warmup_steps: int = option(0, "optimiser steps of linear warm-up", at_least=0)
@@ -222,6 +239,12 @@ class TrainingConfig(Options):
             raise ValueError(
                 f"images_of_a_class={self.images_of_a_class} and {drawn[0]}={getattr(self, drawn[0])!r} both say which "
                 "images a batch holds: give one of them"
+            )
+        if (self.mixup_alpha or self.cutmix_alpha) and (self.images_of_a_class > 1 or self.batch_size == 1):
+            name = "batch_size" if self.batch_size == 1 else "images_of_a_class"
+            raise ValueError(
+                f"mixup and cutmix mix an image with its neighbour, and with {name}={getattr(self, name)} it has none of "
+                "another class: leave one of them out"
             )
         if (self.annotated_per_batch or 0) > self.batch_size:
             raise ValueError(

@@ -51,6 +51,7 @@ from attention_refine.training.image_kinds import check_annotations, read_by_obj
 from attention_refine.training.interruption import Request
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.masters import narrow, stored_as, widen
+from attention_refine.training.mixing import mixed_parts
 from attention_refine.training.parameter_groups import frozen_parameters, hold, make_optimizer
 from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
@@ -265,6 +266,7 @@ class Run:
         for parts in steps if progress.step < self.total_steps else ():
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * self.rate(progress.step)
+            parts = mixed_parts(parts, config, progress.epoch, progress.step_in_epoch)
             losses = take_step(self.train_step, self.optimizer, parts, progress, config, self.accelerator)
             if self.average is not None:
                 self.average.update(progress.step)

@@ -26,6 +26,7 @@ from attention_refine.training.batch_norms import check_shared_statistics
 from attention_refine.training.checkpoints import list_checkpoints, restore_folder
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.image_kinds import objectives_of
+from attention_refine.training.mixing import check_mixing
 from attention_refine.training.schedules import learning_rate_factor
 from attention_refine.training.sharding import check_sharding
 from attention_refine.training.sharing_out import FACTORS
@@ -93,6 +94,7 @@ def check_setting(
         )
     check_sharding(model, config, accelerator)
     check_shared_statistics(model, config, accelerator)
+    check_mixing(model, config)
     if accelerator.num_processes == 1 and processes_started() > 1:
         raise TrainingError(
             f"{processes_started()} processes were started, and the accelerator given knows of one: each would train for "

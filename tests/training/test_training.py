@@ -164,7 +164,8 @@ def test_two_processes_equal_one(tmp_path):
         for entry, wanted in zip(json.loads((tmp_path / name / "history.json").read_text()), history, strict=True):
             assert entry == pytest.approx(wanted, rel=1e-4)
     for name, options in SHARED.items():
-        train(tmp_path / "one" / name, norm="layer", dropout=0.0, size=37, optimizer="sgd", batch_size=8, **options)
+        plain = {"norm": "layer", "dropout": 0.0, "size": 37, "optimizer": "sgd", "batch_size": 8}
+        train(tmp_path / "one" / name, **{**plain, **options})
         assert largest_difference(last_weights(tmp_path / name), last_weights(tmp_path / "one" / name)) < 1e-4
     assert_same(last_weights(tmp_path / "resumed"), last_weights(tmp_path / "noisy"))
     # a signal to one of them ends both after the same step, with a checkpoint
