@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         register_objective,
     )
     from .output import RefinedOutput
+    from .prompting import zero_shot
     from .recipe.recommendation import Recommendation, recommend
     from .repairing import Repair, repair
     from .training import TrainingConfig, finetune
@@ -91,6 +92,7 @@ _HOMES = {
     "TrainingConfig": "training",
     "finetune": "training",
     "wrap": "wrapping",
+    "zero_shot": "prompting",
 }
 __getattr__ = later(__name__, _HOMES)
 
@@ -148,6 +150,7 @@ __all__ = [
     "retrain_classifier",
     "retrieval",
     "wrap",
+    "zero_shot",
 ]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .backbones.adapter import Backbone
 from .backbones.classifier import LastLinear
 from .backbones.contexts import quiet
+from .backbones.zero_shot import ZeroShotClassifier
 from .heads._base import Head
 from .maps._attention_weights import pools_a_token
 from .maps._registry import by_name
@@ -33,7 +34,9 @@ class ModelUses(nn.Module):
     preprocessing: dict[str, Any]
 
     @torch.no_grad()
-    def explain(self, pixel_values: Tensor, target: Any = None, method: str = "auto") -> Tensor:
+    def explain(
+        self, pixel_values: Tensor, target: Any = None, method: str = "auto", prompt: str | None = None
+    ) -> Tensor:
         """``(B, K, H, W)`` at image size, in evaluation mode whatever the mode is.
 
         Args:
@@ -42,11 +45,21 @@ class ModelUses(nn.Module):
             method: ``"auto"`` for the map that :meth:`explained_by` says, with a warning where it is not the head's;
                 ``"model"`` for the head's map in [0, 1] at any time, Grad-CAM without a head. Or the name of a map in
                 :mod:`attention_refine.maps`, as it comes.
+            prompt: in place of ``target``, a text that the map is to be of; of a model from
+                :func:`attention_refine.zero_shot`.
 
         Raises:
-            ValueError: no map of that name.
+            ValueError: no map of that name, or a prompt of a model that reads no texts, or beside a target.
         """
         chosen = self.explained_by(method)
+        if prompt is not None:
+            net = self.backbone.net
+            if not isinstance(net, ZeroShotClassifier):
+                raise ValueError("a prompt is of models that read texts: make one with ar.zero_shot")
+            if target is not None or chosen == "model":
+                other = f"target={target!r}" if target is not None else "the map of a head"
+                raise ValueError(f"prompt={prompt!r} is of no class: leave {other} out (method='legrad')")
+            return resize(by_name(chosen)(net.of([prompt]), pixel_values, target=0), pixel_values.shape[2:])
         if method == "auto" and self.head is not None and chosen != "model":
             warnings.warn(
                 f"the map of this {self.head.name!r} head has not come in by training yet, so explain shows {chosen}; "

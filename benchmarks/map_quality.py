@@ -28,7 +28,7 @@ from attention_refine.evaluation.results import Evaluation
 MEASURES = ("mask_correlation", "energy_inside", "pointing_game", "insertion", "deletion")
 CHEAP = (
     "grad_cam", "grad_cam_plus_plus", "layer_cam", "eigen_cam", "gradient", "guided_backprop", "guided_grad_cam",
-    "attention_rollout", "gradient_rollout", "class_attention",
+    "attention_rollout", "gradient_rollout", "legrad", "class_attention",
 )  # fmt: skip
 COSTLY = {
     "integrated_gradients": {"steps": 10, "rule": "gauss", "reduce": "abs"},
@@ -37,7 +37,7 @@ COSTLY = {
     "occlusion": {"window": 48, "stride": 32, "probability": "softmax"},
     "rise": {"masks": 128},
 }
-OF_TRANSFORMERS = ("attention_rollout", "gradient_rollout", "class_attention")
+OF_TRANSFORMERS = ("attention_rollout", "gradient_rollout", "legrad", "class_attention")
 
 
 def chosen(net: torch.nn.Module, names: tuple[str, ...]) -> dict:
@@ -86,11 +86,12 @@ def main() -> None:
     parser.add_argument("--measures", nargs="+", default=list(MEASURES), help="as `evaluate` names them")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--parts", nargs="+", default=["cheap", "costly"], choices=["cheap", "costly"])
+    parser.add_argument("--maps", nargs="+", choices=CHEAP, default=list(CHEAP), help="of the cheap ones")
     parser.add_argument("--resume", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     net, preprocessing = network(given.weights, given.network)
-    with_controls = {**chosen(net, CHEAP), "random": None, "centre": None, "random, a value a pixel": fine_noise}
+    with_controls = {**chosen(net, tuple(given.maps)), "random": None, "centre": None, "random, a value a pixel": fine_noise}
     evaluations = []
     photographs = Spread(given.data, preprocessing, given.images)
     parts = {

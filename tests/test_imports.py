@@ -31,7 +31,7 @@ ORDER = [
     {"auditing", "hf_auto", "inspection", "model_uses"},
     {"model"},
     {"mending", "wrapping"},
-    {"recipe", "support_table"},
+    {"prompting", "recipe", "support_table"},
     {"repairing"},
     {"__init__", "demo"},
     {"app"},

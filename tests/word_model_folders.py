@@ -94,4 +94,59 @@ def _grounding_dino(folder: Path):
     return transformers.GroundingDinoProcessor(images, words), transformers.GroundingDinoForObjectDetection(config)
 
 
-BUILT = {"clipseg": _clipseg, "owlvit": _owl("OwlViT"), "owlv2": _owl("Owlv2"), "grounding-dino": _grounding_dino}
+def _clip(folder: Path):
+    words = _clip_words(folder)
+    config = transformers.CLIPConfig(text_config=_text(words), vision_config=VISION, projection_dim=16)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    return transformers.CLIPProcessor(images, words), transformers.CLIPModel(config)
+
+
+def _siglip(folder: Path):
+    words = _clip_words(folder)
+    config = transformers.SiglipConfig(text_config=_text(words), vision_config=VISION)
+    images = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+    return _Both(images, words), transformers.SiglipModel(config)
+
+
+class _Both:
+    """An image processor and a tokenizer that lie in one folder."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def save_pretrained(self, folder: Path) -> None:
+        for part in self.parts:
+            part.save_pretrained(folder)
+
+
+def _align(folder: Path):
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    words = transformers.BertTokenizer.from_pretrained(folder, model_max_length=LONGEST)
+    config = transformers.AlignConfig(
+        text_config={
+            "vocab_size": len(vocabulary), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": LONGEST,
+        },
+        vision_config={"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 80},
+        projection_dim=80,
+    )  # fmt: skip
+    images = transformers.EfficientNetImageProcessor(size={"height": 64, "width": 64})
+    net = transformers.AlignModel(config)
+    for name, parameter in net.named_parameters():  # fresh ones this thin say the same of all
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 1.0, 0.3)
+        elif name.startswith("text"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return _Both(images, words), net
+
+
+ZERO_SHOT = {"clip": _clip, "siglip": _siglip, "align": _align}
+BUILT = {
+    **ZERO_SHOT,
+    "clipseg": _clipseg,
+    "owlvit": _owl("OwlViT"),
+    "owlv2": _owl("Owlv2"),
+    "grounding-dino": _grounding_dino,
+}

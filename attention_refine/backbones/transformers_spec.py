@@ -22,7 +22,7 @@ def describe(net: nn.Module) -> BackboneSpec:
     config["model_type"] = net.config.model_type
     config.pop("transformers_version", None)
     origin = net.config._name_or_path or None
-    return BackboneSpec("transformers", name, config, without_places(origin), _preprocessing(net, origin))
+    return BackboneSpec("transformers", name, config, without_places(origin), preprocessing_of(net, origin))
 
 
 def image_classifiers() -> set[str]:
@@ -46,7 +46,7 @@ def _names(mapping: str) -> set[str]:
     return {name for value in values for name in ([value] if isinstance(value, str) else value)}
 
 
-def _preprocessing(net: nn.Module, origin: str | None) -> dict[str, Any]:
+def preprocessing_of(net: nn.Module, origin: str | None) -> dict[str, Any]:
     """The image processor saved beside the weights, or what the config says with ImageNet statistics."""
     config = getattr(net.config, "vision_config", net.config)
     size = getattr(config, "image_size", None) or getattr(config, "crop_size", None) or 224

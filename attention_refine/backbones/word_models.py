@@ -153,7 +153,7 @@ def load_word_model(
 
     name = str(name)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    commit = None if Path(name).is_dir() else _commit(name, revision)
+    commit = None if Path(name).is_dir() else commit_of(name, revision)
     options: dict[str, Any] = (
         {"revision": commit, "trust_remote_code": False} if commit else {"trust_remote_code": False}
     )
@@ -162,7 +162,7 @@ def load_word_model(
     except ValueError as error:  # of a type that transformers does not know, or that brings code
         raise ValueError(_other_kind(name, " ".join(str(error).split())[:120])) from error
     except OSError as error:
-        raise OSError(_not_fetched(name, revision, error)) from error
+        raise OSError(not_fetched(name, revision, error)) from error
     if config.model_type not in KINDS:
         raise ValueError(_other_kind(name, f"its type is {config.model_type!r}"))
     network = getattr(transformers, KINDS[config.model_type].network)
@@ -170,7 +170,7 @@ def load_word_model(
         processor = transformers.AutoProcessor.from_pretrained(name, **options)
         net, loaded = network.from_pretrained(name, **options, use_safetensors=True, output_loading_info=True)
     except OSError as error:
-        raise OSError(_not_fetched(name, revision, error)) from error
+        raise OSError(not_fetched(name, revision, error)) from error
     missing = sorted(loaded["missing_keys"])
     if missing:
         raise ValueError(
@@ -185,7 +185,7 @@ def load_word_model(
     return WordModel(net, processor, commit, device)
 
 
-def _commit(name: str, revision: str | None) -> str:
+def commit_of(name: str, revision: str | None) -> str:
     """The commit that a name on the Hub stands for now; without a connection, the last one that was fetched."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
@@ -193,7 +193,7 @@ def _commit(name: str, revision: str | None) -> str:
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
     except (OSError, HFValidationError) as error:
-        raise OSError(_not_fetched(name, revision, error)) from error
+        raise OSError(not_fetched(name, revision, error)) from error
 
 
 def _other_kind(name: str, why: str) -> str:
@@ -201,7 +201,7 @@ def _other_kind(name: str, why: str) -> str:
     return f"{name!r} is no model that finds what a text names ({why}): the kinds are {kinds}"
 
 
-def _not_fetched(name: str, revision: str | None, error: Exception) -> str:
+def not_fetched(name: str, revision: str | None, error: Exception) -> str:
     at = f" at {revision!r}" if revision else ""
     return (
         f"{name!r}{at} cannot be fetched ({' '.join(str(error).split())[:200]}): is the name right, has it safetensors, "

@@ -27,6 +27,10 @@ def add(commands: Any, words: list[str]) -> None:
         "--method", default="auto",
         help="auto (the model's own map once trained, else grad_cam), model, or a map: " + map_names(words),
     )  # fmt: skip
+    parser.add_argument(
+        "--prompt", metavar="TEXT", action="append", default=[],
+        help="of MODEL, a CLIP-like network (Hub id or folder): what an image may show; two or more",
+    )  # fmt: skip
     parser.add_argument("--whole", action="store_true", help="look at the whole photograph, not at its middle")
     add_device(parser)
 
@@ -36,9 +40,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ..data import DataError
     from ..hub import load
+    from ..prompting import zero_shot
 
     output = Path(arguments.output)
-    model = load(model_folder(arguments.model), device=chosen_device(arguments.device))
+    device = chosen_device(arguments.device)
+    if arguments.prompt:
+        model = zero_shot(arguments.model, arguments.prompt).to(device)
+    else:
+        model = load(model_folder(arguments.model), device=device)
     clips = len(model.preprocessing["input_size"]) == 4
     files = [file for given in arguments.images for file in _image_files(Path(given), output, clips)]
     written = _pictures(list(dict.fromkeys(files)), output, (".mp4", ".gif") if clips else (".png",))

@@ -16,6 +16,7 @@ from .guided_backprop import guided_backprop
 from .guided_grad_cam import grad_cam_and_guided_backprop, guided_grad_cam
 from .integrated_gradients import integrated_gradients
 from .integrated_to_error import Integrated, integrated_gradients_to_error
+from .legrad import legrad
 from .occlusion import occlusion
 from .rise import rise
 from .rollout import attention_rollout, class_attention, gradient_rollout
@@ -41,6 +42,7 @@ __all__ = [
     "integrated_gradients",
     "integrated_gradients_to_error",
     "layer_cam",
+    "legrad",
     "list_maps",
     "normalize",
     "register_map",

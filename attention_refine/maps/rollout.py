@@ -153,7 +153,7 @@ def class_attention(
         if not -len(rows) <= layer < len(rows):
             raise ValueError(f"layer {layer} of {len(rows)} attention layers; use {-len(rows)} to {len(rows) - 1}")
         tokens = rows[layer].transpose(1, 2)
-        return full_precision(_as_map(tokens, net, pixels))
+        return full_precision(as_map(tokens, net, pixels))
 
 
 class _Rolled:
@@ -202,10 +202,11 @@ def _without_smallest(matrix: Tensor, discard: float) -> Tensor:
 
 def _on_grid(matrix: Tensor, row: str, net: nn.Module, pixels: Tensor) -> Tensor:
     """One row of a token matrix ``(B, N, N)`` as a map ``(B, 1, h, w)``."""
-    return _as_map(_row(matrix, row, pixels).unsqueeze(-1), net, pixels)
+    return as_map(_row(matrix, row, pixels).unsqueeze(-1), net, pixels)
 
 
-def _as_map(tokens: Tensor, net: nn.Module, pixels: Tensor) -> Tensor:
+def as_map(tokens: Tensor, net: nn.Module, pixels: Tensor) -> Tensor:
+    """Tokens ``(B, N, C)`` as ``(B, C, h, w)``, without those that stand for no patch."""
     layout = with_order(net, _layout(tokens.shape[1], pixels), pixels)
     return to_grid(tokens, layout, image_size(pixels))
 

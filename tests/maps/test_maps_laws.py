@@ -28,7 +28,7 @@ SITE_METHODS = {
 }
 CLASS_METHODS = {**PIXEL_METHODS, **SITE_METHODS}
 METHODS = {**CLASS_METHODS, "eigen_cam": {}}
-ATTENTION_METHODS = ("attention_rollout", "gradient_rollout", "class_attention")
+ATTENTION_METHODS = ("attention_rollout", "gradient_rollout", "class_attention", "legrad")
 CHUNKED = ("smooth_grad", "integrated_gradients", "rise", "occlusion", "score_cam")
 
 
