@@ -91,7 +91,12 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     net, preprocessing = network(given.weights, given.network)
-    with_controls = {**chosen(net, tuple(given.maps)), "random": None, "centre": None, "random, a value a pixel": fine_noise}
+    with_controls = {
+        **chosen(net, tuple(given.maps)),
+        "random": None,
+        "centre": None,
+        "random, a value a pixel": fine_noise,
+    }
     evaluations = []
     photographs = Spread(given.data, preprocessing, given.images)
     parts = {
