@@ -212,6 +212,10 @@ class TrainingConfig(Options):
     keep_last: int = option(2, "checkpoints kept; older ones are deleted", at_least=1, may_change=True)
     log_with: str | None = option(None, "tracker: tensorboard, trackio, wandb, ... (see accelerate)", may_change=True)
     log_every: int = option(10, "optimiser steps between log entries of the tracker", at_least=1, may_change=True)
+    log_images: int = option(
+        8, "validation images that the tracker shows with their maps at each evaluation, the same ones; 0 for none",
+        at_least=0, may_change=True,
+    )  # fmt: skip
     progress: bool = option(True, "show a progress bar and a line an epoch on the main process", may_change=True)
 
     def __post_init__(self):

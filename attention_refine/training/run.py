@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -52,6 +53,7 @@ from attention_refine.training.interruption import Request
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.masters import narrow, stored_as, widen
 from attention_refine.training.mixing import mixed_parts
+from attention_refine.training.panel import Pace, log_picture, panel_for
 from attention_refine.training.parameter_groups import frozen_parameters, hold, make_optimizer
 from attention_refine.training.prior import start_at_prior
 from attention_refine.training.progress import Progress, check_same_run, close_epoch, drifted
@@ -70,6 +72,8 @@ from attention_refine.training.starting import (
 from attention_refine.training.stepping import prepared, take_step
 from attention_refine.training.strategies import Strategy
 from attention_refine.training.validation import validate
+
+logger = logging.getLogger(__name__)
 
 Evaluate = Callable[[nn.Module, Accelerator], dict[str, float]]
 
@@ -223,6 +227,8 @@ class Run:
             self._say_what_begins()
         shown = {"total": self.total_steps, "initial": self.progress.step, "disable": self.hidden}
         with trackers(self.accelerator, self.config), tqdm(desc="finetune", unit="step", **shown) as self.bar:
+            seen = self.sets["validation"]
+            self.panel = panel_for(self.model, seen, self.config.log_images, self.config.seed, self.accelerator)
             yield
 
     def _say_what_begins(self) -> None:
@@ -253,6 +259,7 @@ class Run:
         self.progress.history.append({"epoch": 0, "step": 0, **entry})
         self._remember(metrics)
         self.accelerator.log(entry, step=0)
+        self._show_panel()
 
     def train_epoch(self) -> None:
         """The steps that are left of an epoch."""
@@ -263,6 +270,7 @@ class Run:
         for name in self.kept_norms[thawed]:
             self.trained.get_submodule(name).eval()
         steps = self.strategy.epoch(progress.epoch, progress.step_in_epoch)
+        pace = Pace(progress.images)
         for parts in steps if progress.step < self.total_steps else ():
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * self.rate(progress.step)
@@ -270,17 +278,20 @@ class Run:
             losses = take_step(self.train_step, self.optimizer, parts, progress, config, self.accelerator)
             if self.average is not None:
                 self.average.update(progress.step)
+            pace.step(progress.images)
             self.bar.update()
             self.bar.set_postfix(epoch=progress.epoch + 1, loss=f"{losses['loss']:.4g}", refresh=False)
             if progress.step % config.log_every == 0:
                 entry = {f"train/{name}": value for name, value in losses.items()}
                 learning_rate = config.learning_rate * self.rate(progress.step - 1)
-                self.accelerator.log({**entry, "learning_rate": learning_rate}, step=progress.step)
+                entry |= {"learning_rate": learning_rate, "images_per_second": pace.read()}
+                self.accelerator.log(entry, step=progress.step)
             if config.save_every_steps and progress.step % config.save_every_steps == 0:
                 self._save()
             if progress.step == self.total_steps:
                 break
             self.leave_if_asked()
+            pace.start()
         if progress.images == 0:
             raise TrainingError(
                 f"the stream gave fewer than {self.strategy.least} images: there is nothing to learn from"
@@ -327,6 +338,7 @@ class Run:
         try:
             with self._averaged():
                 metrics = _evaluate(self.evaluate, self.trained, self.accelerator)
+                self._show_panel()
         except Exception:
             if not self.validated and self.accelerator.num_processes == 1:  # another process may have got through
                 self._save()
@@ -339,6 +351,18 @@ class Run:
                 f"{error}. The epoch is kept: put the monitor right, or what evaluate returns, and go on with resume=True"
             ) from None
         return metrics
+
+    def _show_panel(self) -> None:
+        """The panel to the trackers; a model whose map cannot be drawn trains on without."""
+        if self.panel is None:
+            return
+        try:
+            picture = self.panel.draw(self.trained, self.accelerator.device)
+        except (RuntimeError, ValueError) as error:
+            logger.warning("log_images: no maps are drawn for the tracker: %s", error)
+            self.panel = None
+            return
+        log_picture(self.accelerator, "eval/maps", picture, self.progress.step)
 
     def _save(self) -> None:
         """A checkpoint of all that goes on."""
