@@ -18,6 +18,7 @@ from attention_refine.app.collection import Collection
 from attention_refine.app.repairs import Repairs
 from attention_refine.app.server import Server
 from attention_refine.app.viewer import Viewer
+from attention_refine.app.words import Words
 
 CLASSES = ("cat", "dog", "owl")
 SIDE = 64
@@ -54,7 +55,7 @@ def make_folder(root: Path, of_class: int = 3, splits=("train", "test")) -> Path
     return root
 
 
-def make_server(model: Path, folder: Path | None, output: Path, *, hosts=("*",), audited: bool = False):
+def make_server(model: Path, folder: Path | None, output: Path, *, hosts=("*",), audited: bool = False, words=None):
     viewer = Viewer(ar.load(model))
     if folder is None:
         return Server(viewer, "tiny").app(hosts)
@@ -62,7 +63,8 @@ def make_server(model: Path, folder: Path | None, output: Path, *, hosts=("*",),
     if audited:
         collection.worst_first(running._audited(viewer, collection, output / "audit", str(model), None))
     repairs = Repairs(model, folder, "train", output, recipe="repair_folder", limit=4, overrides=TINY)
-    return Server(viewer, "tiny", collection, repairs).app(hosts, "edit")
+    found = None if words is None else Words(words)
+    return Server(viewer, "tiny", collection, repairs, found).app(hosts, "edit")
 
 
 @contextmanager

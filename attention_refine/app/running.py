@@ -14,6 +14,7 @@ import torch
 from attention_refine.app.collection import Collection
 from attention_refine.app.repairs import Repairs
 from attention_refine.app.viewer import Viewer
+from attention_refine.app.words import Words
 from attention_refine.auditing import Audit, audit
 from attention_refine.core.files import atomic_file
 from attention_refine.hub import load
@@ -34,6 +35,7 @@ def edit(
     goal: str = "accuracy",
     recipe: str | None = None,
     overrides: Overrides | None = None,
+    words: str | Path | None = None,
     device: torch.device | str = "cpu",
     host: str = HOST,
     port: int = PORT,
@@ -49,6 +51,8 @@ def edit(
         split: the one that is edited and trained on.
         limit: so many images are audited; the others stand behind them, in the folder's order. None for all.
         goal, recipe, overrides: of a repair, as :func:`attention_refine.repair` takes them.
+        words: a Hub id or folder of a network that finds what a text names, as :func:`attention_refine.data.annotate`
+            takes them: the page gets a field for the text, and draws what it finds.
         device: of the model on the page.
         host: address to listen at. Whoever reaches it can write maps and start trainings.
         port: 0 for a free one.
@@ -60,6 +64,7 @@ def edit(
         DataError: the folder cannot be read.
     """
     _check_installed()
+    finder = None if words is None else Words(words, device)
     viewer, collection, output = Viewer(load(model, device=device)), Collection(source, split), Path(output)
     collection.worst_first(_audited(viewer, collection, output / "audit", str(model), limit))
     folder = Path(model)
@@ -72,7 +77,7 @@ def edit(
     )  # fmt: skip
     print(f"{len(collection)} images, {collection.edited} with an edited map", flush=True)
     try:
-        _run(viewer, _called(model), collection, repairs, first, host, port, open_page)
+        _run(viewer, _called(model), collection, repairs, first, host, port, open_page, finder)
     finally:
         repairs.stop()
 
@@ -120,6 +125,7 @@ def _run(
     host: str,
     port: int,
     open_page: bool,
+    words: Words | None = None,
 ) -> None:
     import uvicorn
 
@@ -127,7 +133,7 @@ def _run(
 
     listener = listening(host, port)
     hosts = [*LOOPBACK, "[::1]"] if host in LOOPBACK else ["*"]
-    app = Server(viewer, title, collection, repairs).app(hosts, first)
+    app = Server(viewer, title, collection, repairs, words).app(hosts, first)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}/"
     if host not in LOOPBACK:

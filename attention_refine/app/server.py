@@ -25,6 +25,7 @@ from attention_refine.app.held import Held
 from attention_refine.app.repairs import Repairs
 from attention_refine.app.uploads import MOST_BYTES, opened
 from attention_refine.app.viewer import CELLS, FEWER, Seen, Viewer
+from attention_refine.app.words import Words
 from attention_refine.drawing.overlay import colours
 from attention_refine.report.page import templates
 
@@ -41,12 +42,14 @@ class Server:
         title: what the model is called.
         collection: images whose maps are edited; without them there is the live page alone.
         repairs: how they are repaired.
+        words: what proposes a map of what a text names.
     """
 
     def __init__(
-        self, viewer: Viewer, title: str, collection: Collection | None = None, repairs: Repairs | None = None
-    ):
-        self.viewer, self.title, self.collection, self.repairs = viewer, title, collection, repairs
+        self, viewer: Viewer, title: str, collection: Collection | None = None, repairs: Repairs | None = None,
+        words: Words | None = None,
+    ):  # fmt: skip
+        self.viewer, self.title, self.collection, self.repairs, self.words = viewer, title, collection, repairs, words
         self.uploads: Held[Seen] = Held(UPLOADS)
         self.ready: Held[Seen] = Held(READY)
         self.pages = templates("app")
@@ -76,6 +79,8 @@ class Server:
                 Route("/api/edit", self.save, methods=["POST"]),
                 Route("/api/edit", self.discard, methods=["DELETE"]),
             ]
+        if self.collection is not None and self.words is not None:
+            routes.append(Route("/api/words", self.propose))
         if self.repairs is not None:
             routes += [
                 Route("/api/repair", self.repair, methods=["GET", "POST", "DELETE"]),
@@ -95,7 +100,10 @@ class Server:
         return self._page("live.html.jinja", "live")
 
     def edit_page(self, request: Request) -> Response:
-        return self._page("edit.html.jinja", "edit", split=self.collection.split, folder=str(self.collection.folder))
+        return self._page(
+            "edit.html.jinja", "edit", split=self.collection.split, folder=str(self.collection.folder),
+            words=self.words is not None,
+        )  # fmt: skip
 
     def result(self, request: Request) -> Response:
         """A page of the output folder; nothing else of it."""
@@ -204,6 +212,13 @@ class Server:
             return self._stands(seen, drawn, self.collection.save(name, drawn, request.query_params.get("base")))
 
         return JSONResponse(await run_in_threadpool(write))
+
+    def propose(self, request: Request) -> Response:
+        """A map of what a text names in an image; it is not saved."""
+        name, text = (request.query_params.get(key, "")[:400] for key in ("name", "text"))
+        seen = self._seen(request)
+        drawn = self.words.propose(self.collection.photograph(name), text, seen.grid)
+        return JSONResponse({"drawn": _encoded(_bytes(drawn))})
 
     def discard(self, request: Request) -> Response:
         _check_origin(request)

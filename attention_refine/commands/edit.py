@@ -21,6 +21,10 @@ def add(commands: Any, words: list[str]) -> None:
         "--goal", default="accuracy", choices=("accuracy", "map", "parts"), help="of a repair (default: %(default)s)"
     )
     parser.add_argument("--recipe", help="YAML file or shipped config that a repair trains, not what is recommended")
+    parser.add_argument(
+        "--words", metavar="MODEL",
+        help="Hub id or folder of CLIPSeg, OWL-ViT, OWLv2 or Grounding DINO: the page draws what a text names",
+    )  # fmt: skip
     add_address(parser)
     add_device(parser)
     add_sections(parser, words, only=("training", "evaluation"))
@@ -34,6 +38,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("repairs write to folders of --output: give that in place of --training.output_dir")
     edit(
         model_folder(arguments.model), arguments.data, arguments.output, split=arguments.split, limit=arguments.limit,
-        goal=arguments.goal, recipe=arguments.recipe, overrides=overrides, device=chosen_device(arguments.device),
+        goal=arguments.goal, recipe=arguments.recipe, overrides=overrides, words=arguments.words, device=chosen_device(arguments.device),
         host=arguments.host, port=arguments.port, open_page=arguments.open,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from PIL import Image
 pytest.importorskip("starlette", reason="the pages need attention-refine[app]")
 pytest.importorskip("uvicorn", reason="the pages need attention-refine[app]")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+import word_model_folders  # noqa: E402
 from app_runs import CLASSES, make_folder, make_model, make_photograph, make_server, served  # noqa: E402
 
 from attention_refine import data  # noqa: E402
@@ -100,6 +101,24 @@ def saved_maps(folder) -> dict[str, np.ndarray]:
         return {}
     files = [cell["path"] for cell in rows.cast_column("image", datasets.Image(decode=False))["image"]]
     return {file: data.read_map(map) for file, map, flag in zip(files, rows["maps"], rows["edited"]) if flag}
+
+
+def test_what_a_text_names_is_drawn_saved_and_taken_back(person, model, folder, tmp_path):
+    words = word_model_folders.write(tmp_path / "words", "clipseg")
+    with served(make_server(model, folder, tmp_path / "out", words=words)) as address:
+        page = person(address)
+        opened(page)
+        page.get_by_label("What to find in the photograph").fill("a bird")
+        page.keyboard.press("Enter")
+        says(page, "Saved.")
+        ((_, map),) = saved_maps(folder).items()
+        assert set(np.unique(map.round(2))) == {0, 1}
+        page.get_by_label("What to find in the photograph").fill("")
+        page.get_by_role("button", name="Draw it").click()
+        expect(page.locator("#status")).to_contain_text("Write what to find")
+        page.get_by_role("button", name="Undo").click()
+        says(page, "The edit is taken back.")
+        assert saved_maps(folder) == {}
 
 
 # the editor ----------------------------------------------------------------------------------------------------------

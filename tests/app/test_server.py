@@ -6,6 +6,7 @@ import base64
 import io
 import json
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,11 +14,13 @@ from PIL import Image
 pytest.importorskip("starlette", reason="the pages need attention-refine[app]")
 pytest.importorskip("uvicorn", reason="the pages need attention-refine[app]")
 pytest.importorskip("httpx", reason="starlette's test client needs httpx")
+import word_model_folders  # noqa: E402
 from app_runs import CLASSES, make_folder, make_model, make_photograph, make_server  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
 from attention_refine import data  # noqa: E402
 from attention_refine.app import running, uploads  # noqa: E402
+from attention_refine.backbones.word_models import WordModel  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,43 @@ def test_a_map_that_was_made_elsewhere_is_shown_at_the_size_that_is_drawn_on(edi
     image = again.get("/api/image", params={"name": "train/cat/photo & 0 ü.png"}).json()
     drawn = decoded(image["drawn"]).reshape(image["height"], image["width"])
     assert drawn[0, 0] == 255 == drawn[-1, -1] and drawn[0, -1] == 0 and again.get("/api/images").json()["edited"] == 1
+
+
+@pytest.mark.parametrize("kind", ["clipseg", "owlv2"])
+def test_what_a_text_names_is_proposed_and_not_saved(model, folder, tmp_path, kind):
+    words = word_model_folders.write(tmp_path / kind, kind)
+    client = TestClient(make_server(model, folder, tmp_path / "out", words=words), base_url="http://127.0.0.1")
+    name = client.get("/api/images").json()["images"][0]["name"]
+    image = client.get("/api/image", params={"name": name}).json()
+    found = client.get("/api/words", params={"name": name, "text": "a bird"}).json()
+    drawn = decoded(found["drawn"]).reshape(image["height"], image["width"]) == 255
+    annotated = data.annotate(data.load_dataset(folder), "a bird", model=words, progress=False, device="cpu")
+    cells = annotated.cast_column("image", datasets.Image(decode=False))["image"]
+    row = annotated[next(at for at, cell in enumerate(cells) if cell["path"].endswith(name))]
+    mask = np.zeros((72, 96), bool)  # of the photograph
+    if kind == "clipseg":
+        mask = data.read_mask(row["mask"]) == 1
+    for x, y, width, height in row.get("bbox") or []:
+        mask[round(y) : round(y + height), round(x) : round(x + width)] = True
+    sampled = ((np.arange(count) + 0.5) * side / count for count, side in zip(drawn.shape, mask.shape))
+    assert (drawn == mask[np.ix_(*(each.astype(int) for each in sampled))]).mean() > 0.9  # at the rims the two sample apart
+    assert drawn.mean() > 0 and client.get("/api/images").json()["edited"] == 0
+    for text, said in (("", "write what to find"), ("a bird " * 20, "shorten it")):
+        answer = client.get("/api/words", params={"name": name, "text": text})
+        assert answer.status_code == 400 and said in answer.json()["error"]
+
+
+def test_nothing_found_is_said(model, folder, tmp_path, monkeypatch):
+    words = word_model_folders.write(tmp_path / "clipseg", "clipseg")
+    monkeypatch.setattr(WordModel, "find", lambda self, images, texts: [np.zeros((4, 4), np.float16)])
+    client = TestClient(make_server(model, folder, tmp_path / "out", words=words), base_url="http://127.0.0.1")
+    name = client.get("/api/images").json()["images"][0]["name"]
+    answer = client.get("/api/words", params={"name": name, "text": "a bird"})
+    assert answer.status_code == 400 and "nothing here is 'a bird'" in answer.json()["error"]
+
+
+def test_without_such_a_network_there_is_no_field(editor):
+    assert 'id="find"' not in editor.get("/edit").text and editor.get("/api/words").status_code == 404
 
 
 def test_somebody_elses_newer_edit_is_not_run_over(editor):

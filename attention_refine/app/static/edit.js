@@ -126,6 +126,26 @@ function took(found) {
 
 addEventListener("beforeunload", (event) => { if (waiting || sending) event.preventDefault(); });
 
+// masks from words ----------------------------------------------------------------------------------------------------
+
+async function find() {
+  const name = current.name, text = element("text").value.trim();
+  if (!text) return say("Write what to find, such as: a bird", true);
+  say("Looking …");
+  element("find").disabled = true;
+  try {
+    const found = await ask("/api/words", { name, text });
+    if (current.name === name) editor.set(bytes(found.drawn)); // which saves it; undo takes it back
+  } catch (error) {
+    say(error.message, true);
+  } finally {
+    element("find").disabled = false;
+  }
+}
+
+element("find")?.addEventListener("click", find);
+element("text")?.addEventListener("keydown", (event) => { if (event.key === "Enter") find(); });
+
 // repair --------------------------------------------------------------------------------------------------------------
 
 async function repair(method) {
