@@ -106,7 +106,9 @@ def test_what_a_text_names_is_proposed_and_not_saved(model, folder, tmp_path, ki
     for x, y, width, height in row.get("bbox") or []:
         mask[round(y) : round(y + height), round(x) : round(x + width)] = True
     sampled = ((np.arange(count) + 0.5) * side / count for count, side in zip(drawn.shape, mask.shape))
-    assert (drawn == mask[np.ix_(*(each.astype(int) for each in sampled))]).mean() > 0.9  # at the rims the two sample apart
+    assert (
+        drawn == mask[np.ix_(*(each.astype(int) for each in sampled))]
+    ).mean() > 0.9  # at the rims the two sample apart
     assert drawn.mean() > 0 and client.get("/api/images").json()["edited"] == 0
     for text, said in (("", "write what to find"), ("a bird " * 20, "shorten it")):
         answer = client.get("/api/words", params={"name": name, "text": text})
