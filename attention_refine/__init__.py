@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .prompting import zero_shot
     from .recipe.recommendation import Recommendation, recommend
     from .repairing import Repair, repair
-    from .training import TrainingConfig, finetune
+    from .training import TrainingConfig, find_learning_rate, finetune
     from .wrapping import wrap
 
 # What is imported at its first use: torch takes seconds, datasets and accelerate further ones, and to look at a folder of
@@ -90,6 +90,7 @@ _HOMES = {
     "repair": "repairing",
     "retrain_classifier": "mending.retraining",
     "TrainingConfig": "training",
+    "find_learning_rate": "training",
     "finetune": "training",
     "wrap": "wrapping",
     "zero_shot": "prompting",
@@ -129,6 +130,7 @@ __all__ = [
     "data",
     "evaluate",
     "few_shot",
+    "find_learning_rate",
     "finetune",
     "heads",
     "higher_resolution",

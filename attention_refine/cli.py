@@ -12,8 +12,8 @@ from .core.registry import import_file
 from .version import __version__
 
 COMMANDS = (  # in the order of the help; each is a file of commands/
-    "demo", "check", "annotate", "finetune", "launch", "watch", "evaluate", "fewshot", "compare", "audit", "repair", "explain",
-    "edit", "serve", "space", "inspect", "push", "pull", "backbones",
+    "demo", "check", "annotate", "finetune", "launch", "watch", "lr-find", "evaluate", "fewshot", "compare", "audit",
+    "repair", "explain", "edit", "serve", "space", "inspect", "push", "pull", "backbones",
 )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        import_module(f"attention_refine.commands.{name}").add(commands, words)
+        import_module(f"attention_refine.commands.{name.replace('-', '_')}").add(commands, words)
     return parser
 
 

@@ -2,6 +2,15 @@
 
 from .config import TrainingConfig, TrainingError
 from .loop import TrainingResult, finetune
+from .rate_finder import RateCurve, find_learning_rate
 from .starting import make_accelerator
 
-__all__ = ["TrainingConfig", "TrainingError", "TrainingResult", "finetune", "make_accelerator"]
+__all__ = [
+    "RateCurve",
+    "TrainingConfig",
+    "TrainingError",
+    "TrainingResult",
+    "find_learning_rate",
+    "finetune",
+    "make_accelerator",
+]

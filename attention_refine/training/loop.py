@@ -70,7 +70,7 @@ def finetune(
         ValueError: a dataset too small for the batch size, or a warm-up longer than the run.
     """
     config = config or TrainingConfig()
-    sets = _prepared_sets(model, config, dataset, eval_dataset, unlabeled)
+    sets = prepared_sets(model, config, dataset, eval_dataset, unlabeled)
     run = Run(model, config, accelerator or make_accelerator(config), sets, collate, evaluate)
     set_seed(config.seed, device_specific=True)
     if config.channels_last:
@@ -85,9 +85,14 @@ def finetune(
     return run.end()
 
 
-def _prepared_sets(
+def prepared_sets(
     model: nn.Module, config: TrainingConfig, dataset: Dataset, eval_dataset: Dataset | None, unlabeled: Dataset | None
 ) -> dict[str, Dataset | None]:
+    """The datasets of a run by name, as items for the model.
+
+    Raises:
+        TrainingError: something that is no dataset.
+    """
     try:
         return {
             "training": as_prepared(model, dataset, train=True, seed=config.seed),

@@ -70,7 +70,7 @@ from attention_refine.training.starting import (
     training_passes,
 )
 from attention_refine.training.stepping import prepared, take_step
-from attention_refine.training.strategies import Strategy
+from attention_refine.training.strategies import Part, Strategy
 from attention_refine.training.validation import validate
 
 logger = logging.getLogger(__name__)
@@ -261,23 +261,33 @@ class Run:
         self.accelerator.log(entry, step=0)
         self._show_panel()
 
-    def train_epoch(self) -> None:
-        """The steps that are left of an epoch."""
-        progress, config = self.progress, self.config
+    def learn(self) -> None:
+        """Training mode, but for what the config keeps as it is in this epoch."""
         self.trained.train()
-        thawed = config.thawed(progress.epoch)
+        thawed = self.config.thawed(self.progress.epoch)
         hold(self.thawing, not thawed)
         for name in self.kept_norms[thawed]:
             self.trained.get_submodule(name).eval()
+
+    def step(self, parts: list[Part]) -> dict[str, float]:
+        """One step, at the rate that is its own; its losses."""
+        progress, config = self.progress, self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.rate(progress.step)
+        parts = mixed_parts(parts, config, progress.epoch, progress.step_in_epoch)
+        losses = take_step(self.train_step, self.optimizer, parts, progress, config, self.accelerator)
+        if self.average is not None:
+            self.average.update(progress.step)
+        return losses
+
+    def train_epoch(self) -> None:
+        """The steps that are left of an epoch."""
+        progress, config = self.progress, self.config
+        self.learn()
         steps = self.strategy.epoch(progress.epoch, progress.step_in_epoch)
         pace = Pace(progress.images)
         for parts in steps if progress.step < self.total_steps else ():
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * self.rate(progress.step)
-            parts = mixed_parts(parts, config, progress.epoch, progress.step_in_epoch)
-            losses = take_step(self.train_step, self.optimizer, parts, progress, config, self.accelerator)
-            if self.average is not None:
-                self.average.update(progress.step)
+            losses = self.step(parts)
             pace.step(progress.images)
             self.bar.update()
             self.bar.set_postfix(epoch=progress.epoch + 1, loss=f"{losses['loss']:.4g}", refresh=False)
