@@ -12,7 +12,7 @@ from .core.registry import import_file
 from .version import __version__
 
 COMMANDS = (  # in the order of the help; each is a file of commands/
-    "demo", "check", "annotate", "finetune", "launch", "watch", "lr-find", "evaluate", "fewshot", "compare", "audit",
+    "demo", "check", "annotate", "finetune", "launch", "watch", "lr-find", "search", "evaluate", "fewshot", "compare", "audit",
     "repair", "explain", "edit", "serve", "space", "inspect", "push", "pull", "backbones",
 )  # fmt: skip
 

@@ -2,8 +2,10 @@
 
 from .building import build_model, load_split, load_splits, prepare_evaluation, prepare_training
 from .configs import shipped, shipped_lines, shipped_names
-from .run import Run, judge, report, run
+from .run import Run, judge, report, run, trained
 from .schema import DataOptions, EvaluationOptions, ModelOptions, Recipe, merged, read_yaml
+from .search import Search, SearchOptions
+from .search import line as search_line
 
 __all__ = [
     "DataOptions",
@@ -11,6 +13,8 @@ __all__ = [
     "ModelOptions",
     "Recipe",
     "Run",
+    "Search",
+    "SearchOptions",
     "build_model",
     "judge",
     "load_split",
@@ -21,7 +25,9 @@ __all__ = [
     "read_yaml",
     "report",
     "run",
+    "search_line",
     "shipped",
     "shipped_lines",
     "shipped_names",
+    "trained",
 ]

@@ -21,7 +21,7 @@ from ..hub import load
 from ..mending.propagation import propagation
 from ..model import RefinedModel
 from ..report import galleries, strips, write_report
-from ..training import TrainingConfig, finetune, make_accelerator
+from ..training import TrainingConfig, TrainingResult, finetune, make_accelerator
 from .building import build_model, load_splits, prepare_evaluation, prepare_training
 from .schema import ModelOptions, Recipe
 
@@ -47,21 +47,8 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
     """
     accelerator = make_accelerator(recipe.training)
     splits = splits or load_splits(recipe.data, recipe.training.seed)
-    if recipe.data.propagate is not None:
-        splits = {**splits, "train": _propagated(recipe, splits, accelerator)}
-    options = recipe.model if recipe.model.teacher is None else _taught(recipe, splits)
-    torch.manual_seed(recipe.training.seed)  # the fresh classifier and head
-    model = build_model(options, class_names(splits["train"]))
+    model, result = trained(recipe, splits, accelerator)
     output = Path(recipe.training.output_dir)
-    unlabeled = splits.get("unlabeled")
-    result = finetune(
-        model,
-        prepare_training(recipe, model, splits["train"]),
-        recipe.training,
-        eval_dataset=prepare_evaluation(recipe, model, splits["validation"]),
-        unlabeled=None if unlabeled is None else prepare_training(recipe, model, unlabeled, labeled=False),
-        accelerator=accelerator,
-    )
     if accelerator.is_main_process:
         with atomic_file(output / "recipe.yaml") as path:
             path.write_text(recipe.to_yaml(), encoding="utf-8")
@@ -82,6 +69,33 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
         title = f"{output.name} on {recipe.data.source}"
         report({output.name: done}, done.report_path, title=title, config=recipe.to_dict())
     return done
+
+
+def trained(
+    recipe: Recipe, splits: dict[str, Any], accelerator: Any, on_epoch: Callable[[dict[str, float]], None] | None = None
+) -> tuple[RefinedModel, TrainingResult]:
+    """The recipe's model after training, with what has to be trained before it; nothing is judged on test images.
+
+    Args:
+        splits: from :func:`load_splits`.
+        on_epoch: as :func:`attention_refine.finetune` takes it.
+    """
+    if recipe.data.propagate is not None:
+        splits = {**splits, "train": _propagated(recipe, splits, accelerator)}
+    options = recipe.model if recipe.model.teacher is None else _taught(recipe, splits)
+    torch.manual_seed(recipe.training.seed)  # the fresh classifier and head
+    model = build_model(options, class_names(splits["train"]))
+    unlabeled = splits.get("unlabeled")
+    result = finetune(
+        model,
+        prepare_training(recipe, model, splits["train"]),
+        recipe.training,
+        eval_dataset=prepare_evaluation(recipe, model, splits["validation"]),
+        unlabeled=None if unlabeled is None else prepare_training(recipe, model, unlabeled, labeled=False),
+        accelerator=accelerator,
+        on_epoch=on_epoch,
+    )
+    return model, result
 
 
 def _judge_last(recipe: Recipe, path: str, split: Any, output: Path, accelerator: Any) -> None:

@@ -18,7 +18,7 @@ from attention_refine.training.batch_norms import shared_statistics
 from attention_refine.training.batches import Collate
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.parameter_groups import frozen
-from attention_refine.training.run import Evaluate, Run, TrainingResult
+from attention_refine.training.run import Evaluate, OnEpoch, Run, TrainingResult
 from attention_refine.training.starting import make_accelerator
 
 __all__ = ["TrainingConfig", "TrainingError", "TrainingResult", "finetune"]
@@ -34,6 +34,7 @@ def finetune(
     accelerator: Accelerator | None = None,
     collate: Collate | None = None,
     evaluate: Evaluate | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainingResult:
     """Train ``model`` on ``dataset``.
 
@@ -47,21 +48,20 @@ def finetune(
         model: takes ``model(pixel_values=, labels=, ...)`` and returns an object with ``.loss``, ``.losses`` (scalars
             by name) and ``.logits`` (B, classes); saves itself with ``save_pretrained(folder)``. What its ``forward``
             does not accept of a batch is left out. All but ``model.backbone``, and its classifier, has the head's rate.
-        dataset: items, such as :class:`attention_refine.data.Prepared`, or whatever
-            :func:`attention_refine.data.as_prepared` makes into such: a folder, a ``datasets`` dataset, ``ImageFolder``,
-            a list of (image, label). ``set_epoch(epoch)`` is called if it has one. The order of the images and the
-            random numbers of an item depend on (seed, epoch, row) only. A stream (``IterableDataset``) comes in its own
-            order, must seed its own augmentation, and needs ``max_steps``.
+        dataset: items, or whatever :func:`attention_refine.data.as_prepared` makes into such: a folder, a ``datasets``
+            dataset, ``ImageFolder``, a list of (image, label). ``set_epoch(epoch)`` is called if it has one. The order of
+            the images and the random numbers of an item depend on (seed, epoch, row) only. A stream
+            (``IterableDataset``) comes in its own order, must seed its own augmentation, and needs ``max_steps``.
         config: the options; defaults where None.
         eval_dataset: images to evaluate on: ``loss`` (of the task, without objectives), ``accuracy``, ``macro_f1``, for
             multi-hot labels ``mean_average_precision``, and ``mask_correlation`` where there are head maps and masks.
             Without labels, where asked for: ``loss/<objective>``, ``prediction_drift``, ``prediction_kl``.
-        unlabeled: images whose labels, if any, are ignored, beside ``dataset`` or in its place; it must have a length.
-            They are taken as ``config.strategy`` says: :mod:`attention_refine.training.strategies`.
+        unlabeled: images, their labels ignored, taken as :mod:`attention_refine.training.strategies` says; with a length.
         accelerator: one to use in place of one made from ``config`` (its precision and trackers then count).
         collate: makes a batch of a list of items; :func:`attention_refine.data.collate` where None.
         evaluate: ``evaluate(model, accelerator) -> {metric: value}`` in place of the evaluation above. Called on every
             process with the model in evaluation mode; the main process's values count.
+        on_epoch: called with the history's entry of each epoch; what it raises ends the run, resumable.
 
     Raises:
         Interrupted: SIGTERM or SIGUSR1 ended the run after a step, with a checkpoint; a ``SystemExit`` of status 75.
@@ -71,7 +71,7 @@ def finetune(
     """
     config = config or TrainingConfig()
     sets = prepared_sets(model, config, dataset, eval_dataset, unlabeled)
-    run = Run(model, config, accelerator or make_accelerator(config), sets, collate, evaluate)
+    run = Run(model, config, accelerator or make_accelerator(config), sets, collate, evaluate, on_epoch)
     set_seed(config.seed, device_specific=True)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)

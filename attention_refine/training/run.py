@@ -76,6 +76,7 @@ from attention_refine.training.validation import validate
 logger = logging.getLogger(__name__)
 
 Evaluate = Callable[[nn.Module, Accelerator], dict[str, float]]
+OnEpoch = Callable[[dict[str, float]], None]
 
 
 @dataclass
@@ -119,7 +120,7 @@ class Run:
 
     Args:
         sets: datasets by name, ``training``, ``unlabeled`` and ``validation``; None for those that are not there.
-        collate, evaluate: as :func:`attention_refine.finetune` takes them.
+        collate, evaluate, on_epoch: as :func:`attention_refine.finetune` takes them.
 
     Attributes:
         progress: where it is.
@@ -128,8 +129,9 @@ class Run:
 
     def __init__(
         self, model: nn.Module, config: TrainingConfig, accelerator: Accelerator, sets: dict[str, Dataset | None],
-        collate: Collate | None, evaluate: Evaluate | None,
+        collate: Collate | None, evaluate: Evaluate | None, on_epoch: OnEpoch | None = None,
     ):  # fmt: skip
+        self.on_epoch = on_epoch
         process, processes = accelerator.process_index, accelerator.num_processes
         self.output = Path(config.output_dir)
         self.checkpoints = self.output / "checkpoints"
@@ -329,6 +331,8 @@ class Run:
             atomic_text(self.output / "history.json", json.dumps(progress.history, indent=1))
         if progress.finished or (config.save_every_epochs and progress.epoch % config.save_every_epochs == 0):
             self._save()
+        if self.on_epoch is not None:
+            self.on_epoch(progress.history[-1])
         if not progress.finished:
             self.leave_if_asked()  # not a step later: an epoch's evaluation may have used the time there was
 
