@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -43,14 +44,12 @@ def cnn() -> nn.Module:
 
 @pytest.fixture
 def vit() -> nn.Module:
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     return _lively(timm.create_model("test_vit", num_classes=5, img_size=64)).eval()
 
 
 @pytest.fixture
 def swin() -> nn.Module:
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     options = dict(
         img_size=32, patch_size=2, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4, num_classes=5

@@ -119,7 +119,8 @@ def test_modules_are_caught_and_their_values_unchanged(module, rule):
     "act", ["relu", "relu6", "leaky_relu", "gelu", "gelu_tanh", "silu", "swish", "hard_swish", "mish", "elu"]
 )
 def test_timms_activations_are_caught(act):
-    create_act_layer = pytest.importorskip("timm.layers").create_act_layer
+    from timm.layers import create_act_layer
+
     x = X.clone().requires_grad_()
     with maps.guided_activations() as guide:
         create_act_layer(act)(x * 1.0)

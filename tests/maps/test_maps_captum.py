@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 
 from attention_refine import maps
 
 captum = pytest.importorskip("captum.attr")
-timm = pytest.importorskip("timm")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
 
 NETWORKS = {"resnet18": "layer4", "resnet50": "layer4", "vgg11": "features.15", "convnext_atto": "stages.3"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
+import transformers
 from torch import nn
 
 from attention_refine import maps
@@ -97,7 +99,6 @@ def test_fused_and_unfused_attention_agree(vit):
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_transformers_networks(implementation):
-    transformers = pytest.importorskip("transformers")
     sizes = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, image_size=64)
     config = transformers.ViTConfig(**sizes, patch_size=16, initializer_range=0.5, num_labels=3)
     net = transformers.ViTForImageClassification(config).eval()
@@ -167,7 +168,6 @@ def test_values_are_unchanged_under_masks_and_grouped_queries():
 
 
 def test_average_pooling_reads_the_patches_rows():
-    timm = pytest.importorskip("timm")
     net = timm.create_model("test_vit", num_classes=5, img_size=64, global_pool="avg").eval()
     pixels = torch.randn(2, 3, 64, 64)
     found = maps.attention_rollout(net, pixels)
@@ -189,7 +189,6 @@ def test_networks_without_global_attention_are_refused(cnn, swin):
 
 def test_attention_between_different_tokens_is_refused():
     """A class token that joins in the last layers has a last look, but no rollout."""
-    timm = pytest.importorskip("timm")
     net = timm.create_model("cait_xxs24_224", img_size=32, depth=2, num_classes=3).eval()
     pixels = torch.randn(2, 3, 32, 32)
     for method in (maps.attention_rollout, maps.gradient_rollout):
@@ -200,7 +199,6 @@ def test_attention_between_different_tokens_is_refused():
 
 def test_a_pooling_query_reads_the_rolled_tokens():
     """Attention pooling: the query is no token, so its row closes the product and has no residual path."""
-    timm = pytest.importorskip("timm")
     net = timm.create_model("test_vit3", img_size=64, num_classes=3).eval()
     pixels, seen = torch.randn(2, 3, 64, 64), []
     with maps.AttentionWeights(2, seen.append):
@@ -214,7 +212,6 @@ def test_a_pooling_query_reads_the_rolled_tokens():
 
 
 def test_distillation_tokens_are_left_out():
-    timm = pytest.importorskip("timm")
     net = timm.create_model("deit_tiny_distilled_patch16_224", img_size=64, depth=2, num_classes=3).eval()
     pixels = torch.randn(2, 3, 64, 64)
     layers, _ = recorded(net, pixels)

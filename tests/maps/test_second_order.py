@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -151,7 +152,6 @@ def test_the_context_restores_the_kernels_and_in_place_gates_write_in_place():
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "vit_tiny_patch16_224"])
 def test_real_networks_train_on_a_map(name):
-    timm = pytest.importorskip("timm")
     options = {"img_size": 32, "depth": 2} if name.startswith("vit") else {}
     net = timm.create_model(name, num_classes=5, **options).train()
     pixels = torch.randn(2, 3, 32 if options else 64, 32 if options else 64)

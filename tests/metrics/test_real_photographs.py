@@ -14,7 +14,8 @@ from attention_refine import maps, metrics
 @pytest.fixture(scope="module")
 def pets(shared):
     """Four photographs, 192 px, normalised for ImageNet, and their masks."""
-    image = pytest.importorskip("PIL.Image")
+    from PIL import Image as image
+
     folder = shared / "data/pets3/test"
     if not (folder / "metadata.jsonl").is_file():
         pytest.skip(f"no photographs at {folder}")

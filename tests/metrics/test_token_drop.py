@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
+import transformers
 from torch import nn
 
 from attention_refine import metrics
@@ -143,7 +145,8 @@ def test_refusals(photos, net):
 @pytest.mark.parametrize("mixed", [False, True])
 def test_rotary_positions_stay_with_their_tokens(mixed):
     """Against the whole sequence under an attention mask, from which the class token cannot tell who was left out."""
-    eva = pytest.importorskip("timm.models.eva")
+    from timm.models import eva
+
     torch.manual_seed(0)
     net = eva.Eva(
         img_size=40, patch_size=8, num_classes=4, global_pool="token", embed_dim=32, depth=3, num_heads=2,
@@ -176,7 +179,6 @@ def test_rotary_positions_of_another_length_are_refused():
 
 
 def test_rotary_positions_of_transformers():
-    transformers = pytest.importorskip("transformers")
     config = transformers.DINOv3ViTConfig(
         image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         num_register_tokens=2, num_labels=4,
@@ -199,7 +201,6 @@ def test_rotary_positions_of_transformers():
 
 
 def test_timm_and_transformers():
-    timm, transformers = pytest.importorskip("timm"), pytest.importorskip("transformers")
     images, maps = torch.randn(2, 3, 32, 32), torch.rand(2, 1, 4, 4)
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=24, num_heads=2, num_classes=4
