@@ -142,9 +142,32 @@ def _align(folder: Path):
     return _Both(images, words), net
 
 
+def _sam(folder: Path):
+    config = transformers.SamConfig(
+        vision_config={
+            "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64,
+            "patch_size": 8, "window_size": 4, "global_attn_indexes": [1], "mlp_dim": 64, "num_pos_feats": 8,
+        },
+        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 8, "mask_input_channels": 4},
+        mask_decoder_config={
+            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32, "iou_head_depth": 2,
+            "iou_head_hidden_dim": 16,
+        },
+    )  # fmt: skip
+    images = transformers.SamImageProcessor(
+        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16},
+        mask_pad_size={"height": 16, "width": 16},
+    )  # fmt: skip
+    net = transformers.SamModel(config)
+    for mlp in net.mask_decoder.output_hypernetworks_mlps:  # a fresh one is sure of nothing
+        torch.nn.init.normal_(mlp.proj_out.weight, std=1000.0)
+    return transformers.SamProcessor(images), net
+
+
 ZERO_SHOT = {"clip": _clip, "siglip": _siglip, "align": _align}
 BUILT = {
     **ZERO_SHOT,
+    "sam": _sam,
     "clipseg": _clipseg,
     "owlvit": _owl("OwlViT"),
     "owlv2": _owl("Owlv2"),

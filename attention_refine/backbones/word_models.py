@@ -1,4 +1,5 @@
-"""Networks of transformers that find in an image what a text names: a map of it (CLIPSeg), or boxes (OWL, Grounding DINO)."""
+"""Networks of transformers that find in an image what a text names: a map of it (CLIPSeg), or boxes (OWL, Grounding DINO),
+which another (SAM) cuts out."""
 
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ KINDS = {
     "owlv2": Kind("Owlv2ForObjectDetection", "boxes", 0.1, "google/owlv2-base-patch16-ensemble"),
     "grounding-dino": Kind("GroundingDinoForObjectDetection", "boxes", 0.25, "IDEA-Research/grounding-dino-tiny"),
 }
+SEGMENTERS = {"sam": Kind("SamModel", "maps", 0.5, "facebook/sam-vit-base")}  # they take boxes, and read no text
 
 
 class WordModel:
@@ -123,6 +125,52 @@ class WordModel:
         ]
 
 
+class CutOut:
+    """A network that finds boxes, and one that cuts out what is in them: together they find maps, as a :class:`WordModel`.
+
+    Args:
+        finder: finds boxes.
+        level: the score from which a box is cut out.
+        segmenter: a network of :data:`SEGMENTERS`, and its processor.
+    """
+
+    kind = SEGMENTERS["sam"]
+
+    def __init__(self, finder: WordModel, level: float, segmenter: nn.Module, processor: Any, commit: str | None):
+        self.finder, self.level, self.processor, self.commit = finder, level, processor, commit
+        self.segmenter = segmenter.float().eval().to(finder.device)
+        self.net = nn.ModuleList([finder.net, self.segmenter])
+        self.tokens = finder.tokens
+
+    @property
+    def facts(self) -> str:
+        """As of a :class:`WordModel`."""
+        settings = self.processor.image_processor.to_dict()
+        return json.dumps([self.finder.facts, self.level, self.commit, settings], sort_keys=True, default=str)
+
+    @torch.no_grad()
+    def find(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[np.ndarray]:
+        """Of each image a map, ``(h, w)`` float16: how probably a pixel belongs to what one of the boxes holds."""
+        found = self.finder.find(images, texts)
+        return [
+            self._cut(image, boxes[boxes[:, 4] >= np.float32(self.level), :4]) for image, boxes in zip(images, found)
+        ]
+
+    def _cut(self, image: Image.Image, boxes: np.ndarray) -> np.ndarray:
+        if not len(boxes):
+            return np.zeros((1, 1), np.float16)
+        given = self.processor(images=image, input_boxes=[boxes.tolist()], return_tensors="pt")
+        device = self.finder.device
+        outputs = self.segmenter(
+            pixel_values=given["pixel_values"].to(device), input_boxes=given["input_boxes"].float().to(device),
+            multimask_output=False,
+        )  # fmt: skip
+        (logits,) = self.processor.image_processor.post_process_masks(
+            outputs.pred_masks.cpu(), given["original_sizes"], given["reshaped_input_sizes"], binarize=False
+        )
+        return logits[:, 0].amax(0).sigmoid().half().numpy()
+
+
 def _kept(boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Boxes within the image and larger than a pixel, one an object."""
     import torchvision
@@ -149,10 +197,34 @@ def load_word_model(
         ValueError: a network of another kind, or weights that lack some of it.
         OSError: it cannot be fetched, or has no safetensors.
     """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    net, processor, commit = _loaded(str(name), revision, KINDS, "finds what a text names")
+    if getattr(processor.image_processor, "do_center_crop", False):
+        raise ValueError(
+            f"the image processor of {name!r} cuts the images' margins off (do_center_crop), and what is found would lie "
+            "elsewhere: set do_center_crop to false in its preprocessor_config.json"
+        )
+    return WordModel(net, processor, commit, device)
+
+
+def cut_out(finder: WordModel, level: float, name: str | Path, revision: str | None = None) -> CutOut:
+    """The finder with a network of :data:`SEGMENTERS` behind it, loaded as by :func:`load_word_model`, with its errors.
+
+    Raises:
+        ValueError: a finder that makes maps by itself.
+    """
+    if finder.kind.finds != "boxes":
+        raise ValueError(
+            f"a segmenter cuts out what is in boxes, and a {finder.net.config.model_type} model makes masks itself: leave it "
+            "out"
+        )
+    return CutOut(finder, level, *_loaded(str(name), revision, SEGMENTERS, "cuts out what is in a box"))
+
+
+def _loaded(name: str, revision: str | None, kinds: dict[str, Kind], does: str) -> tuple[nn.Module, Any, str | None]:
+    """A network of the kinds, its processor, and their commit on the Hub."""
     import transformers
 
-    name = str(name)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     commit = None if Path(name).is_dir() else commit_of(name, revision)
     options: dict[str, Any] = (
         {"revision": commit, "trust_remote_code": False} if commit else {"trust_remote_code": False}
@@ -160,12 +232,12 @@ def load_word_model(
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
     except ValueError as error:  # of a type that transformers does not know, or that brings code
-        raise ValueError(_other_kind(name, " ".join(str(error).split())[:120])) from error
+        raise ValueError(_other_kind(name, kinds, does, " ".join(str(error).split())[:120])) from error
     except OSError as error:
         raise OSError(not_fetched(name, revision, error)) from error
-    if config.model_type not in KINDS:
-        raise ValueError(_other_kind(name, f"its type is {config.model_type!r}"))
-    network = getattr(transformers, KINDS[config.model_type].network)
+    if config.model_type not in kinds:
+        raise ValueError(_other_kind(name, kinds, does, f"its type is {config.model_type!r}"))
+    network = getattr(transformers, kinds[config.model_type].network)
     try:
         processor = transformers.AutoProcessor.from_pretrained(name, **options)
         net, loaded = network.from_pretrained(name, **options, use_safetensors=True, output_loading_info=True)
@@ -175,14 +247,9 @@ def load_word_model(
     if missing:
         raise ValueError(
             f"the weights of {name!r} lack {len(missing)} tensors of a {network.__name__} ({missing[0]} first): take a "
-            f"model that was trained to find things, such as {KINDS[config.model_type].example}"
+            f"model that was trained to find things, such as {kinds[config.model_type].example}"
         )
-    if getattr(processor.image_processor, "do_center_crop", False):
-        raise ValueError(
-            f"the image processor of {name!r} cuts the images' margins off (do_center_crop), and what is found would lie "
-            "elsewhere: set do_center_crop to false in its preprocessor_config.json"
-        )
-    return WordModel(net, processor, commit, device)
+    return net, processor, commit
 
 
 def commit_of(name: str, revision: str | None) -> str:
@@ -196,9 +263,9 @@ def commit_of(name: str, revision: str | None) -> str:
         raise OSError(not_fetched(name, revision, error)) from error
 
 
-def _other_kind(name: str, why: str) -> str:
-    kinds = ", ".join(f"{kind} ({each.example})" for kind, each in KINDS.items())
-    return f"{name!r} is no model that finds what a text names ({why}): the kinds are {kinds}"
+def _other_kind(name: str, kinds: dict[str, Kind], does: str, why: str) -> str:
+    known = ", ".join(f"{kind} ({each.example})" for kind, each in kinds.items())
+    return f"{name!r} is no model that {does} ({why}): the kinds are {known}"
 
 
 def not_fetched(name: str, revision: str | None, error: Exception) -> str:

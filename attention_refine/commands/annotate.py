@@ -25,6 +25,9 @@ def add(commands: Any, words: list[str]) -> None:
         "--model", required=True, metavar="MODEL",
         help="Hub id or folder of a CLIPSeg model, which makes masks, or of OWL-ViT, OWLv2 or Grounding DINO: boxes",
     )  # fmt: skip
+    parser.add_argument(
+        "--segmenter", metavar="MODEL", help="Hub id or folder of a SAM model: what is in the boxes cut out, as masks"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the model")
     parser.add_argument(
         "--output", type=new_folder, required=True, metavar="FOLDER", help="folder to write the images to"
@@ -62,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         prompt = {name: text for name, _, text in pairs}
     checked_target(arguments.output, arguments.split)  # before hours of work
     dataset = annotate(
-        load_dataset(arguments.source, arguments.split), prompt, model=arguments.model, revision=arguments.revision,
+        load_dataset(arguments.source, arguments.split), prompt, model=arguments.model, revision=arguments.revision, segmenter=arguments.segmenter,
         threshold=arguments.threshold, min_confidence=arguments.min_confidence, batch_size=arguments.batch_size,
         cache=arguments.cache or Path(arguments.output) / ".annotate", device=chosen_device(arguments.device),
     )  # fmt: skip

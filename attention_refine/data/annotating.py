@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from attention_refine.backbones.word_models import WordModel, load_word_model
+from attention_refine.backbones.word_models import CutOut, WordModel, cut_out, load_word_model
 from attention_refine.core.files import atomic_file, save_array
 from attention_refine.data.boxes import as_boxes
 from attention_refine.data.columns import is_multi_label, label_names, media_column, undecoded
@@ -42,6 +42,7 @@ def annotate(
     *,
     model: str | Path,
     revision: str | None = None,
+    segmenter: str | Path | None = None,
     threshold: float | None = None,
     min_confidence: float = 0.0,
     batch_size: int = 8,
@@ -53,7 +54,8 @@ def annotate(
 
     A segmentation network (CLIPSeg) gives the column ``mask``, of each image's own size, 255 where its map is at
     ``threshold`` or above. A detector (OWL-ViT, OWLv2, Grounding DINO) gives the column ``bbox``, of which items have
-    their mask, too: the boxes filled in.
+    their mask, too: the boxes filled in; with a ``segmenter`` (SAM) it gives the column ``mask``, what is in the boxes cut
+    out.
 
     Args:
         dataset: canonical columns, as from :func:`attention_refine.data.load_dataset`; without classes a text is needed.
@@ -63,6 +65,7 @@ def annotate(
             :data:`attention_refine.backbones.word_models.KINDS` lists. No code of a repository is run, and weights are
             read from safetensors alone.
         revision: of the model: a branch, a tag or a commit.
+        segmenter: a Hub id or folder of a SAM model, which cuts out what the detector ``model`` put boxes round.
         threshold: in (0, 1), from which a pixel, or a box, counts. By default 0.5 for CLIPSeg, 0.1 for OWL, 0.25 for
             Grounding DINO: the last two are those of transformers.
         min_confidence: rows whose mask is less sure stay without one.
@@ -99,8 +102,11 @@ def annotate(
     rows = undecoded(dataset)
     drawn = _drawn(rows)
     texts = [[] if flag else each for flag, each in zip(drawn, _texts(rows, prompt), strict=True)]
-    finder = load_word_model(model, revision, device)
+    finder: WordModel | CutOut = load_word_model(model, revision, device)
     level = finder.kind.threshold if threshold is None else threshold
+    if segmenter is not None:
+        finder = cut_out(finder, level, segmenter)
+        level = finder.kind.threshold
     column, kind = ("mask", datasets.Image()) if finder.kind.finds == "maps" else ("bbox", BOXES)
     cells: list[Any] = list(rows[column]) if column in rows.column_names else [None] * len(rows)
     if column == "bbox":
@@ -162,7 +168,7 @@ def _checked(text: Any) -> str:
 
 
 def _found(
-    finder: WordModel, images: datasets.Dataset, texts: list[list[str]], batch_size: int, cache: str | Path | None,
+    finder: WordModel | CutOut, images: datasets.Dataset, texts: list[list[str]], batch_size: int, cache: str | Path | None,
     progress: bool,
 ) -> Iterator[tuple[int, np.ndarray]]:  # fmt: skip
     """Each row that has texts, with what they found, from the cache where it is there."""
@@ -203,7 +209,7 @@ def _read(file: Path | None) -> np.ndarray | None:
 
 
 def _looked(
-    finder: WordModel, images: datasets.Dataset, texts: list[list[str]], which: Sequence[int]
+    finder: WordModel | CutOut, images: datasets.Dataset, texts: list[list[str]], which: Sequence[int]
 ) -> list[np.ndarray]:
     """What the network finds in these rows: of several texts the largest of their maps, or all their boxes."""
     if not which:
@@ -213,7 +219,13 @@ def _looked(
     pairs = [(image, text) for image, row in zip(read, which) for text in texts[row]]
     found = iter(finder.find(*zip(*pairs)))
     of_row = [[next(found) for _ in texts[row]] for row in which]
-    return [np.maximum.reduce(each) if finder.kind.finds == "maps" else np.concatenate(each) for each in of_row]
+    return [_largest(each) if finder.kind.finds == "maps" else np.concatenate(each) for each in of_row]
+
+
+def _largest(maps: list[np.ndarray]) -> np.ndarray:
+    """At each place the largest of several maps of one image; one that holds nothing may be a single pixel."""
+    found = [map for map in maps if map.any()] or maps[:1]
+    return np.maximum.reduce(found)
 
 
 def _cut(map: np.ndarray, image: Any, level: float) -> tuple[dict[str, Any] | None, float]:

@@ -421,3 +421,55 @@ def test_an_image_processor_that_cuts_margins_off_is_refused(folders, tmp_path):
     file.write_text(json.dumps(settings))
     with pytest.raises(ValueError, match="cuts the images' margins off .do_center_crop."):
         load_word_model(folder)
+
+
+# Boxes cut out ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_in_the_boxes_is_cut_out_as_sam_does_it(folders, rows):
+    finder = load_word_model(folders("owlv2"), device="cpu")
+    surest = [finder.find([row["image"]], ["a bird"])[0][0, 4] for row in rows]
+    options = {"model": folders("owlv2"), "threshold": float(np.sort(surest)[1]) - 1e-6, **QUIET}  # one row has no box
+    boxed = annotate(rows, "a bird", **options)
+    found = annotate(rows, "a bird", segmenter=folders("sam"), **options)
+    net = transformers.SamModel.from_pretrained(folders("sam")).eval()
+    processor = transformers.SamProcessor.from_pretrained(folders("sam"))
+    checked = 0
+    for row, cell in enumerate(cells(found)):
+        boxes = [[x, y, x + w, y + h] for x, y, w, h in boxed["bbox"][row] or []]
+        if not boxes:
+            assert cell is None
+            continue
+        union = np.zeros((40, 40), bool)
+        for box in boxes:  # one at a time
+            given = processor(images=rows[row]["image"], input_boxes=[[box]], return_tensors="pt")
+            with torch.no_grad():
+                outputs = net(
+                    pixel_values=given["pixel_values"], input_boxes=given["input_boxes"].float(), multimask_output=False
+                )
+            (mask,) = processor.image_processor.post_process_masks(
+                outputs.pred_masks, given["original_sizes"], given["reshaped_input_sizes"]
+            )
+            union |= mask[0, 0].numpy()
+        assert (cell is None and not union.any()) or ((read_mask(cell) == 1) == union).mean() > 0.99
+        checked += cell is not None and 0 < union.mean() < 1
+    assert checked and found["mask_source"][:] == ["words" if cell else None for cell in cells(found)]
+
+
+def test_a_batch_and_a_cache_give_the_same_cut_out(folders, rows, tmp_path, looked):
+    options = {"model": folders("owlv2"), "segmenter": folders("sam"), **QUIET}
+    once = made(annotate(rows, "a bird", batch_size=1, cache=tmp_path, **options))
+    assert made(annotate(rows, "a bird", batch_size=3, **options)) == once
+    asked = len(looked)
+    assert made(annotate(rows, "a bird", cache=tmp_path, **options)) == once and len(looked) == asked
+    annotate(rows, "a bird", cache=tmp_path, threshold=0.2, **options)  # other boxes
+    assert len(looked) == asked + len(rows)
+
+
+def test_a_segmenter_is_refused_where_it_has_nothing_to_cut(folders, rows):
+    with pytest.raises(ValueError, match="a clipseg model makes masks itself"):
+        annotate(rows, "a bird", model=folders("clipseg"), segmenter=folders("sam"), **QUIET)
+    with pytest.raises(ValueError, match="no model that cuts out.*facebook/sam-vit-base"):
+        annotate(rows, "a bird", model=folders("owlv2"), segmenter=folders("clipseg"), **QUIET)
+    with pytest.raises(ValueError, match="no model that finds what a text names"):
+        annotate(rows, "a bird", model=folders("sam"), **QUIET)
