@@ -10,10 +10,12 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import backbones, data, heads, maps, metrics, objectives
-    from .auditing import Audit, audit
+    from .auditing.audit import Audit, audit
     from .backbones import UnsupportedBackbone, higher_resolution
     from .backbones.adapter import Backbone
-    from .evaluation import Evaluation, compare, evaluate, few_shot, retrieval
+    from .evaluation import Evaluation, EvaluationConfig, compare, few_shot
+    from .evaluation.evaluate import evaluate
+    from .evaluation.retrieval import retrieval
     from .heads import BRNPA, AttentionBranch, BilinearPooling, Head, list_heads, register_head
     from .hub import CheckpointError, load
     from .maps import list_maps, register_map
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from .output import RefinedOutput
     from .prompting import zero_shot
     from .recipe.recommendation import Recommendation, recommend
-    from .repairing import Repair, repair
+    from .repairing.repair import Repair, repair
     from .training import TrainingConfig, find_learning_rate, finetune
     from .wrapping import wrap
 
@@ -52,6 +54,7 @@ _HOMES = {
     "higher_resolution": "backbones",
     "Backbone": "backbones.adapter",
     "Evaluation": "evaluation",
+    "EvaluationConfig": "evaluation",
     "compare": "evaluation",
     "evaluate": "evaluation",
     "few_shot": "evaluation",
@@ -110,6 +113,7 @@ __all__ = [
     "ContrastivePretraining",
     "Distillation",
     "Evaluation",
+    "EvaluationConfig",
     "GroupDRO",
     "GuidedInference",
     "Head",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from .core.files import atomic_file
 from .embedded import shapes
 from .evaluation import Evaluation, evaluate
 from .mending.propagation import Propagation, propagation
-from .model import RefinedModel
 from .objectives import Transplant
 from .recipe import Recipe, build_model, prepare_training, shipped
+from .refined import Refined
 from .repairing.changes import Change
 from .repairing.changes import changes as of_audits
 from .repairing.page import Examined, write_page
@@ -52,7 +53,7 @@ ar.finetune(model, masks, ar.TrainingConfig(epochs=5, learning_rate=3e-3, output
 class Told:
     """What :func:`tell` leaves, by ``"before"`` and ``"after"``; ``where_it_holds`` are evaluations of ``test_intact``."""
 
-    models: dict[str, RefinedModel]
+    models: dict[str, Refined]
     audits: dict[str, Audit]
     where_it_lies: dict[str, Evaluation]
     where_it_holds: dict[str, Evaluation]
@@ -132,8 +133,8 @@ def boxed(rows: datasets.Dataset, seed: int, share: float = SHARE) -> datasets.D
 
 
 def mend(
-    model: RefinedModel, few: datasets.Dataset, recipe: Recipe, output: Path, seed: int, progress: bool = True
-) -> tuple[RefinedModel, Propagation]:
+    model: Refined, few: datasets.Dataset, recipe: Recipe, output: Path, seed: int, progress: bool = True
+) -> tuple[Refined, Propagation]:
     """The model trained further on objects that were put on other images' places; the masks of them all from the few."""
     masks = propagation(model, few, method="segmenter", flip=False, seed=seed, progress=progress)
     mended = copy.deepcopy(model)
@@ -147,13 +148,13 @@ def further(training: TrainingConfig, output: Path) -> TrainingConfig:
     return replace(training, epochs=EPOCHS, output_dir=str(output))
 
 
-def look(model: RefinedModel, rows: datasets.Dataset, output: Path, seed: int, progress: bool) -> Examined:
+def look(model: Refined, rows: datasets.Dataset, output: Path, seed: int, progress: bool) -> Examined:
     found = examined(model, rows, limit=AUDITED, seed=seed, progress=progress)
     write(*found, output, title=f"Audit: {output.parent.name} network")
     return found
 
 
-def judged(model: RefinedModel, rows: datasets.Dataset, seed: int) -> Evaluation:
+def judged(model: Refined, rows: datasets.Dataset, seed: int) -> Evaluation:
     return evaluate(
         model, rows, measures=["accuracy", "energy_inside", "energy_on_cue"], perturbation_images=0, seed=seed,
         progress=False,
@@ -164,7 +165,7 @@ def changed(lies: dict[str, Evaluation], holds: dict[str, Evaluation], seed: int
     """The three numbers: accuracy where the badge lies and where it holds, and the map's energy on a lying badge."""
 
     def change(name: str, title: str, of: dict[str, Evaluation], column: str, higher: bool = True) -> Change:
-        return Change.of(name, title, *(of[when].values(column) for when in ("before", "after")), higher, seed)
+        return Change.of(name, title, of["before"].values(column), of["after"].values(column), higher, seed)
 
     return [
         change("lies", "Right where the badge lies", lies, "correct"),
@@ -189,7 +190,7 @@ def sentence(changes: list[Change], boxes: int, images: int) -> str:
     )
 
 
-def _percent(cell: dict[str, Any]) -> str:
+def _percent(cell: Mapping[str, Any]) -> str:
     return f"{100 * cell['value']:.0f}\u00a0%"
 
 

@@ -59,6 +59,7 @@ def export_onnx(model: Refined, path: str | Path, batch: int | None = None) -> N
     names = ["logits"] if model.head is None else ["logits", "maps"]
     program = export_program(model, batch)
     made = torch.onnx.export(program, input_names=["pixel_values"], output_names=names, dynamo=True, verbose=False)
+    assert made is not None, "with dynamo=True it is the program"
     path = Path(path)
     try:
         with room_for(path):

@@ -34,7 +34,7 @@ class Layout:
     grid_rank: int = 2
     frames_last: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"layout format {self.format!r} is not one of {', '.join(FORMATS)}")
         if self.format in ("NCTHW", "NTHWC") and self.grid_rank != 3:

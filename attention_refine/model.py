@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .backbones.adapter import Backbone, Feature
 from .backbones.classifier import LastLinear
@@ -29,14 +29,10 @@ from .core.model_inputs import (
 from .heads._base import Action, Head
 from .maps._second_order import twice_differentiable
 from .model_uses import ModelUses
-from .objectives._base import Objective, check_adds
-from .objectives._base import objectives as objective_names
+from .objectives._base import Objective, Objectives, check_adds
 from .output import RefinedOutput
 from .refined import models
 from .total_loss import losing_without_labels, total_loss, wanted_objectives
-
-if TYPE_CHECKING:
-    from .hf_auto.config import RefinedConfig
 
 
 @models.register("attention_refine")
@@ -72,7 +68,7 @@ class RefinedModel(ModelUses):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.objectives = nn.ModuleDict()
+        self.objectives: Objectives = Objectives()
         for objective in objective_list:
             if objective.name in self.objectives:
                 raise ValueError(f"objective {objective.name!r} is given twice; give it once, with one set of options")
@@ -85,30 +81,6 @@ class RefinedModel(ModelUses):
     @property
     def num_labels(self) -> int:
         return len(self.labels)
-
-    @property
-    def config(self) -> RefinedConfig:
-        """What transformers.Trainer and its trackers read of a model: class names, and that predictions are logits.
-
-        Made from the model each time: what is set on it changes nothing.
-        """
-        from .hf_auto.config import RefinedConfig
-
-        return RefinedConfig(labels=self.labels, preprocessing=self.preprocessing)
-
-    def add_objective(self, objective: str | Objective) -> None:
-        """Give a model, a loaded one for example, a further objective; one of the same name makes room.
-
-        Raises:
-            ValueError: an unknown name, or an objective that does not fit the model.
-            TypeError: neither a name nor an objective.
-        """
-        made = objective_names.made(objective, Objective)
-        made.attach(self)
-        check_adds([each for name, each in self.objectives.items() if name != made.name] + [made])
-        name_also(RefinedModel.forward, made.reads)
-        parameter = next(self.parameters())
-        self.objectives[made.name] = made.to(parameter.device).train(self.training)
 
     @naming_columns
     def forward(
@@ -152,20 +124,18 @@ class RefinedModel(ModelUses):
             compute_losses = labels is not None or self.training
         if compute_aux is None:
             compute_aux = compute_losses
-        if self.head is None and maps is not None:
-            raise ValueError("this model has no head, so a map cannot act on it; wrap it with head='abn', for example")
-        if maps is not None and not self.head.classifies:
+        if maps is not None and not self.found_head().classifies:
             check_maps(maps)
         wanted = wanted_objectives(self.objectives, objectives, labels) if compute_losses else []
         batch = {"pixel_values": pixel_values, "labels": labels, "smoothing": smoothing, **columns}
-        unknown, read = unknown_columns(columns, self.objectives), set()
+        unknown, read = unknown_columns(columns, self.objectives.values()), set[str]()
         for objective in wanted:
             batch = objective.prepare(self, Watched(batch, read) if unknown else batch)
         output = self._pass_for(wanted, batch, maps, compute_aux)
         if compute_losses:
             batch = Watched(batch, read) if unknown else batch
             output.losses, output.loss = total_loss(self, wanted, batch, output, smoothing)
-        if num_items_in_batch is not None and output.loss is not None:
+        if num_items_in_batch is not None and output.loss is not None and labels is not None:
             output.loss = output.loss * (labels.numel() / num_items_in_batch)
         if unknown - read:
             warn_unread(unknown - read)
@@ -189,7 +159,7 @@ class RefinedModel(ModelUses):
             else:
                 twice = any(objective.second_order for objective in wanted)
                 output = self.run(pixel_values, maps, compute_aux, keep=bool(wanted), twice=twice)
-        if embeds:
+        if last is not None:
             output.embedding = self._embedding(output, last)
         return output
 
@@ -249,7 +219,7 @@ class RefinedModel(ModelUses):
             return None
         if maps is not None:
             maps = given_maps(maps, feature.grid, self.head.num_maps)
-        return self.head.act(feature.grid, self.backbone.site.mechanism, maps, compute_aux)
+        return self.head.act(feature.grid, self.backbone.found_site().mechanism, maps, compute_aux)
 
     def _output(
         self, feature: Feature, action: Action | None, backbone: Tensor | None, keep: bool = True
@@ -257,12 +227,13 @@ class RefinedModel(ModelUses):
         """What a pass gave, from the backbone's logits; with per-class maps, logit ``k`` comes from a pass of map ``k``."""
         kept = feature if keep else None
         if action is None:
+            assert backbone is not None, "without a head nothing else classifies"
             return RefinedOutput(logits=backbone, aux_logits={}, losses={}, measures={}, feature=kept)
         logits = action.predict(backbone)
-        if action.others:
-            passes = [logits]
-            for gain in action.others:
-                grid, gain = self.head.put(feature.grid, gain, self.backbone.site.mechanism)
+        if self.head is not None and action.others:
+            passes, mechanism = [logits], self.backbone.found_site().mechanism
+            for other in action.others:
+                grid, gain = self.head.put(feature.grid, other, mechanism)
                 passes.append(self.backbone.resume(feature.with_grid(grid), gain))
             logits = torch.stack([each[:, k] for k, each in enumerate(passes)], dim=1)
         return RefinedOutput(
@@ -275,21 +246,6 @@ class RefinedModel(ModelUses):
             feature=kept,
             embedding=action.embedding,
         )
-
-    def _check_one_embedding(self) -> None:
-        if self.head is not None and self.head.per_class:
-            raise ValueError("with a map for each class an image has an embedding for each: wrap it with maps='shared'")
-
-    def _embedding(self, output: RefinedOutput, last: LastLinear) -> Tensor:
-        """What the classifier read in the pass that ``last`` watched."""
-        if output.embedding is not None:
-            return output.embedding
-        if last.output is None or last.output.shape != output.logits.shape or last.input.ndim != 2:
-            raise ValueError(
-                f"{type(self.backbone.net).__name__} has no linear classifier on one vector an image, so it has no "
-                "embedding; pool its patches with pool='avg', or wrap it with head='brnpa'"
-            )
-        return last.input
 
     def extra_repr(self) -> str:
         site = self.backbone.site

@@ -7,31 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .backbones.adapter import Backbone
 from .backbones.classifier import LastLinear
 from .backbones.contexts import quiet
 from .backbones.zero_shot import ZeroShotClassifier
-from .heads._base import Head
+from .core.model_inputs import name_also
 from .maps._attention_weights import pools_a_token
 from .maps._registry import by_name
 from .maps._scale import resize
+from .objectives._base import Objective, Objectives, check_adds, objectives
+from .refined import Refined
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from .explanation.clip import ClipExplanation
     from .explanation.image import Explanation
+    from .hf_auto.config import RefinedConfig
+    from .output import RefinedOutput
 
 
-class ModelUses(nn.Module):
+class ModelUses(Refined):
     """The methods of :class:`~attention_refine.model.RefinedModel` that call it, or hand it on; none is part of a pass."""
 
-    backbone: Backbone
-    head: Head | None
-    labels: list[str]
-    preprocessing: dict[str, Any]
+    objectives: Objectives
 
     @torch.no_grad()
     def explain(
@@ -71,6 +69,7 @@ class ModelUses(nn.Module):
                 made = self(pixel_values, compute_losses=False).maps
         else:
             made = by_name(chosen)(self, pixel_values, target=target)
+        assert made is not None, "explained_by says 'model' where there is a head"
         return resize(made, pixel_values.shape[2:])
 
     def explained_by(self, method: str = "auto") -> str:
@@ -98,11 +97,42 @@ class ModelUses(nn.Module):
             ValueError: the classifier is no linear layer on a vector an image, or there is one pass for each class.
         """
         if self.head is not None and self.head.classifies:
-            return self.run(pixel_values, compute_aux=False, keep=False).embedding
+            return self._embedding(self.run(pixel_values, compute_aux=False, keep=False))
         self._check_one_embedding()
         with LastLinear() as last:
             output = self(pixel_values, compute_losses=False)
         return self._embedding(output, last)
+
+    def _check_one_embedding(self) -> None:
+        if self.head is not None and self.head.per_class:
+            raise ValueError("with a map for each class an image has an embedding for each: wrap it with maps='shared'")
+
+    def _embedding(self, output: RefinedOutput, last: LastLinear | None = None) -> Tensor:
+        """What the classifier read: the head's, or the backbone's in the pass that ``last`` watched."""
+        if output.embedding is not None:
+            return output.embedding
+        whole = last is not None and last.output is not None and last.output.shape == output.logits.shape
+        read = last.input if last is not None and whole else None
+        if read is None or read.ndim != 2:
+            raise ValueError(
+                f"{type(self.backbone.net).__name__} has no linear classifier on one vector an image, so it has no "
+                "embedding; pool its patches with pool='avg', or wrap it with head='brnpa'"
+            )
+        return read
+
+    def add_objective(self, objective: str | Objective) -> None:
+        """Give a model, a loaded one for example, a further objective; one of the same name makes room.
+
+        Raises:
+            ValueError: an unknown name, or an objective that does not fit the model.
+            TypeError: neither a name nor an objective.
+        """
+        made = objectives.made(objective, Objective)
+        made.attach(self)
+        check_adds([each for name, each in self.objectives.items() if name != made.name] + [made])
+        name_also(type(self).forward, made.reads)
+        parameter = next(self.parameters())
+        self.objectives[made.name] = made.to(parameter.device).train(self.training)
 
     def refine(
         self, pixel_values: Tensor, steps: int = 3, learning_rate: float = 0.01, together: bool = False
@@ -148,6 +178,16 @@ class ModelUses(nn.Module):
 
         return explain_image(self, image, method=method, target=target, whole=whole)
 
+    @property
+    def config(self) -> RefinedConfig:
+        """What transformers.Trainer and its trackers read of a model: class names, and that predictions are logits.
+
+        Made from the model each time: what is set on it changes nothing.
+        """
+        from .hf_auto.config import RefinedConfig
+
+        return RefinedConfig(labels=self.labels, preprocessing=self.preprocessing)
+
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
         """Write ``config.json`` and ``model.safetensors``: see :func:`attention_refine.hub.save_pretrained`."""
         from .hub import save_pretrained
@@ -167,7 +207,7 @@ class ModelUses(nn.Module):
         export_backbone(self, folder)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Refined:
         """What :meth:`save_pretrained` wrote, in evaluation mode: see :func:`attention_refine.hub.from_pretrained`."""
         from .hub import from_pretrained
 

@@ -119,6 +119,7 @@ class OldNames(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """The module has run under its own name, which it keeps."""
+        assert module.__spec__ is not None, "importlib sets it before it runs a module"
         module.__spec__ = self._specs[module.__spec__.name]
 
 

@@ -10,6 +10,10 @@ from transformers.utils import ModelOutput
 
 from .backbones.adapter import Feature
 
+_LATER: Any = (
+    None  # ModelOutput wants None as every field's default; the four that have this are in all that a model returns
+)
+
 
 @dataclass
 class RefinedOutput(ModelOutput):
@@ -32,15 +36,37 @@ class RefinedOutput(ModelOutput):
     """
 
     loss: Tensor | None = None
-    logits: Tensor | None = None
+    logits: Tensor = _LATER
     maps: Tensor | None = None
     map_scores: Tensor | None = None
-    aux_logits: dict[str, Tensor] | None = None
-    losses: dict[str, Tensor] | None = None
-    measures: dict[str, Tensor] | None = None
+    aux_logits: dict[str, Tensor] = _LATER
+    losses: dict[str, Tensor] = _LATER
+    measures: dict[str, Tensor] = _LATER
     carried: dict[str, Tensor] | None = None
     feature: Feature | None = None
     embedding: Tensor | None = None
+
+    @property
+    def site_feature(self) -> Feature:
+        """``feature``, for an objective that cannot do without.
+
+        Raises:
+            RuntimeError: there is none: the model has neither a head nor a site.
+        """
+        if self.feature is None:
+            raise RuntimeError("this pass kept no feature: the model has no site, which a head or site_for gives it")
+        return self.feature
+
+    @property
+    def head_maps(self) -> Tensor:
+        """``maps``, of a model that must have a head.
+
+        Raises:
+            RuntimeError: it has none.
+        """
+        if self.maps is None:
+            raise RuntimeError("this model has no head, so its output has no maps")
+        return self.maps
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As :class:`ModelOutput`'s, which lists all fields anew for each that is set: a hundredth of a small network."""

@@ -19,6 +19,9 @@ from .backbones.contexts import own_randomness
 from .backbones.families import Example, examples
 from .backbones.outputs import logits_of
 from .backbones.probe import UnsupportedBackbone
+from .hub import load
+from .model import RefinedModel
+from .output import RefinedOutput
 from .wrapping import wrap
 
 SEEN = 1e-4  # relative change of the logits from which a map counts as one that moved them
@@ -81,17 +84,17 @@ def examine(net: nn.Module, pixel_values: Tensor, **options: Any) -> Findings:
     if options:
         with torch.no_grad():
             own = model.backbone(pixel_values)  # another classifier was asked for
-    site, head = model.backbone.site, model.head
+    site, head = model.backbone.found_site(), model.found_head()
     with torch.no_grad():
         output = model(pixel_values)
-        zero = model(pixel_values, maps=torch.zeros_like(output.maps)).logits
-        random = model(pixel_values, maps=torch.rand_like(output.maps)).logits
+        zero = model(pixel_values, maps=torch.zeros_like(output.head_maps)).logits
+        random = model(pixel_values, maps=torch.rand_like(output.head_maps)).logits
     return Findings(
         site=site.name,
         layout=site.layout.format + (f"+{site.layout.prefix}" if site.layout.prefix else ""),
         mechanism=site.mechanism,
         branch=head.config.branch,
-        map_size=tuple(output.maps.shape[2:]),
+        map_size=tuple(output.head_maps.shape[2:]),
         identity=float((output.logits - own).abs().max() / own.abs().max()),
         zero_map=torch.equal(zero, own),
         moved=float((random - own).norm() / own.norm()),
@@ -100,16 +103,16 @@ def examine(net: nn.Module, pixel_values: Tensor, **options: Any) -> Findings:
     )
 
 
-def _comes_back(model: nn.Module, pixel_values: Tensor, output: Any) -> bool:
+def _comes_back(model: RefinedModel, pixel_values: Tensor, output: RefinedOutput) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        loaded = type(model).from_pretrained(folder)
+        loaded = load(folder)
         with torch.no_grad():
             again = loaded(pixel_values)
-    return torch.equal(again.logits, output.logits) and torch.equal(again.maps, output.maps)
+    return torch.equal(again.logits, output.logits) and torch.equal(again.head_maps, output.head_maps)
 
 
-def _train(model: nn.Module, pixel_values: Tensor) -> tuple[float, ...]:
+def _train(model: RefinedModel, pixel_values: Tensor) -> tuple[float, ...]:
     labels = torch.arange(len(pixel_values)) % model.num_labels
     # Small, with clipped gradients: a longer step overshoots in a network of a few channels.
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
@@ -121,6 +124,7 @@ def _train(model: nn.Module, pixel_values: Tensor) -> tuple[float, ...]:
     for _ in range(STEPS):
         with own_randomness(pixel_values.device):  # what drops out is the same in every step, wherever it is drawn
             loss = model(pixel_values, labels=labels).loss
+        assert loss is not None, "labels were given"
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

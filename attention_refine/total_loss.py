@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,14 @@ from torch import Tensor
 
 from .core.classification_loss import classification_loss
 from .core.model_inputs import in_inference_mode, is_inference
-from .objectives._base import Objective
+from .objectives._base import Objective, Objectives
 
 if TYPE_CHECKING:
     from .output import RefinedOutput
     from .refined import Refined
 
 
-def wanted_objectives(
-    objectives: Mapping[str, Objective], names: Sequence[str] | None, labels: Tensor | None
-) -> list[Objective]:
+def wanted_objectives(objectives: Objectives, names: Sequence[str] | None, labels: Tensor | None) -> list[Objective]:
     """Those of these names, or all; without labels those that need none.
 
     Raises:
@@ -71,8 +69,9 @@ def total_loss(
         if labels is not None:
             share = math.prod([objective.task_weight for objective in wanted])
             add({"task": _loss_of_labels(output.logits, batch, smoothing)}, lambda name: share)
+            of_head = share * (model.head.weight if model.head is not None else 1.0)
             for name, logits in output.aux_logits.items():
-                add({name: _loss_of_labels(logits, batch, smoothing)}, lambda name: share * model.head.weight)
+                add({name: _loss_of_labels(logits, batch, smoothing)}, lambda name: of_head)
         for objective in wanted:
             add(objective(model, batch, output), objective.weight_of)
     return losses, total

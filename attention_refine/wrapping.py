@@ -72,10 +72,9 @@ def wrap(
             returns no logits, or several tensors that might be.
         OSError: the weights of a name or an id cannot be fetched.
     """
-    if head is not None:
-        head = heads.made(head, Head)
-        if head.resolved:
-            raise ValueError(f"this {type(head).__name__} is part of another model already; make a new one")
+    acting = None if head is None else heads.made(head, Head)
+    if acting is not None and acting.resolved:
+        raise ValueError(f"this {type(acting).__name__} is part of another model already; make a new one")
     if isinstance(objectives, (str, Objective)):
         raise TypeError(f"objectives must be a list, got {objectives!r}; write objectives=[{objectives!r}]")
     objectives = () if objectives is None else objectives
@@ -107,11 +106,11 @@ def wrap(
     full = {**_DEFAULT_PREPROCESSING, **own, **given}
     backbone = Backbone(net, spec, input_size=full["input_size"])
     classes = _count_classes(backbone, size)
-    model = RefinedModel(backbone, head, made, labels or _names_of(net, classes), full)
-    if head is not None:
-        backbone.site = head.locate(backbone)
-        head.attach(backbone, classes)
-        head.calibrate(backbone, partial(drawn, full, backbone.example()))
+    model = RefinedModel(backbone, acting, made, labels or _names_of(net, classes), full)
+    if acting is not None:
+        backbone.site = acting.locate(backbone)
+        acting.attach(backbone, classes)
+        acting.calibrate(backbone, partial(drawn, full, backbone.example()))
     for objective in made:
         objective.attach(model)
     model.drawn_classifier = fingerprint(net, classes) if fresh else None

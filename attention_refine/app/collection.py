@@ -7,6 +7,7 @@ import os
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -139,7 +140,7 @@ class Collection:
             file = self[name].map_file
             return None if file is None else read_map(file, f"the map of {name}"), self._revision(name)
 
-    def photograph(self, name: str):
+    def photograph(self, name: str) -> Any:
         """The image, upright and RGB.
 
         Raises:

@@ -130,6 +130,7 @@ class Repairs:
             "",
             *(line for line in self._lines if line),
         ]  # its last three: the sentence, the model, the report
+        assert self._folder is not None, "start makes it"
         return {**found, "state": "done", "sentence": said[-3], "page": f"{self._folder.name}/repair.html"}
 
     @property

@@ -101,12 +101,13 @@ class Server:
 
     def edit_page(self, request: Request) -> Response:
         return self._page(
-            "edit.html.jinja", "edit", split=self.collection.split, folder=str(self.collection.folder),
+            "edit.html.jinja", "edit", split=self._edited.split, folder=str(self._edited.folder),
             words=self.words is not None,
         )  # fmt: skip
 
     def result(self, request: Request) -> Response:
         """A page of the output folder; nothing else of it."""
+        assert self.repairs is not None, "its routes are there where it is"
         root = self.repairs.output.resolve()
         path = (root / request.path_params["path"]).resolve()
         if not path.is_relative_to(root) or path.suffix != ".html" or not path.is_file():
@@ -181,19 +182,24 @@ class Server:
 
     # the dataset ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def _edited(self) -> Collection:
+        assert self.collection is not None, "its routes are there where it is"
+        return self.collection
+
     def images(self, request: Request) -> Response:
-        found = [self.collection[name] for name in self.collection.order]
+        found = [self._edited[name] for name in self._edited.order]
         return JSONResponse({
             "images": [
                 {"name": e.name, "label": e.label, "found": e.found, "wrong": e.wrong, "edited": e.map_file is not None}
                 for e in found
             ],
-            "edited": self.collection.edited,
+            "edited": self._edited.edited,
         })  # fmt: skip
 
     def image(self, request: Request) -> Response:
-        entry, seen = self.collection[request.query_params.get("name", "")], self._seen(request)
-        drawn, revision = self.collection.edit(entry.name)
+        entry, seen = self._edited[request.query_params.get("name", "")], self._seen(request)
+        drawn, revision = self._edited.edit(entry.name)
         drawn = None if drawn is None else _fitted(drawn, seen.grid)
         return JSONResponse({
             "name": entry.name, "label": entry.label, "found": entry.found, **_described(seen),
@@ -209,7 +215,7 @@ class Server:
             seen, name = self._seen(request), request.query_params.get("name", "")
             if drawn.shape != seen.grid:
                 raise ValueError(f"a map of {name} is {seen.grid} (height, width), the one that was sent {drawn.shape}")
-            return self._stands(seen, drawn, self.collection.save(name, drawn, request.query_params.get("base")))
+            return self._stands(seen, drawn, self._edited.save(name, drawn, request.query_params.get("base")))
 
         return JSONResponse(await run_in_threadpool(write))
 
@@ -217,20 +223,22 @@ class Server:
         """A map of what a text names in an image; it is not saved."""
         name, text = (request.query_params.get(key, "")[:400] for key in ("name", "text"))
         seen = self._seen(request)
-        drawn = self.words.propose(self.collection.photograph(name), text, seen.grid)
+        assert self.words is not None, "its route is there where they are"
+        drawn = self.words.propose(self._edited.photograph(name), text, seen.grid)
         return JSONResponse({"drawn": _encoded(_bytes(drawn))})
 
     def discard(self, request: Request) -> Response:
         _check_origin(request)
-        self.collection.discard(request.query_params.get("name", ""), request.query_params.get("base"))
+        self._edited.discard(request.query_params.get("name", ""), request.query_params.get("base"))
         return JSONResponse(self._stands(self._seen(request), None, ""))
 
     def _stands(self, seen: Seen, drawn: np.ndarray | None, revision: str) -> dict[str, Any]:
         """How an image's edit stands: its revision, how many there are in all, and the prediction with it."""
         edited = self.viewer.predict(seen, drawn) if drawn is not None and self.viewer.acts else None
-        return {"revision": revision, "edited": self.collection.edited, "edited_scores": edited}
+        return {"revision": revision, "edited": self._edited.edited, "edited_scores": edited}
 
     def repair(self, request: Request) -> Response:
+        assert self.repairs is not None, "its routes are there where it is"
         if request.method != "GET":
             _check_origin(request)
             self.repairs.start() if request.method == "POST" else self.repairs.stop()

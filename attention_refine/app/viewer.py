@@ -18,7 +18,7 @@ from attention_refine.backbones.contexts import quiet
 from attention_refine.data import Transform
 from attention_refine.maps import by_name, list_maps
 from attention_refine.maps._scale import resize
-from attention_refine.model import RefinedModel
+from attention_refine.refined import Refined
 from attention_refine.repairing.repair import map_of
 
 CELLS = 256  # on the longer side of a map that is drawn on
@@ -64,7 +64,7 @@ class Viewer:
         ValueError: a network of clips.
     """
 
-    def __init__(self, model: RefinedModel):
+    def __init__(self, model: Refined):
         if len(model.preprocessing["input_size"]) != 3:
             raise ValueError(
                 f"this network takes clips of {model.preprocessing['input_size'][1]} frames, and the pages show photographs: "
@@ -128,7 +128,7 @@ class Viewer:
             with self._predicting, torch.no_grad(), quiet(self.model):
                 output = self.model(pixel_values, compute_losses=False)
             best = int(output.logits.argmax()) if target is None else target
-            made = output.maps[:, [best if self.model.head.per_class else 0]]
+            made = output.head_maps[:, [best if self.model.found_head().per_class else 0]]
         else:
             chosen = by_name(method)
             wanted = target if chosen.per_class else None
@@ -160,7 +160,7 @@ class Viewer:
         return self.placed(seen, self.map(seen, self.own), unit=self.own == "model")
 
     @cached_property
-    def _copy(self) -> RefinedModel:
+    def _copy(self) -> Refined:
         with self._predicting:  # or the copy would keep the hooks of a pass on its way
             return copy.deepcopy(self.model)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import IterableDataset
 
 from attention_refine import metrics
@@ -23,10 +22,11 @@ from attention_refine.evaluation.evaluate import evaluate
 from attention_refine.evaluation.judging import Judge, map_sources
 from attention_refine.evaluation.preparing import prepared_for
 from attention_refine.evaluation.results import cell_of, number
+from attention_refine.refined import Refined
 
 
 def audit(
-    model: nn.Module,
+    model: Refined,
     dataset: Any,
     output: str | Path | None = None,
     *,
@@ -87,7 +87,7 @@ def write(found: Audit, judge: Judge, entries: Entries, output: Path, title: str
 
 
 def examined(
-    model: nn.Module,
+    model: Refined,
     dataset: Any,
     *,
     places: Any = None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -18,6 +18,7 @@ from attention_refine.backbones import logits_of
 from attention_refine.backbones.contexts import quiet
 from attention_refine.data.loader import Loader
 from attention_refine.evaluation.judging import Judge
+from attention_refine.refined import Refined
 
 Item = Mapping[str, Any]
 SALT = {"mixed_same": 1, "mixed_rand": 2, "cue_moved": 3}
@@ -71,7 +72,7 @@ class Entries(Dataset):
         entry = Entry(at, row, item, self.known.objects[at], self.known.cues[at])
         wanted: dict[str, tuple[Candidates, list[int], Any]] = {}
         if entry.has_object:
-            wanted["mixed_same"] = self.lenders, [label], self.places
+            wanted["mixed_same"] = self.lenders, [] if label is None else [label], self.places
             wanted["mixed_rand"] = self.lenders, sorted(self.lenders.of_class), self.places
         if entry.has_cue:
             wanted["cue_moved"] = self.cues, [c for c in sorted(self.cues.of_class) if c != label], self.items
@@ -84,7 +85,7 @@ class Entries(Dataset):
 
 
 def look(
-    model: nn.Module, judge: Judge, map_name: str, entries: Entries, batch_size: int, num_workers: int, progress: bool
+    model: Refined, judge: Judge, map_name: str, entries: Entries, batch_size: int, num_workers: int, progress: bool
 ) -> dict[int, dict[str, Any]]:
     """``{position: record}`` of every entry.
 
@@ -92,7 +93,7 @@ def look(
     (shares of the image), and ``scenes``: ``{scene: {"prediction", "correct", "partner"}}``, with ``place``, the
     prediction for the partner's place alone, in ``mixed_rand``.
     """
-    records = {}
+    records: dict[int, dict[str, Any]] = {}
     loader = Loader(entries, batch_size=batch_size, collate_fn=list, num_workers=num_workers)
     with quiet(model), tqdm(total=len(entries), desc="auditing", unit="image", disable=not progress) as bar:
         for batch in loader:
@@ -101,7 +102,7 @@ def look(
     return records
 
 
-def _batch(model: nn.Module, judge: Judge, map_name: str, entries: Sequence[Entry]) -> dict[int, dict[str, Any]]:
+def _batch(model: Refined, judge: Judge, map_name: str, entries: Sequence[Entry]) -> dict[int, dict[str, Any]]:
     pixels = _stacked(entries, "pixel_values").to(judge.device)
     index = torch.tensor([entry.row for entry in entries])
     _, maps = judge.look(pixels, index)
@@ -165,12 +166,12 @@ def predictions(logits: Tensor, several: bool) -> list[Any]:
     return logits.argmax(1).tolist()
 
 
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
+def _logits(model: Refined, images: Tensor) -> Tensor:
     with torch.no_grad():
         return logits_of(model(images)).float().cpu()
 
 
-def _black(model: nn.Module, pixels: Tensor) -> Tensor:
+def _black(model: Refined, pixels: Tensor) -> Tensor:
     mean, std = (pixels.new_tensor(model.preprocessing[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     return -mean / std
 

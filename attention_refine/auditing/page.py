@@ -67,7 +67,7 @@ def drawn_map(judge: Judge, item: Mapping[str, Any], map: str, index: int) -> Im
     pixels = item["pixel_values"][None].to(judge.device)
     _, maps = judge.look(pixels, torch.tensor([index]))
     times = max(1, DRAWN // max(pixels.shape[2:]))
-    grey = denormalize(pixels, judge.model.preprocessing).convert("L")
+    grey = denormalize(pixels, judge.preprocessing).convert("L")
     grey = grey.resize((grey.width * times, grey.height * times), Image.Resampling.BICUBIC)
     picture = overlay(grey, maps[map][0], 0.55)
     for name, colour in (("mask", (255, 255, 255)), ("cue", CUE_LINE)):
@@ -84,7 +84,7 @@ class Drawer:
         self.audit, self.judge, self.entries = audit, judge, entries
         self.classes = audit.settings["classes"]
         self.number = {position: number for number, position in enumerate(entries.positions)}
-        self.preprocessing = judge.model.preprocessing
+        self.preprocessing = judge.preprocessing
 
     def pair(self, flips: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Figure]:
         """What the model looks at, on a typical image, and the scene that tells most about it."""
@@ -100,7 +100,7 @@ class Drawer:
         drops = {name: self.audit.scenes[name]["difference"]["value"] for name, of in flips.items() if of}
         if drops:
             against = {name: drop for name, drop in drops.items() if name != "mixed_same"} or drops
-            name = min(against, key=against.get)
+            name = min(against, key=lambda each: against[each])
             # First of all one that is taken for what its new place is taken for.
             told = [s for s in flips[name] if s["scenes"][name].get("place") == s["flipped_to"]] or flips[name]
             return [first, (told[0], name)]

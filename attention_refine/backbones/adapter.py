@@ -24,8 +24,8 @@ from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
 from .compiling import not_compiled
 from .contexts import quiet, without_checkpointing
-from .outputs import first_tensor, logits_of, with_first_tensor
-from .partial_forward import Reached, answering, before, last_called, recording
+from .outputs import feature_of, logits_of, with_first_tensor
+from .partial_forward import Reached, answering, before, recording_before
 from .passing import MakesContext, Passage
 from .precision import precision
 from .sites import Site, check_site, find_site
@@ -100,10 +100,11 @@ class Backbone(nn.Module):
         pixel_values = pixel_values.to(precision(self.net, pixel_values))  # a network may be held in bf16
         if act is None:
             return logits_of(self.net(pixel_values))
-        site, earlier = self._site(), {}
+        site = self.found_site()
+        earlier: dict[str, list[Any]] = {}
 
         def at_site(output: Any) -> tuple[Any, tuple[MakesContext, ...]]:
-            raw = first_tensor(output)
+            raw = feature_of(output)
             grid = to_grid(raw, site.layout, image_size_of(pixel_values))
             calls = {name: list(shapes) for name, shapes in earlier.items() if shapes}
             goes, gain = act(Feature(grid, output, pixel_values, calls))
@@ -113,12 +114,9 @@ class Backbone(nn.Module):
                 output = with_first_tensor(output, from_grid(goes.to(raw.dtype), raw, site.layout))
             return output, after if gain is None else (*after, ClassRowGain(gain, site.layout).again)
 
-        with ExitStack() if keep else nullcontext() as stack:
-            for name in before(self.net, site.name) if keep else ():
-                part = last_called(self.net.get_submodule(name))
-                stack.enter_context(recording(part, earlier.setdefault(name, [])))
-            with Passage(self.net, site.name, at_site) as passage:
-                logits = logits_of(self.net(pixel_values))
+        recorded = recording_before(self.net, site.name, earlier) if keep else nullcontext()
+        with recorded, Passage(self.net, site.name, at_site) as passage:
+            logits = logits_of(self.net(pixel_values))
         if passage.sent is None:
             raise RuntimeError(f"the forward pass never called {site.name!r}, where the map acts")
         return logits
@@ -157,8 +155,8 @@ class Backbone(nn.Module):
             gain: ``(B, 1, h, w)``, for a site whose mechanism is ``"attention"``: how much harder the class token looks
                 at each location.
         """
-        site = self._site()
-        raw = first_tensor(feature.output)
+        site = self.found_site()
+        raw = feature_of(feature.output)
         output = with_first_tensor(feature.output, from_grid(feature.grid.to(raw.dtype), raw, site.layout))
         with ExitStack() as stack:
             stack.enter_context(without_checkpointing(self.net))
@@ -173,9 +171,16 @@ class Backbone(nn.Module):
         """The largest modules that run only after the site; all else that has weights is the extractor."""
         with torch.no_grad(), quiet(self.net):
             earlier = self.features(self.example()).earlier
-        return [self.net.get_submodule(name) for name in before(self.net, self._site().name) if name not in earlier]
+        return [
+            self.net.get_submodule(name) for name in before(self.net, self.found_site().name) if name not in earlier
+        ]
 
-    def _site(self) -> Site:
+    def found_site(self) -> Site:
+        """The site of a backbone that must have one.
+
+        Raises:
+            RuntimeError: it has none.
+        """
         if self.site is None:
             raise RuntimeError("this backbone has no site: wrap it with a head, or pass site=... to wrap")
         return self.site

@@ -7,6 +7,8 @@ then looks ``gain`` times as hard at a location, ``a_j -> a_j g_j / sum(a g)``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,7 +45,7 @@ class ClassRowGain(TorchFunctionMode):
         self.prefix = layout.prefix
         self.calls = 0
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             query, key = (kwargs.get(n, args[i] if i < len(args) else None) for i, n in enumerate(("query", "key")))
@@ -76,14 +78,16 @@ class ClassRowGain(TorchFunctionMode):
         row = F.pad(self.row, (keys - self.row.shape[1], 0)).to(like.dtype)
         return row.view(row.shape[0], *[1] * (like.ndim - 2), keys)
 
-    def _fused(self, args, kwargs):
+    def _fused(self, args: Any, kwargs: Any) -> Any:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         call = {**dict(zip(names, args)), **kwargs}
         bias = self._bias(call["query"], call["key"].shape[-2])
         return class_row_attention(**call, class_row=bias, changed=self.changed)
 
 
-def class_row_attention(query, key, value, attn_mask=None, *, class_row, changed, **options) -> Tensor:
+def class_row_attention(
+    query: Any, key: Any, value: Any, attn_mask: Any = None, *, class_row: Any, changed: Any, **options: Any
+) -> Tensor:
     """``F.scaled_dot_product_attention`` with ``class_row`` added to the class row of the attention logits.
 
     Every other row comes from the fused kernel, and so does all of an image that is not ``changed``, bit for bit. A

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_LAYERS = (nn.Linear, *_CONVOLUTIONS)
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def classifiers(net: nn.Module, classes: int) -> list[nn.Module]:
     """A network's last layers: those timm names, else the last one with an output per class; none where none has."""
-    if callable(getattr(net, "get_classifier", None)):
-        named = net.get_classifier()
+    get_classifier = getattr(net, "get_classifier", None)
+    if callable(get_classifier):
+        named = get_classifier()
         return [m for m in (named if isinstance(named, (tuple, list)) else [named]) if isinstance(m, nn.Module)]
     layers = [m for m in net.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) == classes]
     return layers[-1:]
 
 
-def last_layer(net: nn.Module, classes: int) -> nn.Module:
+def last_layer(net: nn.Module, classes: int) -> Layer:
     """The linear layer (or convolution) that reads the embedding; the first where there are several.
 
     Raises:
         ValueError: no such layer.
     """
-    inner = [module for layer in classifiers(net, classes) for module in layer.modules() if isinstance(module, _LAYERS)]
+    inner = [module for layer in classifiers(net, classes) for module in layer.modules() if isinstance(module, Layer)]
     if not inner:
         raise ValueError(
             f"{type(net).__name__} has no last linear layer of {classes} classes to read embeddings before: wrap a "
@@ -46,9 +48,9 @@ def fingerprint(net: nn.Module, classes: int) -> str:
     return digest.hexdigest()
 
 
-def embedding_size(layer: nn.Module) -> int:
+def embedding_size(layer: Layer) -> int:
     """What :func:`last_layer` reads of an image."""
-    return layer.in_channels if isinstance(layer, _CONVOLUTIONS) else layer.in_features
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
 def embeddings(network: Callable[[Tensor], Tensor], layer: nn.Module, pixel_values: Tensor) -> Tensor:
@@ -74,11 +76,13 @@ def embeddings(network: Callable[[Tensor], Tensor], layer: nn.Module, pixel_valu
 class LastLinear(TorchFunctionMode):
     """Remembers the last linear layer of a forward pass: its input, weight and output."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.input = self.weight = self.output = None
+        self.input: Tensor | None = None
+        self.weight: Tensor | None = None
+        self.output: Tensor | None = None
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if func is F.linear:

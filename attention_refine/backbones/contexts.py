@@ -27,7 +27,7 @@ def is_checkpointed(net: nn.Module) -> bool:
 
     Asked at every pass in training, so by a walk that takes a tenth of the time of ``net.modules()``.
     """
-    ahead: list[nn.Module | None] = [net]
+    ahead: list[nn.Module] = [net]
     while ahead:
         module = ahead.pop()
         if checkpoints(module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.models import group_parameters
 from torch import nn
 
@@ -9,7 +11,7 @@ from .blocks import block_classes
 from .classifier import classifiers
 
 
-def layers_of(net: nn.Module, classes: int) -> dict[str, int]:
+def layers_of(net: Any, classes: int) -> dict[str, int]:
     """The layer of each parameter by its name, from 0 for the stem; the classifier is in the last.
 
     timm's networks say it themselves (``group_matcher``). Of any other the blocks are layers, one after the other, as
@@ -25,7 +27,7 @@ def layers_of(net: nn.Module, classes: int) -> dict[str, int]:
     if len(blocks) < 2:
         raise ValueError(f"{type(net).__name__} has no blocks of one kind that follow each other")
     last = {id(parameter) for layer in classifiers(net, classes) for parameter in layer.parameters()}
-    found, begun, between = {}, [], []
+    found, begun, between = dict[str, int](), list[str](), list[str]()
     for name, parameter in net.named_parameters():
         block = next((each for each in blocks if name.startswith(f"{each}.")), None)
         if block is not None and block not in begun:

@@ -232,13 +232,14 @@ def _timm(family: str) -> tuple[nn.Module, int]:
 
     model, args, side = TIMM[family]
     net = timm.create_model(model, num_classes=CLASSES, **args)
-    return net, side or net.pretrained_cfg["input_size"][-1]
+    return net, side or getattr(net, "pretrained_cfg", {})["input_size"][-1]
 
 
 def _classifier(family: str) -> str:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as names
 
-    return names[family] if isinstance(names[family], str) else names[family][0]
+    name = names[family]
+    return name if isinstance(name, str) else name[0]
 
 
 def _transformers(example: Example) -> tuple[nn.Module, int]:

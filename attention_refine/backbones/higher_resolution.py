@@ -7,6 +7,7 @@ interpolated to the new grid. What to change is found by running the network, an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,15 +53,16 @@ def higher_resolution(
         return net
     if hasattr(net, "backbone"):
         raise ValueError("higher_resolution changes a bare network: call it first, or pass resolution=... to wrap")
-    if resolution_of(net) is not None:
-        raise ValueError(f"the network is at {resolution_of(net).factor} times its resolution already; load it anew")
+    changed = resolution_of(net)
+    if changed is not None:
+        raise ValueError(f"the network is at {changed.factor} times its resolution already; load it anew")
     example = _example(net, input_size)
     inner = inside(net)
     runs = FramesFirst(net) if type(net).__name__ in video_classifiers() else net
     with quiet(net), torch.no_grad(), own_randomness(example.device):
         grid, calls = _watch(runs, inner, example)
         tries = _strides(calls, grid, factor, dilate) or _patches(inner, calls, grid, factor)
-        fault = f"no strided layer of its own makes its last grid {grid}"
+        fault: str | None = f"no strided layer of its own makes its last grid {grid}"
         for changes in tries:
             fault = _try(changes, runs, inner, example, grid)
             if fault is None:
@@ -105,14 +107,14 @@ def _watch(net: nn.Module, inner: nn.Module, example: Tensor) -> tuple[tuple[int
     around: dict[str, tuple[int, int]] = {}
     size = image_size_of(example)
 
-    def note(name: str):
-        def hook(module, args, output):
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
             raw = first_tensor(output)
             layout = infer_layout(raw, size) if raw is not None and raw.ndim > 3 else None
-            if layout is not None:
-                around[name] = grid_of(raw, layout, size)[-2:]
+            if raw is not None and layout is not None:
+                around[name] = _side(grid_of(raw, layout, size))
             if isinstance(module, CONVOLUTIONS + POOLS):
-                calls.append(_Call(name, module, tuple(args[0].shape[-2:]), tuple(output.shape[-2:])))
+                calls.append(_Call(name, module, _side(args[0].shape), _side(output.shape)))
 
         return hook
 
@@ -124,7 +126,11 @@ def _watch(net: nn.Module, inner: nn.Module, example: Tensor) -> tuple[tuple[int
         raise UnsupportedBackbone(
             f"{type(inner).__name__} at {'x'.join(map(str, size))} returns no grid; use a larger image"
         )
-    return tuple(found[-1].grid[-2:]), [call for call in calls if not _in_a_branch(call, around)]
+    return _side(found[-1].grid), [call for call in calls if not _in_a_branch(call, around)]
+
+
+def _side(shape: Sequence[int]) -> tuple[int, int]:
+    return shape[-2], shape[-1]
 
 
 def _in_a_branch(call: _Call, around: dict[str, tuple[int, int]]) -> bool:

@@ -19,7 +19,7 @@ from .resolution import Resolution
 from .spec import NotRebuildable, library_of
 from .torchvision_spec import build_named, classes_of
 from .torchvision_spec import names as torchvision_names
-from .transformers_spec import image_classifiers, video_classifiers
+from .transformers_spec import config_of, image_classifiers, video_classifiers
 from .video import FramesFirst
 
 # ViTMAE drops and shuffles patches at random; the same weights in a ViT do neither.
@@ -169,7 +169,7 @@ def _timm(name: str, pretrained: bool | str | Path, input_size: Sequence[int] | 
             raise
         raise ValueError(_other_weights(name, Path(pretrained), error)) from error
     size, own = tuple((input_size or ())[-2:]), tuple(get_model_input_config(net)["input_size"][-2:])
-    if size in ((), own) or not net.pretrained_cfg.get("fixed_input_size"):
+    if size in ((), own) or not getattr(net, "pretrained_cfg", {}).get("fixed_input_size"):
         return net
     # It takes one size, which only the network itself tells: once more for the other, its positions interpolated.
     return timm.create_model(name, **options, img_size=size[0] if size[0] == size[1] else size)
@@ -275,7 +275,7 @@ def num_classes(net: nn.Module) -> int | None:
         return net.classifier.out_features
     inner = net.net if isinstance(net, FramesFirst) else net
     if library_of(inner) == "transformers":
-        return inner.config.num_labels
+        return config_of(inner).num_labels
     if library_of(inner) == "torchvision":
         return classes_of(inner)  # also of a network that no name rebuilds
     return getattr(inner, "num_classes", None)
@@ -286,14 +286,19 @@ def _with_labels(net: nn.Module, num_labels: int | None) -> nn.Module:
         return net
     library = library_of(net.net if isinstance(net, FramesFirst) else net)
     if library == "timm":
-        net.reset_classifier(num_labels)
-        return net
+        return _reset(net, num_labels)
     if library is not None:
         return _rebuilt(net, num_labels)
     raise ValueError(
         f"num_labels={num_labels} cannot be set on a {type(net).__name__}: only timm, transformers and torchvision "
         "classifiers say how to replace theirs; replace its last layer yourself before wrapping, or pass pool='avg'"
     )
+
+
+def _reset(net: Any, num_labels: int) -> nn.Module:
+    """A timm network with a fresh classifier, or without for 0 classes."""
+    net.reset_classifier(num_labels)
+    return net
 
 
 def _rebuilt(net: nn.Module, num_labels: int) -> nn.Module:
@@ -303,10 +308,11 @@ def _rebuilt(net: nn.Module, num_labels: int) -> nn.Module:
         fresh = rebuild(replace(spec, args={**spec.args, "num_classes": num_labels}))
     else:
         inner = net.net if isinstance(net, FramesFirst) else net
-        config = type(inner.config).from_dict(inner.config.to_dict())
+        own = config_of(inner)
+        config = type(own).from_dict(own.to_dict())
         config.num_labels = num_labels
         fresh = type(inner)(config)
-        fresh.config._name_or_path = inner.config._name_or_path
+        config_of(fresh)._name_or_path = own._name_or_path
         if spec.resolution is not None:
             Resolution.from_dict(spec.resolution).apply(fresh)
         fresh = FramesFirst(fresh) if isinstance(net, FramesFirst) else fresh
@@ -323,7 +329,7 @@ def _pooled(net: nn.Module, num_labels: int | None, input_size: Sequence[int] | 
     if num_labels is None:
         raise ValueError(f"{type(net).__name__} does not say how many classes it has; pass num_labels=...")
     if library_of(net) == "timm":
-        net.reset_classifier(0)
+        _reset(net, 0)
     elif has_classifier(net) and isinstance(getattr(net, "classifier", None), nn.Linear):
         net = _rebuilt(net, 0)  # transformers' own way to leave the classifier out
     try:

@@ -66,5 +66,5 @@ def _narrow(stem: nn.Module, width: int) -> nn.Module:
             module.in_channels, module.out_channels = fewer(module.in_channels), fewer(module.out_channels)
             module.weight = nn.Parameter(torch.empty(module.out_channels, module.in_channels, *module.kernel_size))
         elif isinstance(module, nn.BatchNorm3d):
-            module.__init__(fewer(module.num_features))
+            nn.BatchNorm3d.__init__(module, fewer(module.num_features))
     return stem

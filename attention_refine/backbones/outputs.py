@@ -18,6 +18,20 @@ def first_tensor(output: Any) -> Tensor | None:
     return None
 
 
+def feature_of(output: Any) -> Tensor:
+    """:func:`first_tensor` of a module that has to return one.
+
+    Raises:
+        TypeError: it returned none.
+    """
+    feature = first_tensor(output)
+    if feature is None:
+        raise TypeError(
+            f"a module returned {type(output).__name__} where a feature was expected: a tensor, or one first"
+        )
+    return feature
+
+
 def with_first_tensor(output: Any, tensor: Tensor) -> Any:
     """``output`` with the tensor :func:`first_tensor` finds replaced by ``tensor``; the original is left alone."""
     if isinstance(output, Tensor):
@@ -36,7 +50,7 @@ def logits_of(output: Any) -> Tensor:
         TypeError: there are no logits (a feature-only network, say).
     """
     if isinstance(output, Tensor):
-        logits = output
+        logits: Any = output
     else:
         logits = getattr(output, "logits", None)
         if logits is None:

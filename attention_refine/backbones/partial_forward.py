@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def last_called(module: nn.Module) -> nn.Module:
 
     timm does so, to checkpoint the parts of a chain one by one.
     """
-    while type(module).forward is nn.Sequential.forward and len(module):
+    while isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module):
         module = module[-1]
     return module
 
@@ -62,13 +62,22 @@ def recording(module: nn.Module, calls: list[Any]) -> Iterator[None]:
 
 
 @contextmanager
+def recording_before(net: nn.Module, site: str, calls: dict[str, list[Any]]) -> Iterator[None]:
+    """Note, by name, the shapes of every output of the modules before ``site``."""
+    with ExitStack() as stack:
+        for name in before(net, site):
+            stack.enter_context(recording(last_called(net.get_submodule(name)), calls.setdefault(name, [])))
+        yield
+
+
+@contextmanager
 def answering(module: nn.Module, calls: list[Any], blank: bool = True) -> Iterator[None]:
     """The module returns the recorded outputs in turn instead of running, and runs as usual once they are used up."""
     remaining = iter(calls)
     own = module.__dict__.get("forward")
     run = module.forward
 
-    def answer(*args, **kwargs):
+    def answer(*args: Any, **kwargs: Any) -> Any:
         for output in remaining:
             return tree_map(_blank, output) if blank else output
         return run(*args, **kwargs)

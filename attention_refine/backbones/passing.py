@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from .contexts import checkpoints, is_checkpointed, output_hook
-from .outputs import first_tensor, with_first_tensor
+from .outputs import feature_of, with_first_tensor
 from .partial_forward import last_called
 
 Context = AbstractContextManager[Any]
@@ -89,7 +89,7 @@ class Passage:
 
             def replay(module: nn.Module, args: Any, output: Any) -> Any:
                 enter()
-                tensor = first_tensor(self.sent)
+                tensor = feature_of(self.sent)
                 return with_first_tensor(output, tensor.detach().requires_grad_(tensor.requires_grad))
 
             if behind:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..layouts import to_grid
 from .contexts import output_hook, own_randomness, quiet
-from .outputs import first_tensor
+from .outputs import feature_of
 from .probe import UnsupportedBackbone
 from .sites import Site
 from .trace import image_size_of, trace
@@ -40,8 +40,8 @@ class PatchPooling(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         features: list[Tensor] = []
 
-        def keep(module, args, output):
-            features.append(first_tensor(output))
+        def keep(module: Any, args: Any, output: Any) -> None:
+            features.append(feature_of(output))
 
         with output_hook(self.net.get_submodule(self.site.name), keep):
             self.net(pixel_values)
@@ -76,7 +76,7 @@ class PatchPooling(nn.Module):
             size = "x".join(map(str, image_size_of(pixel_values)))
             raise UnsupportedBackbone(f"{type(net).__name__} at {size} returns no grid to pool; use a larger image")
         last = found[-1]
-        channels = to_grid(first_tensor(last.output), last.layout, image_size_of(noise)).shape[1]
+        channels = to_grid(feature_of(last.output), last.layout, image_size_of(noise)).shape[1]
         made = cls(net, Site(last.name, last.layout), channels, num_labels)
         return made.to(device=pixel_values.device, dtype=pixel_values.dtype).train(net.training)
 
@@ -97,10 +97,9 @@ def classifier_of_the_mean(backbone: Backbone, feature: Feature, classes: int) -
     mean = noise.flatten(2).mean(2)
     shape = (classes, mean.shape[1])
     for module in backbone.net.modules():
-        weight = getattr(module, "weight", None)
-        if not isinstance(module, (nn.Linear, nn.Conv2d)) or weight.flatten(1).shape != shape:
+        if not isinstance(module, (nn.Linear, nn.Conv2d)) or module.weight.flatten(1).shape != shape:
             continue
-        weight = weight.detach().flatten(1)
+        weight = module.weight.detach().flatten(1)
         bias = weight.new_zeros(classes) if module.bias is None else module.bias.detach()
         if torch.allclose(nn.functional.linear(mean, weight, bias), logits, rtol=1e-3, atol=1e-4 * float(logits.std())):
             return weight, bias

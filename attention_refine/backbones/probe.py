@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..layouts import from_grid, to_grid
 from .attention import ClassRowGain
 from .calibrate import liven
-from .outputs import first_tensor, logits_of, with_first_tensor
+from .outputs import feature_of, logits_of, with_first_tensor
 from .partial_forward import answering
 from .trace import Candidate, image_size_of, trace
 
@@ -82,7 +82,7 @@ class Probe:
                 raise UnsupportedBackbone("the network's logits do not depend on its input differentiably")
             self._feel(found, logits, image)
         for candidate in found:  # keep values, not the graph
-            candidate.output = with_first_tensor(candidate.output, first_tensor(candidate.output).detach())
+            candidate.output = with_first_tensor(candidate.output, feature_of(candidate.output).detach())
         return found
 
     def _feel(self, found: list[Candidate], logits: Tensor, image: Tensor) -> None:
@@ -95,7 +95,7 @@ class Probe:
 
             return look
 
-        tracked = [(candidate, raw) for candidate in found if (raw := first_tensor(candidate.output)).requires_grad]
+        tracked = [(candidate, raw) for candidate in found if (raw := feature_of(candidate.output)).requires_grad]
         for candidate, raw in tracked:
             raw.register_hook(looking(candidate))
         weights = torch.linspace(1, 2, logits.numel(), device=logits.device).view_as(logits)
@@ -125,7 +125,7 @@ class Probe:
         return self._read[candidate.name]
 
     def _resume(self, candidate: Candidate, image: Tensor, rewrite: Callable[[Tensor], Tensor]) -> Tensor:
-        raw = first_tensor(candidate.output).clone()  # an in-place activation may follow and write into it
+        raw = feature_of(candidate.output).clone()  # an in-place activation may follow and write into it
         feature = rewrite(to_grid(raw, candidate.layout, self.image_size))
         output = with_first_tensor(candidate.output, from_grid(feature, raw, candidate.layout))
         with ExitStack() as stack:

@@ -6,7 +6,7 @@ the network once, as sites are: no table of families.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -78,8 +78,8 @@ def read_levels(net: nn.Module, levels: Sequence[Level], pixel_values: Tensor) -
     """The features ``(B, C, h, w)`` at the levels, from one pass without a graph, in the mode the network is in."""
     found: dict[str, Any] = {}
 
-    def keep(name: str):
-        def hook(module, args, output):
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
             found[name] = first_tensor(output)
 
         return hook

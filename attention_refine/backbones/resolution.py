@@ -81,7 +81,7 @@ class Resolution:
             _set(net, name, StrideOnePool(kind, spacing))
         for name, prefix, before, after in self.positions:
             _set(net, name, nn.Parameter(_interpolated(net.get_parameter(name), prefix, before, after)))
-        net.resolution = self
+        vars(net)["resolution"] = self
         return net
 
     def parts(self, net: nn.Module) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Resolution:
                 setattr(net.get_submodule(name), attribute, _plain(after))
             for name, part in ours.items():
                 _set(net, name, part)
-            net.resolution = self
+            vars(net)["resolution"] = self
 
 
 def resolution_of(net: nn.Module) -> Resolution | None:

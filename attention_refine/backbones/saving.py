@@ -42,10 +42,10 @@ def _timm(net: nn.Module, folder: Path, labels: list[str], preprocessing: dict[s
     from timm.models import save_for_hf
 
     data = {key: preprocessing[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
-    save_for_hf(net, folder, {"label_names": labels}, safe_serialization=True, data_config=data)
+    save_for_hf(net, str(folder), {"label_names": labels}, safe_serialization=True, data_config=data)
 
 
-def _transformers(net: nn.Module, folder: Path, labels: list[str], preprocessing: dict[str, Any]) -> None:
+def _transformers(net: Any, folder: Path, labels: list[str], preprocessing: dict[str, Any]) -> None:
     net.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

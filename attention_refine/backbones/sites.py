@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..layouts import Layout
 from .contexts import own_randomness, quiet
-from .outputs import first_tensor
+from .outputs import feature_of
 from .probe import MECHANISMS, Probe, UnsupportedBackbone
 from .trace import Candidate
 
@@ -48,7 +48,7 @@ class Site:
     layout: Layout
     mechanism: str = "scale"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mechanism not in MECHANISMS:
             raise ValueError(f"mechanism {self.mechanism!r} is not one of {', '.join(MECHANISMS)}")
 
@@ -103,9 +103,9 @@ def _last_cut(probe: Probe) -> Candidate | None:
 
 def _inside(probe: Probe, last: Candidate) -> Candidate:
     """The same feature where it is read: a container may return it beside what it pooled from it."""
-    feature = first_tensor(last.output)
+    feature = feature_of(last.output)
     for candidate in reversed(probe.candidates):
-        same = first_tensor(candidate.output)
+        same = feature_of(candidate.output)
         if same.shape == feature.shape and same.equal(feature) and probe.is_cut(candidate) and probe.is_read(candidate):
             return candidate
     return last

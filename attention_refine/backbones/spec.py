@@ -39,7 +39,7 @@ class BackboneSpec:
     pooling: dict[str, Any] | None = None
     resolution: dict[str, Any] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise ValueError(f"backbone source {self.source!r} is not one of {', '.join(SOURCES)}")
 

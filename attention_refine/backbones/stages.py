@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..layouts import from_grid, infer_layout, to_grid
 from .contexts import output_hook, quiet, without_checkpointing
-from .outputs import first_tensor
+from .outputs import feature_of, first_tensor
 from .sites import Site
 from .trace import image_size_of
 
@@ -41,7 +43,7 @@ class StageTwin(nn.Module):
         bare = replace(self.layout, prefix=0)
         x = from_grid(feature, feature, bare)
         for stage in self.stages:
-            x = first_tensor(stage(x))
+            x = feature_of(stage(x))
         # The grid's own aspect ratio stands for the image's: the twin runs at stride 1.
         return to_grid(x, bare, size)
 
@@ -53,8 +55,8 @@ def following_stage(net: nn.Module, site: Site, pixel_values: Tensor) -> list[st
     following = [f"{parent}.{name}" if parent else name for name in siblings[siblings.index(child) + 1 :]]
     size, grids = image_size_of(pixel_values), set()
 
-    def note(name: str):
-        def hook(module, args, output):
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
             raw = first_tensor(output)
             if raw is not None and infer_layout(raw, size) is not None:
                 grids.add(name)
@@ -112,5 +114,5 @@ def _at_stride_one(module: nn.Module) -> nn.Module:
 
 
 def _strided(module: nn.Module) -> bool:
-    stride = module.stride
+    stride: Any = module.stride
     return any(s > 1 for s in (stride if isinstance(stride, tuple) else (stride,)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layouts import Layout, grid_of, infer_layout
 from .contexts import output_hook
-from .outputs import first_tensor
+from .outputs import feature_of, first_tensor
 from .partial_forward import Reached, before, shapes
 
 
@@ -59,8 +60,8 @@ def trace(net: nn.Module, image: Tensor) -> tuple[list[Candidate], Any]:
     outputs: list[tuple[str, int, Any]] = []
     clock = itertools.count()
 
-    def record(name: str):
-        def hook(module, args, output):
+    def record(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
             finished = next(clock)
             calls.setdefault(name, []).append((finished, shapes(output)))
             raw = first_tensor(output)
@@ -75,10 +76,10 @@ def trace(net: nn.Module, image: Tensor) -> tuple[list[Candidate], Any]:
                 stack.enter_context(output_hook(module, record(name)))
         result = net(image)
     total = next(clock)
-    grids = _grids([first_tensor(output) for _, _, output in outputs], size)
+    grids = _grids([feature_of(output) for _, _, output in outputs], size)
     found = []
     for name, finished, output in outputs:
-        raw = first_tensor(output)
+        raw = feature_of(output)
         layout = infer_layout(raw, size, grids) if len(calls[name]) == 1 else None
         if layout is not None:
             earlier = {
@@ -123,8 +124,10 @@ def frames_last(net: nn.Module, clip: Tensor) -> bool | None:
     half = t // 2
     replaced = noise[:1].clone()
     replaced[:, :, : half * (size[0] // t)] = noise[1:, :, : half * (size[0] // t)]
-    other, _ = _first_tokens(net, replaced)
-    change = (other - raw)[0, layout.prefix :].float().norm(dim=-1)
+    again = _first_tokens(net, replaced)
+    if again is None:
+        return None
+    change = (again[0] - raw)[0, layout.prefix :].float().norm(dim=-1)
     changed = change > change.mean()  # a stem whose patches overlap changes the next frame's tokens a little, too
     early = torch.arange(t, device=changed.device) < half
     if (changed.view(t, h * w) == early[:, None]).float().mean() > 0.75:
@@ -135,7 +138,7 @@ def frames_last(net: nn.Module, clip: Tensor) -> bool | None:
 def _first_tokens(net: nn.Module, clip: Tensor) -> tuple[Tensor, Layout] | None:
     """The first tokens of a clip that a network computes; it stops there."""
 
-    def look(module, args, output):
+    def look(module: Any, args: Any, output: Any) -> None:
         raw = first_tensor(output)
         if raw is not None and raw.is_floating_point() and raw.ndim == 3 and len(raw) == 1:
             layout = infer_layout(raw, image_size_of(clip))

@@ -14,14 +14,20 @@ from .video import FramesFirst
 STRIDES = {"videomae": 4, "timesformer": 32, "vivit": 2}
 
 
+def config_of(net: nn.Module) -> Any:
+    """A transformers network's own config."""
+    return net.config
+
+
 def describe(net: nn.Module) -> BackboneSpec:
     name = type(net).__name__
     if name not in _rebuildable_classes():
         raise NotRebuildable(f"{name} is no vision model of transformers; use AutoModelForImageClassification")
-    config = plain(net.config.to_diff_dict(), name)
-    config["model_type"] = net.config.model_type
+    own = config_of(net)
+    config = plain(own.to_diff_dict(), name)
+    config["model_type"] = own.model_type
     config.pop("transformers_version", None)
-    origin = net.config._name_or_path or None
+    origin = own._name_or_path or None
     return BackboneSpec("transformers", name, config, without_places(origin), preprocessing_of(net, origin))
 
 
@@ -48,11 +54,11 @@ def _names(mapping: str) -> set[str]:
 
 def preprocessing_of(net: nn.Module, origin: str | None) -> dict[str, Any]:
     """The image processor saved beside the weights, or what the config says with ImageNet statistics."""
-    config = getattr(net.config, "vision_config", net.config)
+    config = getattr(config_of(net), "vision_config", config_of(net))
     size = getattr(config, "image_size", None) or getattr(config, "crop_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)[:2]
     frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
-    found = {
+    found: dict[str, Any] = {
         "input_size": [getattr(config, "num_channels", 3), *([frames] if frames else []), height, width],
         **IMAGENET,
         "interpolation": "bicubic",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 
-def unwrapped(net: nn.Module) -> nn.Module:
+def unwrapped(net: Any) -> nn.Module:
     """The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and averages of weights.
 
     The averages are torch's ``AveragedModel`` and timm's ``ModelEmaV2`` and ``ModelEmaV3``.

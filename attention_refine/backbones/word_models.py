@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .transformers_spec import config_of
+
 SAME_OBJECT = 0.5  # IoU from which of two boxes the less sure one is dropped: OWL gives an object many
 
 
@@ -41,13 +43,14 @@ class WordModel:
 
     def __init__(self, net: nn.Module, processor: Any, commit: str | None, device: torch.device):
         self.net, self.processor, self.commit, self.device = net.float().eval().to(device), processor, commit, device
-        self.kind = KINDS[net.config.model_type]
+        self.config = config_of(net)
+        self.kind = KINDS[self.config.model_type]
 
     @property
     def facts(self) -> str:
         """All but the weights that decides what is found: text, equal for equal settings."""
         settings = self.processor.image_processor.to_dict()
-        return json.dumps([self.net.config.model_type, self.commit, settings], sort_keys=True, default=str)
+        return json.dumps([self.config.model_type, self.commit, settings], sort_keys=True, default=str)
 
     def tokens(self, text: str) -> list[int]:
         """The numbers that the network reads in place of a text.
@@ -58,7 +61,7 @@ class WordModel:
         found = self.processor.tokenizer(self._as_read(text))["input_ids"]
         if len(found) > self._longest:
             raise ValueError(
-                f"the text {text!r} is {len(found)} tokens long and a {self.net.config.model_type} model reads "
+                f"the text {text!r} is {len(found)} tokens long and a {self.config.model_type} model reads "
                 f"{self._longest}: shorten it"
             )
         return found
@@ -95,16 +98,15 @@ class WordModel:
 
     @property
     def _longest(self) -> int:
-        config = self.net.config
-        return getattr(config, "max_text_len", None) or config.text_config.max_position_embeddings
+        return getattr(self.config, "max_text_len", None) or self.config.text_config.max_position_embeddings
 
     def _as_read(self, text: str) -> str:
-        if self.net.config.model_type == "grounding-dino":  # in small letters, phrases end in a full stop
+        if self.config.model_type == "grounding-dino":  # in small letters, phrases end in a full stop
             return text.strip().lower().rstrip(".") + "."
         return text
 
     def _text_inputs(self, texts: list[str]) -> Any:
-        if self.net.config.model_type == "grounding-dino":  # these are equally long
+        if self.config.model_type == "grounding-dino":  # these are equally long
             given = [self._as_read(text) for text in texts]
             return self.processor.tokenizer(given, return_tensors="pt", return_token_type_ids=True)
         return self.processor.tokenizer(texts, padding="max_length", max_length=self._longest, return_tensors="pt")
@@ -115,7 +117,7 @@ class WordModel:
 
     def _boxes(self, inputs: dict[str, Tensor], outputs: Any, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
         more: dict[str, Any] = {}
-        if self.net.config.model_type == "grounding-dino":
+        if self.config.model_type == "grounding-dino":
             more = {"input_ids": inputs["input_ids"], "text_threshold": 1.0}  # the words of a box are not asked for
         made = self.processor.post_process_grounded_object_detection(
             outputs, threshold=0.0, target_sizes=torch.tensor(sizes), **more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ def add_sections(parser: argparse.ArgumentParser, words: list[str], only: tuple[
         group = parser.add_argument_group(section)
         hints = typing.get_type_hints(kind)
         for each in fields(kind):
-            default = each.default if each.default is not MISSING else each.default_factory()
+            default = getattr(kind(), each.name)
             group.add_argument(
                 f"--{section}.{each.name}",
                 dest=f"{section}.{each.name}",

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.run_folder)
     if arguments.once and not (folder / HISTORY).is_file():
         raise ValueError(f"{folder} has no {HISTORY}: no epoch of a run has ended there")
-    shown, columns = 0, []
+    shown, columns = 0, list[str]()
     while True:
         ended = has_ended(folder)  # before reading: what is read is then all
         found = read(folder)

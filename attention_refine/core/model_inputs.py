@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -39,11 +39,12 @@ def naming_columns(forward: Forward) -> Forward:
         for name in (*ARGUMENTS, *COLUMNS, *ADDED)
         if name not in taken
     ]
-    forward.__signature__ = own.replace(parameters=[*before, *named, rest])
+    signed: Any = forward
+    signed.__signature__ = own.replace(parameters=[*before, *named, rest])
     return forward
 
 
-def name_also(forward: Callable[..., Any], columns: Iterable[str]) -> None:
+def name_also(forward: Any, columns: Iterable[str]) -> None:
     """Further columns in a signature that :func:`naming_columns` made: those that an objective declares it reads."""
     own = forward.__signature__
     *before, rest = own.parameters.values()
@@ -249,10 +250,10 @@ class Watched(dict):
         return super().__contains__(key)
 
 
-def unknown_columns(columns: Iterable[str], objectives: Mapping[str, Any]) -> set[str]:
+def unknown_columns(columns: Iterable[str], objectives: Iterable[Any]) -> set[str]:
     """Those that neither the library's data nor an objective's declaration has: a word misspelt, or one's own."""
     left = set(columns)
-    return left.difference(COLUMNS, ADDED, *(each.reads for each in objectives.values())) if left else left
+    return left.difference(COLUMNS, ADDED, *(each.reads for each in objectives)) if left else left
 
 
 def warn_unread(unread: Iterable[str]) -> None:

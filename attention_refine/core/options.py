@@ -6,11 +6,18 @@ The command line is generated from these fields; a YAML section is one of these 
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def option(default: Any, help: str, **rules: Any) -> Any:
@@ -39,13 +46,13 @@ class Options:
 
     KNOWN_AS: ClassVar[dict[str, str]] = {}
 
-    def __new__(cls, *values: Any, **named: Any):
+    def __new__(cls, *values: Any, **named: Any) -> Self:
         for key in named:
             if key not in (each.name for each in fields(cls)):
                 raise TypeError(f"{cls.__name__}: unknown option {key!r}: {suggestion(key, cls)}")
         return super().__new__(cls)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for each in fields(self):
             value = typed(each.name, getattr(self, each.name), hints[each.name])
@@ -57,7 +64,7 @@ class Options:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Options:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """An instance from plain values.
 
         Raises:
@@ -68,6 +75,19 @@ class Options:
             if key not in names:
                 raise ValueError(f"unknown option {key!r}: {suggestion(str(key), cls)}")
         return cls(**values)
+
+
+def taking(config: type[Options]) -> Callable[[Function], Function]:
+    """The fields of a config in the signature of a function that takes them as ``**options``: for ``help`` and notebooks."""
+
+    def show(function: Function) -> Function:
+        shown: Any = function
+        *own, _ = inspect.signature(function).parameters.values()
+        added = [each.replace(kind=each.KEYWORD_ONLY) for each in inspect.signature(config).parameters.values()]
+        shown.__signature__ = inspect.signature(function).replace(parameters=[*own, *added])
+        return function
+
+    return show
 
 
 def suggestion(key: str, kind: type[Options]) -> str:

@@ -9,10 +9,19 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-T = TypeVar("T")
 Entry = TypeVar("Entry")
+Base = TypeVar("Base")
+
+
+class Named(Protocol):
+    """What a registered class has from its registry."""
+
+    name: str
+
+
+T = TypeVar("T", bound=Named)
 
 
 class Registry(Generic[Entry]):
@@ -28,7 +37,7 @@ class Registry(Generic[Entry]):
         self.entries: dict[str, Entry] = {}
         self._by: dict[str, str] = {}
 
-    def enter(self, name: str, entry: Entry, by: Any) -> None:
+    def enter(self, name: str, entry: Any, by: Any) -> None:
         """Give the entry the name; ``by`` is the class or function that it is of.
 
         Raises:
@@ -53,7 +62,7 @@ class Registry(Generic[Entry]):
 
     def holds(self, instance: Any) -> bool:
         """Whether ``build`` would make an object of this one's class from its name."""
-        return self.entries.get(getattr(instance, "name", None)) is type(instance)
+        return self.entries.get(getattr(instance, "name", "")) is type(instance)
 
     def named(self, name: str) -> Entry:
         """The entry of that name.
@@ -75,9 +84,10 @@ class Registry(Generic[Entry]):
         Raises:
             ValueError: no such name, or an option it does not take.
         """
-        return self.named(name)(**(options or {}))
+        made: Any = self.named(name)
+        return made(**(options or {}))
 
-    def made(self, given: Any, base: type) -> Any:
+    def made(self, given: Any, base: type[Base]) -> Base:
         """What a name stands for, with its default options; an object of the class ``base`` is taken as it is.
 
         Raises:
@@ -111,11 +121,12 @@ def import_file(path: str | Path) -> None:
             f"{str(path)!r} has the name of the module {path.stem!r}, which is imported already: rename it"
         )
     spec = spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, "a file that ends with .py has a loader"
     sys.modules[path.stem] = module = module_from_spec(spec)  # dataclasses look their module up
     spec.loader.exec_module(module)
 
 
-def checked_options(cls: type, options: dict[str, Any], owner: str) -> Any:
+def checked_options(cls: type[Any], options: dict[str, Any], owner: str) -> Any:
     """``cls(**options)`` for a config dataclass, an unknown option refused by name with the known ones."""
     known = cls.__dataclass_fields__
     unknown = sorted(options.keys() - known.keys())
@@ -126,7 +137,7 @@ def checked_options(cls: type, options: dict[str, Any], owner: str) -> Any:
     return cls(**options)
 
 
-def show_options(cls: type) -> None:
+def show_options(cls: type[Any]) -> None:
     """Write the options of a class that takes its config's fields as keywords into its signature and its docstring.
 
     ``help``, completion and notebooks then show them in place of ``**options``. A class whose ``__init__`` takes no

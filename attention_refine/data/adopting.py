@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,7 +81,7 @@ def as_prepared(
             "of another class, or several labels an image"
         )
     present = set(getattr(made, "labels", None) or ()) if isinstance(made, Prepared) and not made.is_multi_label else ()
-    if train and labeled and len(present) == 1:
+    if isinstance(made, Prepared) and train and labeled and len(present) == 1:
         name = made.class_names[next(iter(present))]
         warnings.warn(
             f"all {len(made)} images are of one class, {name!r}, of {len(made.class_names)}: there is nothing to tell apart",
@@ -180,7 +180,7 @@ class Listed(torch.utils.data.Dataset):
         self.is_multi_label = _ndim(first.get("label")) > 0
         self._raw = _is_pixels(first["image"])
         self._size = tuple((getattr(model, "preprocessing", None) or {}).get("input_size") or ()) or None
-        self._reader = None
+        self._reader: Reader | None = None
         if not self._raw:
             preprocessing = getattr(model, "preprocessing", None)
             if preprocessing is None:
@@ -216,7 +216,7 @@ class Listed(torch.utils.data.Dataset):
         image = row["image"]
         where = _where(image, i)
         label = {"labels": self._label(row["label"], where)} if self.labeled else {}
-        if self._raw:
+        if self._reader is None:
             if not _is_pixels(image):
                 raise DataError(f"{where} is a {type(image).__name__} and row 0 a tensor of pixels: give one kind")
             if self._size is not None and (image.ndim != len(self._size) or image.shape[0] != self._size[0]):
@@ -320,7 +320,7 @@ def _first(dataset: Any) -> Any:
 
 
 @contextmanager
-def _untouched_generators():
+def _untouched_generators() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:

@@ -65,7 +65,7 @@ def _checked_image(said: str, image: Any, before: Any) -> tuple[int, int]:
         wanted = "(3, H, W)" if leading == 1 else f"({len(before)}, 3, H, W)"
         raise DataError(f"{said} returns an image of shape {tuple(image.shape)}; it must be {wanted}")
     if image.dtype == torch.uint8:
-        return tuple(image.shape[-2:])
+        return image.shape[-2], image.shape[-1]
     if not image.is_floating_point():
         kind = str(image.dtype).removeprefix("torch.")
         raise DataError(f"{said} returns an image of {kind}; it must be uint8, or floats in [0, 1]")
@@ -73,7 +73,7 @@ def _checked_image(said: str, image: Any, before: Any) -> tuple[int, int]:
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # so is NaN
         why = "divide by 255" if low >= 0 and high > 2 else "leave Normalize out, as it is done here, once"
         raise DataError(f"{said} returns pixels from {low:.3g} to {high:.3g}; floats must be in [0, 1]: {why}")
-    return tuple(image.shape[-2:])
+    return image.shape[-2], image.shape[-1]
 
 
 _ROUNDING = 0.1  # bicubic resizing reaches beyond its pixels

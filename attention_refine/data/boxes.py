@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from attention_refine.data.labels import DataError
 
@@ -16,7 +17,7 @@ def check_box_format(box_format: str) -> None:
         )
 
 
-def from_corners(value, where: str):
+def from_corners(value: Any, where: str) -> Any:
     """``[left, top, right, bottom]``, or a list of them, as ``[x, y, width, height]``.
 
     Raises:
@@ -34,7 +35,7 @@ def from_corners(value, where: str):
     return [left, top, right - left, bottom - top]
 
 
-def as_boxes(value, where: str) -> list[list[float]]:
+def as_boxes(value: Any, where: str) -> list[list[float]]:
     """``[x, y, width, height]`` or a list of them, as a list of them."""
     if not isinstance(value, (list, tuple)):
         raise DataError(f"{where}: bbox {value!r} is not [x, y, width, height] in pixels")
@@ -46,7 +47,7 @@ def as_boxes(value, where: str) -> list[list[float]]:
     return [[float(v) for v in box] for box in boxes]
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

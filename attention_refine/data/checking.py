@@ -93,7 +93,7 @@ def check(
     check_box_format(box_format)
     check_source(source)
     folder = Path(source).expanduser()
-    columns = {"label_column": label_column, "image_column": image_column}
+    columns: dict[str, Any] = {"label_column": label_column, "image_column": image_column}
     if not folder.is_dir() or has_tables(folder):
         from attention_refine.data.sources import load_dataset
 

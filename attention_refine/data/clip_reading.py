@@ -90,9 +90,13 @@ def read_clip(video: Any, preprocessing: Mapping[str, Any]) -> Clip:
 
     Raises:
         DataError: it cannot be read as a video.
+        ValueError: a preprocessing of images.
     """
     where = str(video) if isinstance(video, (str, Path)) else "the video"
-    return read_clips({"video": video}, where, ClipSampling.of(preprocessing), [0.5])[0]
+    sampling = ClipSampling.of(preprocessing)
+    if sampling is None:
+        raise ValueError(f"input_size {list(preprocessing['input_size'])} is of images: a clip's is (3, T, H, W)")
+    return read_clips({"video": video}, where, sampling, [0.5])[0]
 
 
 def check_video(row: dict[str, Any], where: str, sampling: ClipSampling) -> None:

@@ -29,7 +29,7 @@ class ClipSampling:
     stride: int = 1
     short: str = "hold"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in (("frames", self.frames), ("stride", self.stride)):
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} of a clip must be a whole number of 1 or more, got {value!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -62,7 +63,7 @@ def as_canonical(
     return _relabel(dataset, canonical, own, class_names)
 
 
-def _with_groups(dataset, asked: str | None, taken: tuple[str, str]):
+def _with_groups(dataset: Any, asked: str | None, taken: tuple[str, str]) -> Any:
     """The dataset with its groups as a class column ``group``, where it has any."""
     name = asked or "group"
     if name not in dataset.features or asked in taken:
@@ -108,7 +109,7 @@ def check_groups(values: Iterable[tuple], name: str) -> None:
             raise DataError(f"{at} has no {name!r} (group_column): give every row a group, or leave the row out")
 
 
-def group_names(dataset) -> list[str]:
+def group_names(dataset: Any) -> list[str]:
     """Names of the groups that the index ``group`` of rows, items and batches counts; none where there are no groups.
 
     They are those of this split, sorted: match the groups of two splits by name. A row without a group has None, an item
@@ -121,7 +122,7 @@ def group_names(dataset) -> list[str]:
     return list(getattr(features.get("group"), "names", None) or [])
 
 
-def whole_numbers(numbers, name: str) -> list[int]:
+def whole_numbers(numbers: Any, name: str) -> list[int]:
     """Pixel values, one or several, as a list."""
     given = [numbers] if isinstance(numbers, (int, float, str)) else list(numbers)
     if not all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) for each in given):
@@ -129,7 +130,7 @@ def whole_numbers(numbers, name: str) -> list[int]:
     return [int(each) for each in given]
 
 
-def _with_numbers(dataset, name: str, numbers: list[int]):
+def _with_numbers(dataset: Any, name: str, numbers: list[int]) -> Any:
     """The dataset with the same list in every row: a mask's meaning stays with it, whatever is done to the rows."""
     kind = datasets.List(datasets.Value("int64"))
     dataset = dataset.remove_columns(name) if name in dataset.features else dataset
@@ -143,7 +144,7 @@ def _with_numbers(dataset, name: str, numbers: list[int]):
 VIDEO = (datasets.Video,) if hasattr(datasets, "Video") else ()
 
 
-def _boxes_from_corners(dataset):
+def _boxes_from_corners(dataset: Any) -> Any:
     for name in ("bbox", "cue_bbox"):
         if name not in dataset.features:
             continue
@@ -176,17 +177,17 @@ def find_image(features: dict, image_column: str | None) -> str:
     return found
 
 
-def media_name(kind) -> str:
+def media_name(kind: Any) -> str:
     """The canonical name of the column of a feature that :func:`find_image` found: ``image``, or ``video``."""
     return "video" if isinstance(kind, VIDEO) else "image"
 
 
-def media_column(dataset) -> str:
+def media_column(dataset: Any) -> str:
     """The column of a canonical dataset that holds its pictures: ``video`` or ``image``."""
     return media_name((getattr(dataset, "features", None) or {}).get("video"))
 
 
-def video_feature():
+def video_feature() -> Any:
     """The type of a column of videos, undecoded.
 
     Raises:
@@ -197,7 +198,7 @@ def video_feature():
     return VIDEO[0](decode=False)
 
 
-def inner(kind):
+def inner(kind: Any) -> Any:
     """The element of a list feature, or the feature."""
     if isinstance(kind, list):
         return kind[0]
@@ -219,10 +220,10 @@ def _column(what: str, asked: str | None, usual: list[str], candidates: list[str
     )
 
 
-def _relabel(dataset, column: str, own: list[str] | None, names: Sequence[str] | None):
+def _relabel(dataset: Any, column: str, own: list[str] | None, names: Sequence[str] | None) -> Any:
     """The dataset with its label column as ClassLabel over ``names`` (default: its sorted values)."""
 
-    def value(v):
+    def value(v: Any) -> Any:
         return own[v] if own is not None and v is not None and 0 <= v < len(own) else v
 
     multi = column == "labels"
@@ -232,7 +233,7 @@ def _relabel(dataset, column: str, own: list[str] | None, names: Sequence[str] |
         names = sorted_names((v for label in read for v in as_list(label)), column)
     index = ClassIndex(names)
 
-    def encode(label, row: int):
+    def encode(label: Any, row: int) -> Any:
         at = f"row {row}"
         return [index(value(v), column, at) for v in label or []] if multi else index(value(label), column, at)
 
@@ -247,18 +248,18 @@ def _relabel(dataset, column: str, own: list[str] | None, names: Sequence[str] |
     return dataset.remove_columns(column).add_column(column, encoded, feature=kind)
 
 
-def declares_classes(dataset, label_column: str | None) -> bool:
+def declares_classes(dataset: Any, label_column: str | None) -> bool:
     features = dataset.features or {}
     named = [name for name in (label_column, "label", "labels") if name in features][:1] or list(features)
     return any(isinstance(inner(features[name]), datasets.ClassLabel) for name in named)
 
 
-def is_multi_label(dataset) -> bool:
+def is_multi_label(dataset: Any) -> bool:
     """Whether rows carry ``labels``, a list of classes, rather than one ``label``."""
     return "labels" in dataset.features and "label" not in dataset.features
 
 
-def class_names(dataset) -> list[str]:
+def class_names(dataset: Any) -> list[str]:
     """Names of the classes of a canonical dataset, in the order of its label indices.
 
     Raises:
@@ -267,7 +268,7 @@ def class_names(dataset) -> list[str]:
     return label_names(dataset)
 
 
-def label_names(dataset) -> list[str]:
+def label_names(dataset: Any) -> list[str]:
     column = "labels" if is_multi_label(dataset) else "label"
     kind = inner(dataset.features.get(column))
     if not isinstance(kind, datasets.ClassLabel):
@@ -335,7 +336,7 @@ def _parted(dataset: datasets.Dataset, chosen: list[int]) -> tuple:
     return dataset.select(sorted(kept)), dataset.select([row for row in range(len(dataset)) if row not in kept])
 
 
-def undecoded(dataset):
+def undecoded(dataset: Any) -> Any:
     """The dataset with its files as they are: this module decodes them, and says which one it could not."""
     for column in ("image", "mask", "cue_mask", "maps"):
         if isinstance((dataset.features or {}).get(column), datasets.Image):
@@ -343,7 +344,7 @@ def undecoded(dataset):
     return videos_undecoded(dataset)
 
 
-def videos_undecoded(dataset):
+def videos_undecoded(dataset: Any) -> Any:
     """The dataset with its videos as files, before anything is done to a stream that would decode them."""
     for column, kind in (dataset.features or {}).items():
         if isinstance(kind, VIDEO) and kind.decode:

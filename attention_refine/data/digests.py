@@ -122,20 +122,22 @@ def shared(one: Any, other: Any) -> int:
     """How many images of ``one`` are in ``other`` too: of files by their path, else all or none by what is in them."""
     if one is other:
         return len(one) if hasattr(one, "__len__") else 0
-    known = [_known(each) for each in (one, other)]
-    if None in known or not all("image" in each.files for each in known):
+    known = [found for each in (one, other) if (found := _known(each)) is not None and "image" in found.files]
+    if len(known) < 2:
         return 0
     mine, theirs = ([os.path.realpath(path) for path in each.files["image"].paths if path] for each in known)
     if mine and theirs:
         known_paths = set(theirs)
-        found = sum(path in known_paths for path in mine)
-        if found or len(mine) != len(theirs):
-            return found
+        both = sum(path in known_paths for path in mine)
+        if both or len(mine) != len(theirs):
+            return both
     elif mine or theirs:
         return 0
-    prints = [fingerprint(each) for each in (one, other)]
-    same = all(prints[0][key] == prints[1][key] for key in ("images", "contents", "order"))
-    return prints[0]["images"] if same else 0
+    first, second = fingerprint(one), fingerprint(other)
+    if first is None or second is None:
+        return 0
+    same = all(first[key] == second[key] for key in ("images", "contents", "order"))
+    return first["images"] if same else 0
 
 
 def _digest(values: Iterable[Any]) -> str:
@@ -283,7 +285,7 @@ def _of_source(source: Any) -> _Known | None:
 
 
 def _of_pairs(pairs: Sequence[Mapping[str, Any]]) -> _Known:
-    label = next((name for name in LABEL if any(name in pair for pair in pairs)), None)
+    label = next((name for name in LABEL if any(name in pair for pair in pairs)), LABEL[0])
     classes = [[_text(pair.get(label))] for pair in pairs]
     names = dict.fromkeys(name for pair in pairs for name in pair if name not in ("index", *LABEL))
     return _Known(classes, {"image" if name in IMAGE else name: _cells([p.get(name) for p in pairs]) for name in names})

@@ -66,7 +66,7 @@ def save_edits(
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
     single = isinstance(index, (int, np.integer, str, Path))
-    wanted = [index] if single else list(index)
+    wanted = [index] if isinstance(index, (int, np.integer, str, Path)) else list(index)
     given = [maps] if single else list(maps)
     if len(given) != len(wanted):
         raise DataError(f"{len(given)} maps are given for {len(wanted)} rows: they must agree")
@@ -202,10 +202,10 @@ def _in_folder(folder: Path, split: str | None, edits: list[tuple[Any, np.ndarra
     for file, of_line, lines in _lines_of(folder, split, rows, edited):
         if (file.parent / "maps").is_file():
             raise DataError(f"{file.parent / 'maps'} is a file, where the maps would be written: move it")
-        mine = {image: edited[image] for image in of_line if image in edited}
+        mine = {image: edited[image] for image in of_line if image is not None and image in edited}
         targets = {image: file.parent / "maps" / f"{Path(image).relative_to(file.parent)}.{format}" for image in mine}
         for image, line in zip(of_line, lines):
-            if image in mine:
+            if image is not None and image in mine:
                 line.update(maps_file_name=targets[image].relative_to(file.parent).as_posix(), edited=True)
         for target in targets.values():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -229,8 +229,9 @@ def _lines_of(
     there = _metadata(split_folders(folder, split)[split], folder, rows, images)
     holders: dict[str, Path] = {}
     for file, lines in sorted(there.items(), key=lambda item: item[0].suffix == ".parquet"):
-        of_line: list[str | None] = [existing(file, line.get("file_name"), "file_name", str(file)) for line in lines]
-        for at, (image, line) in enumerate(zip(of_line, lines)):
+        named = [existing(file, line.get("file_name"), "file_name", str(file)) for line in lines]
+        of_line: list[str | None] = [*named]
+        for at, (image, line) in enumerate(zip(named, lines)):
             has_edit = line.get("maps_file_name") is not None or line.get("edited") is not None
             first = holders.setdefault(image, file) == file
             if image not in images or not (first or has_edit):

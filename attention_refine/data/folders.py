@@ -85,10 +85,10 @@ def read_split(
     if not rows and not labeled:
         raise DataError(f"folder {here} holds no images")
     if not rows:
-        found = left_out_lines(listing.left_out, here)
+        held = left_out_lines(listing.left_out, here)
         raise DataError(
             f"dataset folder {here} is empty: no images in class folders, and no lines in a metadata.jsonl"
-            + (f"; what it holds is {'; '.join(found[:3])}" if found else "")
+            + (f"; what it holds is {'; '.join(held[:3])}" if held else "")
         )
     for kind in SIDES:
         _sort_sides(listing, kind, rows, videos)

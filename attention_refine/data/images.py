@@ -6,6 +6,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,7 +15,7 @@ from attention_refine.data.labels import DataError
 from attention_refine.data.masks import object_pixels
 
 
-def read_image(cell, where: str = "the image") -> Image.Image:
+def read_image(cell: Any, where: str = "the image") -> Image.Image:
     """An upright 8-bit RGB image.
 
     Greyscale, palette, CMYK and 16-bit images are converted (16 bits scaled to 8); transparency is dropped, as timm
@@ -32,7 +33,7 @@ def read_image(cell, where: str = "the image") -> Image.Image:
 
 
 def read_mask(
-    cell, where: str = "the mask", values: Sequence[int] | None = None, void: Sequence[int] | None = None
+    cell: Any, where: str = "the mask", values: Sequence[int] | None = None, void: Sequence[int] | None = None
 ) -> np.ndarray:
     """A mask file as (H, W) uint8, upright: 0 background, 1 object, 255 void. See :mod:`attention_refine.data.masks`.
 
@@ -48,7 +49,7 @@ def read_mask(
     return _decoded(cell, where, lambda image: object_pixels(image, values, void))
 
 
-def _decoded(cell, where: str, convert: Callable[[Image.Image], object]):
+def _decoded(cell: Any, where: str, convert: Callable[[Image.Image], object]) -> Any:
     try:
         with open_image(cell) as image:
             if not image.width or not image.height:
@@ -63,7 +64,7 @@ def _decoded(cell, where: str, convert: Callable[[Image.Image], object]):
         raise DataError(f"{where} cannot be read as an image ({reason})") from error
 
 
-def open_image(cell) -> Image.Image:
+def open_image(cell: Any) -> Image.Image:
     """The file of a cell, opened and not yet decoded; decoders' own errors."""
     if isinstance(cell, Image.Image):
         return cell.copy()

@@ -32,7 +32,18 @@ from attention_refine.data.transforms import Transform
 class Reader:
     """A canonical row to an item; what a map-style and a streaming dataset share."""
 
-    def __init__(self, dataset, preprocessing, train, augment, scale, names, seed, labeled=True, clips=1):
+    def __init__(
+        self,
+        dataset: Any,
+        preprocessing: Any,
+        train: Any,
+        augment: Any,
+        scale: Any,
+        names: Any,
+        seed: Any,
+        labeled: Any = True,
+        clips: Any = 1,
+    ) -> None:
         self.column = media_column(dataset)
         if self.column == "image" and not isinstance((dataset.features or {}).get("image"), datasets.Image):
             raise DataError("the dataset has no image column 'image': pass it through data.as_canonical first")
@@ -80,6 +91,7 @@ class Reader:
                 raise not_known(where, field)
             if value is None or not 0 <= value < len(self._own):
                 raise DataError(f"{where}: {field} {value!r} is not one of the dataset's {len(self._own)} classes")
+            assert self._classes is not None, "labeled"
             found.append(self._classes(self._own[value], field, where))
         if not self.multi:
             return torch.tensor(found[0])
@@ -134,6 +146,7 @@ class Reader:
             places = torch.rand(1).tolist()
         else:
             places = torch.linspace(0, 1, self.clips).tolist() if self.clips > 1 else [0.5]
+        assert self.sampling is not None, "of clips"
         found = read_clips(row, where, self.sampling, places)
         if found[0].short and not self._said_short:
             self._said_short = True
@@ -169,7 +182,7 @@ def _given(dataset: datasets.Dataset, column: str) -> list[bool]:
     return [bool(one) for one in filled.to_pylist()]  # of a null the length is null
 
 
-def _name(cell) -> str:
+def _name(cell: Any) -> str:
     path = cell.get("path") if isinstance(cell, dict) else None
     return str(path or "")
 
@@ -180,7 +193,7 @@ def _where(row: dict, index: int) -> str:
 
 
 @contextmanager
-def _seeded(*key):
+def _seeded(*key: Any) -> Iterator[None]:
     """torch's CPU generator seeded by ``key`` and put back afterwards; other devices' generators are left alone."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     with torch.random.fork_rng(devices=[]):
@@ -188,7 +201,30 @@ def _seeded(*key):
         yield
 
 
-class Prepared(torch.utils.data.Dataset):
+class _Described:
+    """What is known of a dataset's items before any is read."""
+
+    _reader: Reader
+
+    @property
+    def labeled(self) -> bool:
+        return self._reader.labeled
+
+    @property
+    def class_names(self) -> list[str]:
+        return self._reader.names
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the groups that ``group`` of an item counts; none where the dataset has no groups."""
+        return self._reader.groups
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self._reader.multi
+
+
+class Prepared(_Described, torch.utils.data.Dataset):
     """A dataset as items for a model: ``pixel_values``, ``labels``, ``index`` and, where known, ``mask`` and ``boxes``.
 
     Where the dataset has a column ``maps``, every item also has ``edited_map``, (1, H, W) float32 in [0, 1] moved with
@@ -273,7 +309,8 @@ class Prepared(torch.utils.data.Dataset):
             try:
                 self._reader.item(cells, row, where, row)
             except Exception as error:
-                augment = name_of(self._reader.transform.augment)
+                given = self._reader.transform.augment
+                augment = given if given is None else name_of(given)
                 reason = " ".join(str(error).split())
                 said = reason if isinstance(error, DataError) else f"the augmentation {augment} fails: {reason}"
                 raise DataError(f"{where}: {said}") from error
@@ -281,7 +318,7 @@ class Prepared(torch.utils.data.Dataset):
                 random.setstate(python)
                 np.random.set_state(numpy)
 
-    def _check_labels(self):
+    def _check_labels(self) -> None:
         column = "labels" if self._reader.multi else "label"
         labels = self.dataset.select_columns([column])[column]
         for row, label in enumerate(labels):
@@ -297,14 +334,11 @@ class Prepared(torch.utils.data.Dataset):
                 self._reader.check(cells, _where(cells, row))
             except DataError as error:
                 return str(error)
+            return None
 
         with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
             found = pool.map(reason, range(len(self.dataset)))
             return list(tqdm(found, total=len(self.dataset), desc="checking images", disable=not progress, leave=False))
-
-    @property
-    def labeled(self) -> bool:
-        return self._reader.labeled
 
     @property
     def labels(self) -> list[int] | list[Tensor] | None:
@@ -341,19 +375,6 @@ class Prepared(torch.utils.data.Dataset):
         return [None if cells[row] is None else names[cells[row]] for row in self.rows]
 
     @property
-    def class_names(self) -> list[str]:
-        return self._reader.names
-
-    @property
-    def group_names(self) -> list[str]:
-        """Names of the groups that ``group`` of an item counts; none where the dataset has no groups."""
-        return self._reader.groups
-
-    @property
-    def is_multi_label(self) -> bool:
-        return self._reader.multi
-
-    @property
     def skipped_count(self) -> int:
         return len(self.skipped)
 
@@ -370,7 +391,7 @@ class Prepared(torch.utils.data.Dataset):
         return self._reader.item(cells, row, _where(cells, row), row)
 
 
-class PreparedStream(torch.utils.data.IterableDataset):
+class PreparedStream(_Described, torch.utils.data.IterableDataset):
     """:class:`Prepared` for a streaming dataset: the same items, in the stream's order.
 
     Rows of a stream have no number of their own: ``index`` counts them as read (worker ``w`` of ``n`` counts w, w + n,
@@ -399,11 +420,6 @@ class PreparedStream(torch.utils.data.IterableDataset):
         self.on_error = on_error
         self._skipped = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers count into it
 
-    class_names = Prepared.class_names
-    group_names = Prepared.group_names
-    is_multi_label = Prepared.is_multi_label
-    labeled = Prepared.labeled
-
     @property
     def skipped_count(self) -> int:
         return int(self._skipped)
@@ -429,23 +445,23 @@ class PreparedStream(torch.utils.data.IterableDataset):
             yield item
 
 
-def prepare(dataset, preprocessing: dict, train: bool = False, **options) -> Prepared | PreparedStream:
+def prepare(dataset: Any, preprocessing: dict, train: bool = False, **options: Any) -> Prepared | PreparedStream:
     """:class:`PreparedStream` of a streaming dataset, :class:`Prepared` of any other; options are theirs."""
     kind = PreparedStream if isinstance(dataset, datasets.IterableDataset) else Prepared
     return kind(dataset, preprocessing, train, **options)
 
 
-def _identity(cell) -> object:
+def _identity(cell: Any) -> object:
     content = cell.tobytes() if isinstance(cell, Image.Image) else cell.get("bytes") or b""
     return _name(cell) or hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _check_on_error(on_error: str):
+def _check_on_error(on_error: str) -> None:
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error {on_error!r} is not one of raise, skip")
 
 
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor | list[Tensor]]:
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch: tensors stacked, numbers made into tensors, ``boxes`` as a list.
 
     What some items have and others lack is there for all of them: a ``mask`` is then void, a ``cue`` empty, ``boxes``

@@ -10,6 +10,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class DataError(ValueError):
 UNSEEN = "\u00ad\u061c\u200b\u200c\u200d\u200e\u200f\u2060\ufe0f\ufeff"  # marks without a width, which copies from pages and tables leave behind
 
 
-def label_text(value, at: str = "a label") -> str | None:
+def label_text(value: Any, at: str = "a label") -> str | None:
     """A label as a name: spaces around it taken off, accents and spaces in it in one form, 1.0 as 1; None where there
     is no label.
 
@@ -61,7 +62,7 @@ class ClassIndex:
                 f"class names repeat {twice[0]!r}" if label_text(twice[0]) else "one of the class names is empty"
             )
 
-    def __call__(self, value, field: str, at: str) -> int:
+    def __call__(self, value: Any, field: str, at: str) -> int:
         name = label_text(value, at)
         if name is None:
             raise DataError(
@@ -87,7 +88,7 @@ def not_known(at: str, field: str) -> DataError:
     )
 
 
-def as_list(value) -> list:
+def as_list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 

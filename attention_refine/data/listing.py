@@ -85,8 +85,8 @@ def list_folder(here: Path) -> Listing:
 
 def _walk(folder: str, parts: tuple[str, ...], found: Listing, above: set[str]) -> None:
     images, closed = 0, []
-    with os.scandir(folder) as entries:
-        entries = sorted(entries, key=lambda entry: entry.name)
+    with os.scandir(folder) as found_there:
+        entries = sorted(found_there, key=lambda entry: entry.name)
     if not entries:
         found.leave_out("empty folders", folder)
     for entry in entries:

@@ -20,7 +20,7 @@ class Loader(DataLoader):
             the dataset cannot be sent to them, or is not found by them.
     """
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names a private class
         try:
             yield from super().__iter__()
         except Exception as error:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from attention_refine.data.labels import DataError
 
@@ -96,7 +97,7 @@ def _parquet_rows(file: Path) -> list[dict]:
         raise DataError(f"{file} is not a readable parquet file ({error})") from error
 
 
-def _json(text: str, at: str, hint: str = ""):
+def _json(text: str, at: str, hint: str = "") -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

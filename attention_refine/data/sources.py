@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tarfile import TarError
+from typing import Any
 from zipfile import BadZipFile
 
 import datasets
@@ -88,13 +89,18 @@ def load_dataset(
     """
     check_box_format(box_format)
     check_source(source)
-    columns = {"label_column": label_column, "image_column": image_column}
-    more = {"group_column": group_column, "box_format": box_format, "mask_values": mask_values, "void": void}
+    columns: dict[str, Any] = {"label_column": label_column, "image_column": image_column}
+    more: dict[str, Any] = {
+        "group_column": group_column,
+        "box_format": box_format,
+        "mask_values": mask_values,
+        "void": void,
+    }
     folder = Path(source).expanduser()
     if folder.is_dir() and not has_tables(folder):
         dataset = _read_folder(folder, split, class_names, media=media, **columns, **more)
         return _stream(dataset) if streaming else dataset
-    options = {"streaming": streaming, "revision": revision, "token": token}
+    options: dict[str, Any] = {"streaming": streaming, "revision": revision, "token": token}
     dataset = load_source(source, split, **options)
     if class_names is None and split != "train" and not declares_classes(dataset, label_column):
         train = load_source(source, "train", missing_ok=True, **options)
@@ -102,7 +108,9 @@ def load_dataset(
     return as_canonical(dataset, class_names=class_names, **columns, **more)
 
 
-def load_source(source: str | Path, split: str, *, streaming: bool = False, missing_ok: bool = False, **options):
+def load_source(
+    source: str | Path, split: str, *, streaming: bool = False, missing_ok: bool = False, **options: Any
+) -> Any:
     """A split of the embedded dataset, of tables or from the Hub, with the columns it has.
 
     Raises:
@@ -129,7 +137,9 @@ def _stream(dataset: datasets.Dataset) -> datasets.IterableDataset:
     return dataset.to_iterable_dataset(num_shards=min(len(dataset), 16))  # shards, so that workers can share them
 
 
-def _load_by_datasets(source, split, *, streaming, revision=None, token=None, missing_ok=False):
+def _load_by_datasets(
+    source: Any, split: Any, *, streaming: Any, revision: Any = None, token: Any = None, missing_ok: Any = False
+) -> Any:
     folder = Path(source)
     try:
         if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
@@ -152,16 +162,26 @@ def _load_by_datasets(source, split, *, streaming, revision=None, token=None, mi
 
 
 def _read_folder(
-    folder: Path, split: str, names, *, label_column, image_column, group_column, box_format, mask_values, void, media
+    folder: Path,
+    split: str,
+    names: Any,
+    *,
+    label_column: Any,
+    image_column: Any,
+    group_column: Any,
+    box_format: Any,
+    mask_values: Any,
+    void: Any,
+    media: Any,
 ) -> datasets.Dataset:
-    columns = {"image_column": image_column, "label_column": label_column, "media": media}
+    asked = {"image_column": image_column, "label_column": label_column, "media": media}
     found = split_folders(folder, split)
-    rows, left_out = read_split(folder, split, **columns)
+    rows, left_out = read_split(folder, split, **asked)
     field = label_field(rows, label_column)
     check_lists((row.get(field) for row in rows), field)
     if names is None:
         other = "train" in found and found["train"] != found[split]
-        train = read_split(folder, "train", **columns)[0] if other else rows
+        train = read_split(folder, "train", **asked)[0] if other else rows
         names = sorted_names((value for row in train for value in as_list(field_value(row, field))), field)
     multi = any(isinstance(row.get(field), list) for row in rows)
     index = ClassIndex(names)
@@ -171,7 +191,7 @@ def _read_folder(
     columns: dict[str, list] = {name: [row["_image"] for row in rows]}
     features: dict = {name: picture}
 
-    def add(name: str, values: list, kind) -> None:
+    def add(name: str, values: list, kind: Any) -> None:
         if any(value is not None for value in values):
             columns[name], features[name] = values, kind
 
@@ -193,8 +213,8 @@ def _read_folder(
         ]
         if "mask" in columns:
             add(name, values, datasets.List(datasets.Value("int64")))
-    for name, values in _other_columns(rows, {*columns, field}).items():
-        columns[name], features[name] = values
+    for name, (values, kind) in _other_columns(rows, {*columns, field}).items():
+        columns[name], features[name] = values, kind
     groups = _groups(rows, group_column)
     if groups is not None:
         columns["group"], features["group"] = groups

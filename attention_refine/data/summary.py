@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from attention_refine.data.labels import as_list
 
@@ -53,7 +54,7 @@ def _counted(number: int, one: str, several: str | None = None) -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 
-def describe(dataset) -> Summary:
+def describe(dataset: Any) -> Summary:
     """What a dataset holds. No image is opened.
 
     Args:
@@ -103,7 +104,7 @@ def describe(dataset) -> Summary:
     )  # fmt: skip
 
 
-def _is_there(cell) -> bool:
+def _is_there(cell: Any) -> bool:
     if isinstance(cell, dict):
         return cell.get("path") is not None or cell.get("bytes") is not None
     return cell is not None and (not isinstance(cell, list) or len(cell) > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +30,15 @@ class ObjectMask(tv_tensors.Mask):
 
 
 @F.register_kernel(F.resize, ObjectMask)
-def _resize_mask(mask: ObjectMask, size, **options) -> ObjectMask:
+def _resize_mask(mask: ObjectMask, size: Any, **options: Any) -> ObjectMask:
     resized = F.resize_image(mask.as_subclass(Tensor), size, interpolation=v2.InterpolationMode.NEAREST_EXACT)
     return tv_tensors.wrap(resized, like=mask)
 
 
 @F.register_kernel(F.resized_crop, ObjectMask)
-def _resized_crop_mask(mask: ObjectMask, top: int, left: int, height: int, width: int, size, **options) -> ObjectMask:
+def _resized_crop_mask(
+    mask: ObjectMask, top: int, left: int, height: int, width: int, size: Any, **options: Any
+) -> ObjectMask:
     return F.resize(F.crop(mask, top, left, height, width), size)
 
 
@@ -44,13 +47,15 @@ class FloatMap(tv_tensors.Mask):
 
 
 @F.register_kernel(F.resize, FloatMap)
-def _resize_map(map: FloatMap, size, **options) -> FloatMap:
+def _resize_map(map: FloatMap, size: Any, **options: Any) -> FloatMap:
     resized = F.resize_image(map.as_subclass(Tensor), size, antialias=True)
     return tv_tensors.wrap(resized, like=map)
 
 
 @F.register_kernel(F.resized_crop, FloatMap)
-def _resized_crop_map(map: FloatMap, top: int, left: int, height: int, width: int, size, **options) -> FloatMap:
+def _resized_crop_map(
+    map: FloatMap, top: int, left: int, height: int, width: int, size: Any, **options: Any
+) -> FloatMap:
     return F.resize(F.crop(map, top, left, height, width), size)
 
 
@@ -108,9 +113,9 @@ class Transform:
         self,
         image: Image.Image | Tensor,
         mask: np.ndarray | Tensor | None = None,
-        boxes=None,
-        edited_map=None,
-        cue=None,
+        boxes: Any = None,
+        edited_map: Any = None,
+        cue: Any = None,
         cue_mask: np.ndarray | Tensor | None = None,
     ) -> dict[str, Tensor]:
         """
@@ -130,19 +135,19 @@ class Transform:
             clip ``pixel_values`` (3, T, H, W), ``mask`` and ``cue`` (1, T, H, W).
         """
         clip = isinstance(image, Tensor)
-        if clip:
-            sample = {"image": tv_tensors.Video(image)}
+        if isinstance(image, Tensor):
+            sample: dict[str, Any] = {"image": tv_tensors.Video(image)}
         else:
             sample = {"image": image if image.mode == "RGB" else to_rgb(image)}
         if mask is not None:
             sample["mask"] = ObjectMask(torch.as_tensor(mask)[None])
-        if boxes is not None:
+        if boxes is not None and not isinstance(image, Tensor):
             sample["boxes"] = _corners(boxes, image)
-        if cue is not None:
+        if cue is not None and not isinstance(image, Tensor):
             sample["cue"] = _corners(cue, image)
         if cue_mask is not None:
             sample["cue_mask"] = ObjectMask(torch.as_tensor(cue_mask)[None])
-        if edited_map is not None:
+        if edited_map is not None and not isinstance(image, Tensor):
             whole = F.resize_image(torch.as_tensor(edited_map)[None], [image.height, image.width], antialias=True)
             sample["edited_map"] = FloatMap(whole)
         if self.augment is not None:
@@ -238,7 +243,7 @@ def _checked(preprocessing: dict) -> dict:
     return dict(preprocessing)
 
 
-def _corners(boxes, image: Image.Image) -> tv_tensors.BoundingBoxes:
+def _corners(boxes: Any, image: Image.Image) -> tv_tensors.BoundingBoxes:
     corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).clone()
     corners[:, 2:] += corners[:, :2]
     return tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -47,7 +48,7 @@ def load_unlabeled(
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def pictures_alone(dataset, image_column: str | None = None):
+def pictures_alone(dataset: Any, image_column: str | None = None) -> Any:
     """The dataset's images or videos (and the part of each), under their canonical name, without all other columns."""
     dataset = videos_undecoded(dataset)
     column = find_image(dict(dataset.features), image_column)

@@ -68,7 +68,8 @@ def open_video(cell: Any, where: str = "the video") -> Iterator[Film | MovingPic
 @contextmanager
 def _source(cell: Any) -> Iterator[Any]:
     """A path, or a file of bytes."""
-    path, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (cell, None)
+    path: Any = cell.get("path") if isinstance(cell, dict) else cell
+    content = cell.get("bytes") if isinstance(cell, dict) else None
     if isinstance(path, (bytes, bytearray)):
         path, content = None, bytes(path)
     if content is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ def _frame_by_frame(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return of_images_and_clips
 
 
-def _as_images(clips: object) -> object:
+def _as_images(clips: Any) -> Any:
     """The frames of clips, one after another; anything else as it is."""
     return clips.movedim(2, 1).flatten(0, 1) if isinstance(clips, Tensor) and clips.ndim == 5 else clips
 

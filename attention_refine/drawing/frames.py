@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -30,13 +30,13 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def pictures_of(pixel_values: Tensor, preprocessing: dict[str, Any]) -> list[Image.Image]:
+def pictures_of(pixel_values: Tensor, preprocessing: Mapping[str, Any]) -> list[Image.Image]:
     """The frames of a clip ``(3, T, H, W)`` that is normalised by ``preprocessing``."""
     return [denormalize(frame, preprocessing) for frame in pixel_values.unbind(1)]
 
 
 def with_maps(
-    pictures: Sequence[Image.Image], maps: Tensor, alpha: float = 0.5, box: tuple[float, ...] | None = None
+    pictures: Sequence[Image.Image], maps: Tensor, alpha: float = 0.5, box: Sequence[float] | None = None
 ) -> list[Image.Image]:
     """Every frame with its map over it, all on one scale: the clip's lowest value dark, its highest bright.
 

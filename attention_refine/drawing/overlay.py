@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def overlay(
     alpha: float = 0.5,
     colormap: str = "inferno",
     scale: str = "minmax",
-    box: tuple[float, float, float, float] | None = None,
+    box: Sequence[float] | None = None,
 ) -> Image.Image:
     """The map in colour over the image, an RGB picture of the image's size.
 
@@ -58,7 +59,7 @@ def overlay(
     return Image.fromarray((mixed + 0.5).astype(np.uint8))
 
 
-def _whole_pixels(box: tuple[float, float, float, float] | None, picture: Image.Image) -> tuple[int, int, int, int]:
+def _whole_pixels(box: Sequence[float] | None, picture: Image.Image) -> tuple[int, int, int, int]:
     if box is None:
         return 0, 0, picture.width, picture.height
     left, top, right, bottom = map(round, box)
@@ -117,7 +118,7 @@ def colours(values: np.ndarray, colormap: str = "inferno") -> np.ndarray:
     return matplotlib.colormaps[colormap](values)[..., :3]
 
 
-def denormalize(pixel_values: Tensor, preprocessing: dict[str, Any]) -> Image.Image:
+def denormalize(pixel_values: Tensor, preprocessing: Mapping[str, Any]) -> Image.Image:
     """The picture in ``(3, H, W)`` or ``(1, 3, H, W)`` pixels normalised by ``preprocessing``, as a PIL image."""
     pixels = pixel_values.detach().cpu().float()
     if pixels.ndim == 4 and len(pixels) == 1:

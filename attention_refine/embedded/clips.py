@@ -140,7 +140,7 @@ def draw(
         image += disc * (badge_colour(cue) - image)
         centre, radius, turn = paths["centre"][frame], paths["radius"][frame], paths["turn"][frame]
 
-        def own(x, y, centre=centre, radius=radius, turn=turn):
+        def own(x: Any, y: Any, centre: Any = centre, radius: Any = radius, turn: Any = turn) -> tuple[Any, Any]:
             dx, dy = (x - centre[0]) / radius, (y - centre[1]) / radius
             return dx * math.cos(turn) + dy * math.sin(turn), dy * math.cos(turn) - dx * math.sin(turn)
 
@@ -153,7 +153,7 @@ def draw(
             fine_x, fine_y = fine[across], fine[down]
             within = shapes.inside(shape, *own(fine_x.reshape(1, -1), fine_y.reshape(-1, 1)))
             cover = within.reshape(len(fine_y), _OVERSAMPLE, len(fine_x), _OVERSAMPLE).mean((1, 3))
-            pattern = shapes.texture(kind, *own(x[across], y[down]), k)[..., None]
+            pattern = shapes.texture(kind, own(x[across], y[down]), k)[..., None]
             pattern = 1 - pattern if swapped else pattern
             drawn = image[down, across]
             drawn += cover[..., None] * (dark * (1 - pattern) + light * pattern - drawn)

@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,9 @@ def inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (radius > 0.42) & (radius < 0.95)
 
 
-def texture(kind: int, u: np.ndarray, v: np.ndarray, k: float) -> np.ndarray:
+def texture(kind: int, at: tuple[np.ndarray, np.ndarray], k: float) -> np.ndarray:
     """A pattern in [0, 1] over the object's own coordinates; ``k`` is its spatial frequency in radians a unit."""
+    u, v = at
     if kind == 0:
         wave = np.sin(k * u)
     elif kind == 1:
@@ -140,7 +142,7 @@ def draw(rng: np.random.Generator, label: int, cue: int, size: int) -> dict:
     centre_x, centre_y = rng.uniform(radius, size - radius, 2)
     turn = rng.uniform(0, 2 * math.pi)
 
-    def own(x, y):
+    def own(x: Any, y: Any) -> tuple[Any, Any]:
         dx, dy = (x - centre_x) / radius, (y - centre_y) / radius
         return dx * math.cos(turn) + dy * math.sin(turn), dy * math.cos(turn) - dx * math.sin(turn)
 
@@ -153,7 +155,7 @@ def draw(rng: np.random.Generator, label: int, cue: int, size: int) -> dict:
     hue = rng.random()
     dark = colour(hue, rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.45))
     light = colour(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.6, 0.95))
-    pattern = texture(label, *own(x[across], y[down]), rng.uniform(8, 12))[..., None]
+    pattern = texture(label, own(x[across], y[down]), rng.uniform(8, 12))[..., None]
     if rng.random() < 0.5:  # or a texture that is mostly dark would give its class a brightness
         pattern = 1 - pattern
     drawn = image[down, across]
@@ -183,7 +185,7 @@ def draw(rng: np.random.Generator, label: int, cue: int, size: int) -> dict:
     }
 
 
-def rows(split: str, n: int | None = None, size: int = 96, seed: int = 0, cue: float = CUE):
+def rows(split: str, n: int | None = None, size: int = 96, seed: int = 0, cue: float = CUE) -> Iterator[dict[str, Any]]:
     """The rows of a split, one dict at a time: ``draw``'s fields, ``label`` and ``cue``; see :func:`make`."""
     if split not in _SPLITS:
         raise ValueError(f"shapes has no split {split!r}: it has {', '.join(_SPLITS)}")
@@ -230,7 +232,7 @@ def make(
     """
     import datasets  # here: the drawing itself is wanted without it
 
-    columns = {name: [] for name in _features()}
+    columns: dict[str, list] = {name: [] for name in _features()}
     for row in rows(split, n, size, seed, cue):
         row.update(image=_png(row["image"]), mask=_png(row["mask"]), bbox=[row["bbox"]], cue_bbox=[row["cue_bbox"]])
         for name, values in columns.items():
@@ -246,7 +248,7 @@ def _features() -> datasets.Features:
     return datasets.Features(image=picture, label=names, mask=picture, bbox=boxes, cue=names, cue_bbox=boxes)
 
 
-def write(folder: str | Path, splits: tuple[str, ...] = _SPLITS, n: int | None = None, **options) -> Path:
+def write(folder: str | Path, splits: tuple[str, ...] = _SPLITS, n: int | None = None, **options: Any) -> Path:
     """The dataset as an imagefolder: ``<folder>/<split>/*.png``, ``masks/*.png`` and ``metadata.jsonl``.
 
     Args:

@@ -1,6 +1,7 @@
 """Judging a model's predictions and maps: one pass over the data, every sample's values kept."""
 
 from .comparison import Comparison, Difference, compare
+from .config import EvaluationConfig
 from .evaluate import evaluate
 from .fewshot import FewShot, few_shot
 from .gate import gate
@@ -12,6 +13,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "Evaluation",
+    "EvaluationConfig",
     "FewShot",
     "Retrieval",
     "compare",

@@ -68,13 +68,13 @@ def evaluation_batches(
 class _Numbered(Dataset):
     """Items with their position in the dataset, their file's name and their groups."""
 
-    def __init__(self, dataset: Dataset, groups: Sequence[str]):
+    def __init__(self, dataset: Any, groups: Sequence[str]):
         self.dataset = dataset
         self.groups = {name: column_values(dataset, name) for name in groups}
         rows = getattr(dataset, "dataset", None)
         self.column = media_column(rows)
-        has_images = isinstance(rows, datasets.Dataset) and self.column in rows.column_names
-        self.images = rows.select_columns([self.column]) if has_images else None
+        has_images = rows is not None and isinstance(rows, datasets.Dataset) and self.column in rows.column_names
+        self.images = rows.select_columns([self.column]) if rows is not None and has_images else None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -102,7 +102,7 @@ def _batch(entries: Sequence[Entry]) -> dict[str, Any]:
             for item in items
         ]
     )
-    nothing = torch.zeros(1, *batch["pixel_values"].shape[2:], dtype=torch.uint8)
+    nothing = torch.zeros(1, *items[0]["pixel_values"].shape[1:], dtype=torch.uint8)
     return {
         **batch,
         "index": torch.tensor([int(item.get("index", position)) for position, item in zip(positions, items)]),

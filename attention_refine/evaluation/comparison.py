@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -91,8 +92,8 @@ def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000,
                 continue  # groups of another kind
             column = described(measure).column
             if column:
-                pair = (column_of(each.samples, column) for each in (other, base))
-                test = metrics.paired_test(*pair, "permutation", n_resamples, seed=seed)
+                ours, theirs = (column_of(each.samples, column) for each in (other, base))
+                test = metrics.paired_test(ours, theirs, "permutation", n_resamples, seed=seed)
                 found.append(_difference(name, None, measure, test))
             else:
                 found.append(_difference(name, None, measure, _set_difference(measure, other, base, seed)))
@@ -107,8 +108,9 @@ def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000,
                     if measure in MAP_STATISTICS:
                         both = known(torch.cat([a, b], dim=1)).chunk(2, dim=1)
                         if len(both[0]):
-                            pair = (MAP_STATISTICS[measure](x, **base.settings["measures"][measure]) for x in both)
-                            interval = _interval(*pair, len(both[0]), seed)
+                            options = base.settings["measures"][measure]
+                            of_other, of_base = (MAP_STATISTICS[measure](x, **options) for x in both)
+                            interval = _interval(of_other, of_base, len(both[0]), seed)
                             found.append(_difference(name, map_name, measure, interval))
                         continue
                     test = metrics.paired_test(a, b, "permutation", n_resamples, seed=seed)
@@ -116,7 +118,7 @@ def compare(evaluations: Mapping[str, Evaluation], *, n_resamples: int = 10_000,
                     absent = sum(column not in x and column not in y for x, y in zip(other.samples, base.samples))
                     found.append(_difference(name, map_name, measure, test, absent))
     tested = [d for d in found if d.p_value is not None]
-    corrected = iter(metrics.holm([d.p_value for d in tested]))
+    corrected = iter(metrics.holm([d.p_value for d in tested if d.p_value is not None]))
     final = [d if d.p_value is None else Difference(**{**vars(d), "p_corrected": next(corrected)}) for d in found]
     return Comparison(reference, final)
 
@@ -142,8 +144,9 @@ def _set_difference(measure: str, a: Evaluation, b: Evaluation, seed: int) -> me
         column = b.settings["groups"][0]
         groups = numbered(b.samples, column, names_in(b.samples, column))
         known = groups >= 0
-        pair = (group_statistic(measure, column_of(e.samples, "correct")[known], groups[known]) for e in (a, b))
-        return replace(_interval(*pair, int(known.sum()), seed), excluded=int((~known).sum()))
+        right = (column_of(e.samples, "correct")[known] for e in (a, b))
+        ours, theirs = (group_statistic(measure, each, groups[known]) for each in right)
+        return replace(_interval(ours, theirs, int(known.sum()), seed), excluded=int((~known).sum()))
     classes = len(a.settings["classes"])
     ours, theirs = (statistic_of(measure, evaluation.samples, classes) for evaluation in (a, b))
     return _interval(ours, theirs, len(a.samples), seed)
@@ -153,7 +156,7 @@ def _interval(ours: Statistic, theirs: Statistic, count: int, seed: int) -> metr
     return metrics.bootstrap_statistic(lambda drawn: ours(drawn) - theirs(drawn), torch.arange(count), seed=seed)
 
 
-def _difference(model: str, map_name: str | None, measure: str, found, absent: int = 0) -> Difference:
+def _difference(model: str, map_name: str | None, measure: str, found: Any, absent: int = 0) -> Difference:
     """From a PairedTest, or from an Interval of a difference."""
     paired = isinstance(found, metrics.PairedTest)
     value = number(found.difference if paired else found.value)

@@ -20,10 +20,11 @@ def statistic_of(measure: str, samples: Sequence[Mapping[str, Any]], classes: in
         return mean_average_precision(
             torch.tensor([sample["logits"] for sample in samples]), multi_hot(labels, classes)
         )
+    score: Callable[..., Tensor] = multiclass_f1_score
     if isinstance(labels[0], list):
         a, b, score = multi_hot(predictions, classes), multi_hot(labels, classes), multilabel_f1_score
     else:
-        a, b, score = torch.tensor(predictions), torch.tensor(labels), multiclass_f1_score
+        a, b = torch.tensor(predictions), torch.tensor(labels)
     return lambda rows: score(a[rows], b[rows], classes, average="macro", validate_args=False)
 
 

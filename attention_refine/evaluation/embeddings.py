@@ -14,13 +14,14 @@ from tqdm.auto import tqdm
 from attention_refine.backbones.contexts import quiet
 from attention_refine.data import match_classes, prepare
 from attention_refine.evaluation.batches import evaluation_batches
+from attention_refine.refined import Refined
 
 DISTANCES = ("cosine", "euclidean")
 
 
 @torch.no_grad()
 def embed_dataset(
-    model: nn.Module,
+    model: Refined,
     dataset: Any,
     batch_size: int = 32,
     num_workers: int = 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from attention_refine import metrics
+from attention_refine.core.options import taking
 from attention_refine.data import fingerprint, is_numbered
 from attention_refine.evaluation.batches import evaluation_batches
 from attention_refine.evaluation.comparison import Comparison, Difference, compare
+from attention_refine.evaluation.config import EvaluationConfig, Settings
 from attention_refine.evaluation.groups import group_columns
 from attention_refine.evaluation.journal import Journal, digest
 from attention_refine.evaluation.judging import Judge, MapFunction, map_names, map_sources
@@ -24,28 +27,24 @@ from attention_refine.evaluation.results import Evaluation, summarise
 from attention_refine.maps._conditions import unwrapped
 from attention_refine.metrics._registry import COLUMNS
 
-__all__ = ["Comparison", "Difference", "Evaluation", "compare", "evaluate", "map_names"]
+__all__ = ["Comparison", "Difference", "Evaluation", "EvaluationConfig", "compare", "evaluate", "map_names"]
 
-PERTURBATION_IMAGES = 100
 NOTHING = "the dataset is empty: there is nothing to evaluate on"
 
 
+@taking(EvaluationConfig)
 def evaluate(
     model: nn.Module,
     dataset: Any,
+    config: EvaluationConfig | None = None,
     *,
-    measures: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
-    maps: Sequence[str] | Mapping[str, MapFunction | None] | None = None,
-    groups: str | Sequence[str] | None = None,
-    batch_size: int = 32,
     num_workers: int = 0,
-    perturbation_images: int | None = None,
-    perturbation_steps: int = 50,
     seed: int = 0,
     accelerator: Any = None,
     progress: bool = True,
     output: str | Path | None = None,
     resume: bool = False,
+    **options: Any,
 ) -> Evaluation:
     """Judge a model's predictions and maps on a dataset: one pass, every image's values kept (docs/evaluation.md).
 
@@ -56,14 +55,12 @@ def evaluate(
         model: a refined model, or any classifier.
         dataset: a folder, or anything that :func:`attention_refine.data.as_prepared` takes. Its classes meet the model's
             by name, in any order and fewer if need be; the model chooses among all of its own.
-        measures: names of :func:`attention_refine.list_measures`, or ``{name: options}``; by default the usual ones that
-            fit the labels, the groups and the ground truth.
-        maps: ``"model"`` (the default: the head's, or Grad-CAM without one), names of :func:`map_names`; or ``{name:
-            function}`` with ``function(model, pixel_values, target) -> (B, 1, h, w)``.
-        groups: columns that accuracy is told apart by, the first for the worst group; by default ``group``.
-        batch_size, num_workers: images a forward; processes of the loader.
-        perturbation_images: how many images the costly measures are taken on, spread evenly; None for 100, 0 for none.
-        perturbation_steps: points of insertion and deletion, a forward each.
+        config: what is judged; the defaults where None.
+        options: fields of :class:`EvaluationConfig` by keyword, over those of ``config``: ``measures``, names of
+            :func:`attention_refine.list_measures` or ``{name: options}``; ``maps``, names of :func:`map_names`, or
+            ``{name: function}`` with ``function(model, pixel_values, target) -> (B, 1, h, w)``; ``groups``;
+            ``batch_size``; ``perturbation_images``; ``perturbation_steps``. None is the default.
+        num_workers: processes of the loader.
         seed: of the random control and the bootstrap.
         accelerator: its processes share the images, and each returns the whole result.
         progress: show a bar on the main process.
@@ -73,35 +70,36 @@ def evaluate(
     Raises:
         ValueError: what is unknown, out of range or does not fit the network; nothing to ``resume``; a map that is not
             finite; a label outside the classes. DataError: other classes, no such groups, a file that cannot be read.
+        TypeError: a keyword that is no field.
     """
-    shown = _checked(batch_size, perturbation_steps, perturbation_images, output, resume)
+    asked = _asked(config, options)
+    if resume and output is None:
+        raise ValueError("resume=True needs output=, the folder of the evaluation to continue")
     model = unwrapped(model)
     if accelerator is not None:
         model.to(accelerator.device)
     dataset = prepared_for(model, dataset)
-    settings, sources = _settings(model, dataset, measures, maps, groups, shown, perturbation_steps, seed)
+    settings, sources = _settings(model, dataset, asked, seed)
     judge = _judge(model, settings, sources)
     journal = None if output is None else _journal(Path(output), settings, model, dataset, resume, accelerator)
-    loading = {"batch_size": batch_size, "num_workers": num_workers}
+    loading = {"batch_size": asked.batch_size, "num_workers": num_workers}
     records = _records(judge, dataset, settings, journal, accelerator, progress, loading)
     skipped = int(getattr(dataset, "skipped_count", 0))
-    evaluation = _result(records, settings, by_default=measures is None, skipped=skipped)
+    evaluation = _result(records, settings, by_default=asked.measures is None, skipped=skipped)
     if output is not None and _place(accelerator)[0] == 0:
         evaluation.write(Path(output))
     return evaluation
 
 
-def _checked(batch_size: int, steps: int, images: int | None, output: str | Path | None, resume: bool) -> int:
-    """On how many images the costly measures are taken."""
-    asked = PERTURBATION_IMAGES if images is None else images
-    if batch_size < 1 or steps < 1 or asked < 0:
-        raise ValueError(
-            "batch_size and perturbation_steps must be at least 1 and perturbation_images at least 0, "
-            f"got {batch_size}, {steps} and {asked}"
-        )
-    if resume and output is None:
-        raise ValueError("resume=True needs output=, the folder of the evaluation to continue")
-    return asked
+def _asked(config: EvaluationConfig | None, options: Mapping[str, Any]) -> EvaluationConfig:
+    """The config with the keywords over it, where any iterable will do for a list, and a name for groups."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(given.get("groups"), str):
+        given["groups"] = [given["groups"]]
+    for name, value in given.items():
+        if isinstance(value, Iterable) and not isinstance(value, str):
+            given[name] = dict(value) if isinstance(value, Mapping) else list(value)
+    return replace(config or EvaluationConfig(), **given)
 
 
 def _place(accelerator: Any) -> tuple[int, int]:
@@ -110,8 +108,8 @@ def _place(accelerator: Any) -> tuple[int, int]:
 
 
 def _settings(
-    model: nn.Module, dataset: Any, measures: Any, maps: Any, groups: Any, images: int, steps: int, seed: int
-) -> tuple[dict[str, Any], dict[str, MapFunction | None]]:
+    model: nn.Module, dataset: Any, asked: EvaluationConfig, seed: int
+) -> tuple[Settings, dict[str, MapFunction | None]]:
     """What is asked of this model and dataset, which the result keeps; and the maps to judge, a function each."""
     size = None if isinstance(dataset, IterableDataset) else len(dataset)
     if size == 0:
@@ -121,24 +119,25 @@ def _settings(
     if is_numbered(classes) and len(named) == len(classes):
         classes = named
     multi_label = _is_multi_label(dataset)
-    columns = group_columns(dataset, groups)
-    chosen = chosen_measures(measures, len(classes), multi_label, grouped=bool(columns))
+    columns = group_columns(dataset, asked.groups)
+    chosen = chosen_measures(asked.measures, len(classes), multi_label, grouped=bool(columns))
     taken = [name for name in columns if name in (*COLUMNS, *names_of(chosen, "labels"))]
     if taken:
         raise ValueError(f"groups={taken[0]!r} is a column that an evaluation has itself: rename it in the dataset")
-    sources = map_sources(["model"] if maps is None else maps)
+    sources = map_sources(asked.maps)
     if not names_of(chosen, "truth", "boxes", "cue", "map", "forwards", "sanity"):
         sources = {}
     judged = list(dict.fromkeys([*sources, *([ATTRIBUTED] if names_of(chosen, "attribution") else [])]))
-    settings = {
-        "measures": chosen, "maps": judged, "perturbation_images": images, "seed": seed,
-        "perturbation_steps": steps, "classes": classes, "multi_label": multi_label, "images": size,
-        **({"groups": columns} if columns else {}),
+    settings: Settings = {
+        "measures": chosen, "maps": judged, "perturbation_images": asked.perturbation_images, "seed": seed,
+        "perturbation_steps": asked.perturbation_steps, "classes": classes, "multi_label": multi_label, "images": size,
     }  # fmt: skip
+    if columns:
+        settings["groups"] = columns
     return settings, sources
 
 
-def _judge(model: nn.Module, settings: Mapping[str, Any], sources: Mapping[str, MapFunction | None]) -> Judge:
+def _judge(model: nn.Module, settings: Settings, sources: Mapping[str, MapFunction | None]) -> Judge:
     costly = settings["perturbation_images"] if names_of(settings["measures"], *COSTLY) else 0
     return Judge(
         model, settings["measures"], sources, multi_label=settings["multi_label"], seed=settings["seed"],
@@ -148,7 +147,7 @@ def _judge(model: nn.Module, settings: Mapping[str, Any], sources: Mapping[str, 
 
 
 def _journal(
-    output: Path, settings: Mapping[str, Any], model: nn.Module, dataset: Any, resume: bool, accelerator: Any
+    output: Path, settings: Settings, model: nn.Module, dataset: Any, resume: bool, accelerator: Any
 ) -> Journal:
     """The images done so far, in the folder; begun by all processes together."""
     rank, world = _place(accelerator)
@@ -163,7 +162,7 @@ def _journal(
 
 
 def _records(
-    judge: Judge, dataset: Any, settings: Mapping[str, Any], journal: Journal | None, accelerator: Any, progress: bool,
+    judge: Judge, dataset: Any, settings: Settings, journal: Journal | None, accelerator: Any, progress: bool,
     loading: Mapping[str, int],
 ) -> list[dict]:  # fmt: skip
     """Every image's record in the dataset's order, of all processes."""
@@ -217,7 +216,7 @@ def _gathered(records: dict[int, dict], world: int) -> dict[int, dict]:
     return {position: record for share in shares for position, record in share.items()}
 
 
-def _result(records: Sequence[dict], settings: dict, by_default: bool, skipped: int) -> Evaluation:
+def _result(records: Sequence[dict], settings: Settings, by_default: bool, skipped: int) -> Evaluation:
     samples = [record["sample"] for record in records]
     settings = {**settings, "images": len(samples)}
     if by_default:  # measures that nobody asked for, and that nothing can be said of
@@ -233,7 +232,7 @@ def _result(records: Sequence[dict], settings: dict, by_default: bool, skipped: 
     return Evaluation(summarise(samples, settings, skipped), samples, _mean_curves(records, settings), settings)
 
 
-def _mean_curves(records: Sequence[dict], settings: dict) -> dict[str, Any]:
+def _mean_curves(records: Sequence[dict], settings: Settings) -> dict[str, Any]:
     curves: dict[str, Any] = {}
     for name in settings["maps"]:
         for measure in (each for each in settings["measures"] if MEASURES[each].curve is not None):

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attention_refine.evaluation.embeddings import embed_dataset, similarities
 from attention_refine.metrics import bootstrap
 from attention_refine.metrics.intervals import Interval
+from attention_refine.refined import Refined
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FewShot:
 
 
 def few_shot(
-    model: nn.Module,
+    model: Refined,
     dataset: Any,
     *,
     ways: int = 5,

@@ -37,6 +37,7 @@ class Condition:
     by: float
 
     def failed_by(self, difference: Difference) -> bool:
+        assert difference.difference is not None, "read_condition refuses what has none"
         change = -difference.difference if self.falls else difference.difference
         return change >= self.by - _SLACK if self.by > 0 else change > _SLACK
 

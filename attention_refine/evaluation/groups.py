@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -51,7 +51,7 @@ def _columns(dataset: Any, wanted: Sequence[str]) -> list[str]:
         return rows.column_names
     if isinstance(rows, datasets.IterableDataset) and not set(wanted) & set(rows.column_names or wanted):
         return rows.column_names
-    first = next(iter(dataset), {}) if isinstance(dataset, IterableDataset) or len(dataset) else {}
+    first: Any = next(iter(dataset), {}) if isinstance(dataset, IterableDataset) or len(dataset) else {}
     return list(first) if isinstance(first, Mapping) else []
 
 
@@ -104,11 +104,11 @@ def names_in(samples: Iterable[Mapping[str, Any]], column: str) -> list[str]:
 
 def numbered(samples: Sequence[Mapping[str, Any]], column: str, names: Sequence[str]) -> Tensor:
     """``(n,)`` int64, each sample's group as its place among ``names``; -1 where it is not known."""
-    place = {name: i for i, name in enumerate(names)}
+    place: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     return torch.tensor([place.get(sample.get(column), -1) for sample in samples], dtype=torch.long)
 
 
-def group_statistic(measure: str, right: Tensor, groups: Tensor):
+def group_statistic(measure: str, right: Tensor, groups: Tensor) -> Callable[[Tensor], Tensor]:
     """``worst_group_accuracy`` or ``group_gap`` as a function of rows ``(m,)``, repeats allowed.
 
     The worst and the best group are found anew among the rows. Rows of a group that was not drawn do not count.

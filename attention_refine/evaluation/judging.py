@@ -81,6 +81,7 @@ class Judge:
         classes: int,
     ):
         self.model, self.measures, self.sources = model, measures, sources
+        self.preprocessing: dict[str, Any] = getattr(model, "preprocessing", {})
         self.multi_label, self.perturbed, self.n_steps = multi_label, perturbed, n_steps
         self.seed, self.classes = seed, classes
         self.sanity = Sanity(measures)
@@ -152,11 +153,11 @@ class Judge:
         for name, function in self.sources.items():
             if function is not None:
                 made[name] = function(self.model, pixels, target)
-            elif name == "grad_cam":
-                made[name] = grad_cam
-            elif name == "model":
-                maps = getattr(output, "maps", None)
-                made[name] = grad_cam if maps is None else self._first(maps, target)
+            elif name in ("grad_cam", "model"):
+                maps = getattr(output, "maps", None) if name == "model" else None
+                found = grad_cam if maps is None else self._first(maps, target)
+                assert found is not None, "reads_grad_cam says so"
+                made[name] = found
         # Noise at the size of the first map: coarse and fine noise score differently. The centre at the image's: it is
         # one control for all models, whatever their grid.
         size = tuple(next(iter(made.values())).shape[2:]) if made else (7,) * (pixels.ndim - 2)
@@ -165,7 +166,8 @@ class Judge:
                 noise = metrics.random_maps(index, (math.prod(size[:-1]), size[-1]), self.seed)
                 made[name] = noise.reshape(len(index), 1, *size)
             elif name not in made:
-                spot = metrics.centre_maps(len(index), image_size(pixels)[-2:])
+                height, width = image_size(pixels)[-2:]
+                spot = metrics.centre_maps(len(index), (height, width))
                 made[name] = spot if pixels.ndim == 4 else spot[:, :, None].expand(-1, -1, pixels.shape[2], -1, -1)
         made = {name: made[name].detach().float().to(self.device) for name in self.sources}
         for name, maps in made.items():
@@ -208,13 +210,14 @@ class Judge:
         if self.multi_label:
             columns["logits"] = logits.tolist()
         for name in names_of(self.measures, "labels"):
-            if MEASURES[name].function is not None:
-                found = MEASURES[name].function(logits, labels, **self.measures[name])
+            function = MEASURES[name].function
+            if function is not None:
+                found = function(logits, labels, **self.measures[name])
                 columns[name] = _numbers(name, found, len(logits))
         entries = [dict(zip(columns, values)) for values in zip(*columns.values())]
         return [entry | groups for entry, groups in zip(entries, batch["groups"])]
 
-    def _on_maps(self, batch, pixels, target, made, entries, curves) -> None:
+    def _on_maps(self, batch: Any, pixels: Any, target: Any, made: Any, entries: Any, curves: Any) -> None:
         """Fill in ``<map>/<measure>`` of every entry, and the curves of those that have one."""
         rows = [row for row, position in enumerate(batch["position"]) if position in self.perturbed]
         mask = batch["mask"].to(self.device) if any(batch["truth"]) else None
@@ -246,8 +249,8 @@ class Judge:
             maps, error = attribution_maps(self.model, pixels[rows], target[rows], chunk)
             shown = None if mask is None else mask[rows]
             found = measure_maps(self.measures, maps, shown, None, correct[rows], needs=("attribution",))
-            error = {"completeness_error": error} if "completeness_error" in self.measures else {}
-            fill(ATTRIBUTED, found | error, rows)
+            missed = {"completeness_error": error} if "completeness_error" in self.measures else {}
+            fill(ATTRIBUTED, found | missed, rows)
 
 
 def _numbers(measure: str, values: Tensor, count: int) -> list[Any]:

@@ -77,7 +77,9 @@ def sharing(measures: Iterable[str]) -> dict[Callable[..., Any], list[str]]:
     """The measures by the function that gives them."""
     groups: dict[Callable[..., Any], list[str]] = {}
     for name in measures:
-        groups.setdefault(MEASURES[name].function, []).append(name)
+        function = MEASURES[name].function
+        assert function is not None, "only the classification's own have none"
+        groups.setdefault(function, []).append(name)
     return groups
 
 

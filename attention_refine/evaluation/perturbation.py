@@ -52,7 +52,7 @@ def perturb(
         if names == ["insertion"] and begun:
             options = {"baseline": begun["insertion_baseline"], **options}
         results |= dict.fromkeys(names, run(function, MEASURES[names[0]].takes, options))
-    curves = {name: read(results[name], MEASURES[name].curve) for name in wanted if MEASURES[name].curve is not None}
+    curves = {name: read(results[name], path) for name in wanted if (path := MEASURES[name].curve) is not None}
     return (
         {name: read(results[name], MEASURES[name].reads) for name in wanted},
         {name: (result.curve, result.fractions) for name, result in curves.items()},

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attention_refine import metrics
 from attention_refine.core.files import atomic_files, atomic_text
+from attention_refine.evaluation.config import Settings
 from attention_refine.evaluation.dataset_level import MAP_STATISTICS, statistic_of
 from attention_refine.evaluation.groups import by_group
 from attention_refine.evaluation.measures import names_of
@@ -45,13 +46,13 @@ class Evaluation:
             ``<map>/max_box_acc`` is a list, the overlap at every threshold.
         curves: ``{map: {measure: {"fractions", "mean", "low", "high", "level", "count"}}}``, mean curves over the
             images they were run on, with a bootstrap interval at every point.
-        settings: what was asked, and ``classes``, the class names.
+        settings: what was asked, and ``classes``, the class names: :class:`~attention_refine.evaluation.config.Settings`.
     """
 
     summary: dict[str, Any]
     samples: list[Sample]
     curves: dict[str, Any]
-    settings: dict[str, Any]
+    settings: Settings
 
     def values(self, column: str) -> Tensor:
         """``(n,)`` float64 of one column of ``samples``, ``(n, k)`` of one of lists; NaN where a sample has no value.
@@ -130,7 +131,7 @@ class Evaluation:
         if maps:
             measures = list(dict.fromkeys(name for cells in maps.values() for name in cells))
             rows = [
-                [described(m).title + {True: " ↑", False: " ↓"}.get(described(m).better, "")]
+                [described(m).title + {True: " ↑", False: " ↓", None: ""}[described(m).better]]
                 + [_shown(cells[m]) if m in cells else "" for cells in maps.values()]
                 + [str(max((cells[m]["count"] for cells in maps.values() if m in cells), default=0))]
                 for m in measures
@@ -139,7 +140,7 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def summarise(samples: Sequence[Sample], settings: Mapping[str, Any], skipped: int) -> dict[str, Any]:
+def summarise(samples: Sequence[Sample], settings: Settings, skipped: int) -> dict[str, Any]:
     """The summary of :class:`Evaluation` from its samples."""
     measures, names, seed = settings["measures"], settings["maps"], settings["seed"]
     on_labels = {name: cell_of(_whole_set(name, samples, settings, seed)) for name in names_of(measures, "labels")}
@@ -167,7 +168,7 @@ def _group_cells(samples: Sequence[Sample], column: str, seed: int) -> dict[str,
     return cells | {"accuracy": {name: cell_of(value) for name, value in found["accuracy"].items()}}
 
 
-def _whole_set(measure: str, samples: Sequence[Sample], settings: Mapping[str, Any], seed: int) -> metrics.Interval:
+def _whole_set(measure: str, samples: Sequence[Sample], settings: Settings, seed: int) -> metrics.Interval:
     if described(measure).column:
         return metrics.bootstrap(column_of(samples, described(measure).column), seed=seed)
     statistic = statistic_of(measure, samples, len(settings["classes"]))

@@ -8,12 +8,13 @@ from typing import Any
 
 import datasets
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attention_refine.data import class_names
 from attention_refine.evaluation.embeddings import embed_dataset, similarities
 from attention_refine.metrics import bootstrap
 from attention_refine.metrics.intervals import Interval
+from attention_refine.refined import Refined
 
 CHUNK = 512  # queries ranked at a time
 SHOWN = 10  # images kept of each ranking
@@ -47,7 +48,7 @@ class Retrieval:
 
 
 def retrieval(
-    model: nn.Module,
+    model: Refined,
     dataset: Any,
     gallery: Any = None,
     *,
@@ -74,7 +75,7 @@ def retrieval(
     Raises:
         ValueError: no query has anything to be found, or cameras that are not one an image.
     """
-    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     queries, labels = embed_dataset(model, dataset, **options)
     itself = gallery is None
     others, other_labels = queries, labels
@@ -147,6 +148,6 @@ def _numbered(
             raise ValueError(f"{name} {what}: give one camera for each of the {count} images")
     numbers: dict[Any, int] = {}
     queried, filed = (
-        [numbers.setdefault(each, len(numbers)) for each in given] for given in (cameras, gallery_cameras)
+        [numbers.setdefault(each, len(numbers)) for each in given or ()] for given in (cameras, gallery_cameras)
     )
     return torch.tensor(queried), torch.tensor(filed)

@@ -39,7 +39,7 @@ class Sanity:
 
         values = {}
         for name, options in self.options.items():
-            if name == "parameter_randomisation":
+            if self.other is None or name == "parameter_randomisation":
                 found = metrics.parameter_randomisation(net, fixed, pixel_values, **{"layers": LAYERS, **options})
                 values[name] = found.similarity.mean(1)
             else:

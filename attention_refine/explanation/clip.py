@@ -108,7 +108,7 @@ def explain_clip(
         scores = model(pixel_values, compute_losses=False).logits.softmax(1)[0]
     best = int(scores.argmax()) if wanted is None else wanted
     maps = model.explain(pixel_values, target=wanted, method=method)[0]
-    heat = (maps[best] if method == "model" and model.head.per_class else maps[0]).cpu()
+    heat = (maps[best] if method == "model" and model.found_head().per_class else maps[0]).cpu()
     pictures = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in clip.frames]
     left, top, right, bottom = transform.seen(*pictures[0].size)
     width, height = pictures[0].size

@@ -137,7 +137,7 @@ def explain_image(
     best = int(scores.argmax()) if wanted is None else wanted
     maps = model.explain(pixel_values, target=wanted, method=method)[0]
     own = method == "model"
-    heat = (maps[best] if own and model.head.per_class else maps[0]).cpu()
+    heat = (maps[best] if own and model.found_head().per_class else maps[0]).cpu()
     drawn = picture
     if max(picture.size) > LONGEST:
         drawn = picture.copy()
@@ -156,7 +156,7 @@ def explain_image(
 
 
 def whose_map(model: Refined, method: str) -> str:
-    return f"Map of the {model.head.name} head" if method == "model" else f"Map by {method}"
+    return f"Map of the {model.found_head().name} head" if method == "model" else f"Map by {method}"
 
 
 Looked = tuple[Tensor, Tensor, tuple[float, float, float, float], str]  # pixels, logits, box, what was seen in words

@@ -13,7 +13,7 @@ from ..backbones.adapter import Backbone
 from ..backbones.sites import Site
 from ..core.registry import Registry, checked_options, show_options
 
-heads = Registry("head")
+heads: Registry[type[Head]] = Registry("head")
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,13 @@ class Action:
 
     def predict(self, backbone: Tensor | None) -> Tensor:
         """``(B, classes)`` from the backbone's logits; with a map for each class, from those of the first pass."""
+        if self.logits is not None and not isinstance(self.share, Tensor):
+            return self.logits
+        assert backbone is not None, "asked for where needs_backbone says so"
         if self.logits is None:
             return backbone
-        if not self.needs_backbone:
-            return self.logits
-        share = self.share
-        return torch.where(share == 1, self.logits, backbone + share * (self.logits - backbone))
+        share = torch.as_tensor(self.share)
+        return torch.where(share.eq(1), self.logits, backbone + share * (self.logits - backbone))
 
 
 def mean_gain(gain: Tensor) -> Tensor:
@@ -81,14 +82,15 @@ class Head(nn.Module):
     """
 
     name: str
-    config_class: type
+    config_class: type[Any]
+    begun_steps: Tensor
     where = "before_last_stage"
     num_maps = 1
     per_class = False
     has_aux = False
     classifies = False
 
-    def __init_subclass__(cls, **keywords: Any):
+    def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         show_options(cls)
 
@@ -123,7 +125,7 @@ class Head(nn.Module):
                 needed, since drawing takes time.
         """
 
-    def forward(self, feature: Tensor, maps: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def forward(self, feature: Tensor, maps: Tensor | None = None) -> tuple[Any, Tensor, dict[str, Tensor]]:
         """``(B, C, h, w)`` to the refined feature, the maps ``(B, K, h, w)`` and auxiliary logits by name.
 
         With ``maps`` given, those act in place of the head's own, and there are no auxiliary logits.

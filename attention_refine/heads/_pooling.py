@@ -53,7 +53,7 @@ class PoolingConfig:
     dropout: float = 0.0
     fade_in_steps: int = 100
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         owner = type(self).__name__.removesuffix("Config")
         check_choice(owner, "classifier_init", self.classifier_init, ("copy", "scratch"))
         if self.parts < 1:
@@ -91,7 +91,7 @@ class PoolingHead(Head):
         self.resolved = resolved
         self.num_maps = parts = self.config.parts
         channels = resolved["channels"]
-        self.make_layers(channels, backbone.site.layout.grid_rank)
+        self.make_layers(channels, backbone.found_site().layout.grid_rank)
         self.dropout = nn.Dropout(self.config.dropout)
         self.classifier = nn.Linear(parts * channels, num_classes, bias=self.config.bias)
         self.register_buffer("begun_steps", torch.zeros((), dtype=torch.long))

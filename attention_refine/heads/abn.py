@@ -90,7 +90,7 @@ class AttentionBranchConfig:
     weight: float = 1.0
     calibrate: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("AttentionBranch", "branch", self.branch, ("auto", "twin", "light"))
         check_choice("AttentionBranch", "stage_init", self.stage_init, ("copy", "scratch"))
         check_choice("AttentionBranch", "maps", self.maps, ("shared", "per_class"))
@@ -122,16 +122,16 @@ class AttentionBranch(Head):
     has_aux = True
 
     def attach(self, backbone: Backbone, num_classes: int, resolved: dict[str, Any] | None = None) -> None:
-        stage = None
+        stage, site = None, backbone.found_site()
         if resolved is None:
             with torch.no_grad(), quiet(backbone.net):
                 example = backbone.example()
                 feature = backbone.features(example).grid
                 if self.config.branch != "light":
-                    stage = twin_of_last_stage(backbone.net, backbone.site, feature, example)
+                    stage = twin_of_last_stage(backbone.net, site, feature, example)
                 if stage is None and self.config.branch == "twin":
                     raise ValueError(
-                        f"branch='twin' is not possible at {backbone.site.name!r}: no stage with weights follows it "
+                        f"branch='twin' is not possible at {site.name!r}: no stage with weights follows it "
                         "that runs at stride 1; use branch='light'"
                     )
             wide = feature.shape[1] if stage is None else _channels(stage, feature)
@@ -140,13 +140,13 @@ class AttentionBranch(Head):
             )
             resolved = {"channels": wide, "hidden": hidden, "stages": stage.names if stage else []}
         elif resolved["stages"]:
-            stage = StageTwin.of(backbone.net, backbone.site, resolved["stages"])
+            stage = StageTwin.of(backbone.net, site, resolved["stages"])
         self.resolved = resolved
         if stage is not None and self.config.stage_init == "scratch":
             stage.apply(_reset)
         self.config = replace(self.config, branch="twin" if stage else "light")
         hidden = resolved.get("hidden", self.config.hidden_channels or num_classes)  # older checkpoints do not say it
-        self._build(stage, resolved["channels"], hidden, num_classes, backbone.site.layout.grid_rank)
+        self._build(stage, resolved["channels"], hidden, num_classes, site.layout.grid_rank)
         parameter = next(backbone.net.parameters())
         self.to(parameter.device, parameter.dtype)
 
@@ -157,15 +157,14 @@ class AttentionBranch(Head):
         self.num_maps = num_classes if self.per_class else 1
         self.stage = stage if stage is not None else nn.Identity()
         self.response = nn.Sequential(norm(channels), conv(channels, hidden, 1, bias=False), norm(hidden), nn.ReLU())
-        self.to_map = nn.Sequential(
-            conv(hidden, self.num_maps, kernel, padding=kernel // 2, bias=False), norm(self.num_maps)
-        )
+        first = conv(hidden, self.num_maps, kernel, padding=kernel // 2, bias=False)
+        self.to_map = nn.Sequential(first, norm(self.num_maps))
         self.to_logits = conv(hidden, num_classes, 1, bias=False)
         for part in (self.response, self.to_map, self.to_logits):
             part.apply(_reset)
         if self.config.map_init == "positive":
             with torch.no_grad():
-                self.to_map[0].weight.abs_()
+                first.weight.abs_()
         self.register_buffer("begun_steps", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
@@ -176,12 +175,11 @@ class AttentionBranch(Head):
             features = [self.stage(backbone.features(image).grid) for image in images().split(1)]  # little memory
             signal = torch.cat(features)
             for module in (*self.response, *self.to_map):
-                if isinstance(module, _NORMS):
+                if isinstance(module, _NORMS) and module.running_var is not None:
                     momentum, module.momentum = module.momentum, 1.0  # all at once, and nothing of what was there
                     module.train()(signal)
                     module.eval().momentum = momentum
-                    variance = module.running_var
-                    variance.clamp_(min=LEAST_VARIANCE * variance.mean())
+                    module.running_var.clamp_(min=LEAST_VARIANCE * module.running_var.mean())
                 signal = module(signal)
 
     def forward(
@@ -246,5 +244,5 @@ def _reset(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif hasattr(module, "reset_parameters"):
-        module.reset_parameters()
+    elif callable(reset := getattr(module, "reset_parameters", None)):
+        reset()

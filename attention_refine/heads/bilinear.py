@@ -46,7 +46,7 @@ class BilinearPoolingConfig(PoolingConfig):
     normalise: bool = False
     maps: str = "mean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("BilinearPooling", "maps", self.maps, ("mean", "parts"))
 

@@ -69,7 +69,7 @@ class BRNPAConfig(PoolingConfig):
     maps: str = "activity"
     chunk: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("BRNPA", "select", self.select, ("norm", "random"))
         check_choice("BRNPA", "feature_act", self.feature_act, ("none", "relu"))
@@ -114,7 +114,7 @@ def representative_parts(
     norms = lengths(vectors) + EPS
     activity = norms.detach()
     chosen = torch.zeros_like(activity, dtype=torch.bool)
-    representatives, similarities, scores = [], [], []
+    representatives, alike, scores = [], [], []
     for k in range(parts):
         by = activity if order is None else order[:, k]
         index = by.masked_fill(chosen, -1).argmax(1, keepdim=True)
@@ -123,9 +123,9 @@ def representative_parts(
         representative = vectors.gather(2, index[:, None].expand(-1, vectors.shape[1], 1))
         cosine = torch.bmm(representative.transpose(1, 2), vectors)[:, 0] / (norms * norms.gather(1, index))
         representatives.append(representative)
-        similarities.append(cosine.clamp(0, 1))
-        activity = activity * (1 - similarities[-1].detach())
-    similarities = torch.stack(similarities, 1)
+        alike.append(cosine.clamp(0, 1))
+        activity = activity * (1 - alike[-1].detach())
+    similarities = torch.stack(alike, 1)
     if refine:  # all parts at once: the feature is read one time
         found = torch.bmm(vectors, part_weights(similarities).transpose(1, 2)).transpose(1, 2)
     else:

@@ -34,7 +34,7 @@ class RefinedForImageClassification(PreTrainedModel):
             raise ValueError("a refined model is made by ar.wrap or read from a checkpoint, not from a config alone")
         self.refined = refined
         for objective in refined.objectives.values():
-            name_also(RefinedForImageClassification.forward, objective.reads)
+            name_also(RefinedForImageClassification.forward, getattr(objective, "reads", ()))
         self.register_load_state_dict_pre_hook(_prefixed)
 
     @classmethod
@@ -43,7 +43,9 @@ class RefinedForImageClassification(PreTrainedModel):
         return cls(model.config, model).train(model.training)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *inputs: Any, config: Any = None, **options: Any) -> PreTrainedModel:
+    def from_pretrained(  # type: ignore[override]  # this and the two below: transformers' options that are none here
+        cls, source: str | Path, *inputs: Any, config: Any = None, **options: Any
+    ) -> PreTrainedModel:
         """What :func:`attention_refine.load` gives, checked as it checks.
 
         Args:
@@ -63,17 +65,17 @@ class RefinedForImageClassification(PreTrainedModel):
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype)
         if isinstance(dtype, torch.dtype):
-            made = made.to(dtype)
+            made = made.to(dtype)  # type: ignore[arg-type]  # transformers types it as a wrapped function
         loaded = made.eval()
         return (loaded, {}) if options.get("output_loading_info") else loaded
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self, folder: str | Path, *inputs: Any, max_shard_size: int | str = "5GB", **options: Any
     ) -> None:
         """A checkpoint of this library's: :func:`attention_refine.hub.save_pretrained`."""
         self.refined.save_pretrained(folder, max_shard_size=max_shard_size)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:  # type: ignore[override]
         return self.refined.push_to_hub(repo_id, **options)
 
     @naming_columns

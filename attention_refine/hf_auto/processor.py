@@ -47,7 +47,7 @@ def register() -> None:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     try:
-        both = {"pil": RefinedImageProcessor, "torchvision": RefinedImageProcessor}
+        both: dict[str, type] = {"pil": RefinedImageProcessor, "torchvision": RefinedImageProcessor}
         AutoImageProcessor.register(RefinedConfig, image_processor_classes=both, exist_ok=True)
     except TypeError:  # transformers 4
         AutoImageProcessor.register(RefinedConfig, slow_image_processor_class=RefinedImageProcessor, exist_ok=True)

@@ -40,7 +40,7 @@ class RefinedVideoProcessor(BaseVideoProcessor):
         pixels = [self._clip(video) for video in (videos if several else [videos])]
         return BatchFeature({"pixel_values": torch.stack(pixels)}, tensor_type=return_tensors)
 
-    __call__ = preprocess
+    __call__ = preprocess  # type: ignore[assignment]  # transformers' own two bases disagree
 
     def _clip(self, video: Any) -> Tensor:
         from ..data import Transform, read_clip

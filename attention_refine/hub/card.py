@@ -106,7 +106,7 @@ class Card:
             tags=["attention_refine", "explainability", *([model.head.name] if model.head else []), *model.objectives],
             license=licence,
             base_model=base,
-            datasets=[self.dataset] if _is_hub_id(self.dataset) else None,
+            datasets=[self.dataset] if self.dataset and _is_hub_id(self.dataset) else None,
             model_name=repo_id.rpartition("/")[2],
             eval_results=results or None,
         )
@@ -157,7 +157,7 @@ class Card:
         return [
             EvalResult(
                 task_type="image-classification",
-                dataset_type=self.dataset if _is_hub_id(self.dataset) else "custom",
+                dataset_type=self.dataset if self.dataset and _is_hub_id(self.dataset) else "custom",
                 dataset_name=self.dataset or "custom",
                 dataset_split=self.split,
                 metric_type=kind,
@@ -225,7 +225,8 @@ def markdown(text: str) -> str:
 
 def _is_hub_id(name: str | None) -> bool:
     """Whether it is ``user/name``, and no folder here that looks like it."""
-    found = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name or "", re.ASCII)
+    name = name or ""
+    found = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII)
     return found is not None and not Path(name).exists()
 
 
@@ -251,13 +252,14 @@ def _title(measure: str) -> str:
 
 
 def _row(result: EvalResult) -> dict[str, str]:
-    low, high = result.metric_args["low"], result.metric_args["high"]
+    args = result.metric_args or {}
+    low, high = args["low"], args["high"]
     interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
     return {
-        "name": markdown(result.metric_name),
+        "name": markdown(result.metric_name or result.metric_type),
         "value": f"{result.metric_value:.3f}",
         "interval": interval,
-        "count": str(result.metric_args["count"] or ""),
+        "count": str(args["count"] or ""),
     }
 
 

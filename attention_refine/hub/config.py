@@ -28,7 +28,7 @@ LARGEST_NUMBER = 2**20  # of a layer's size or count; an image or a vocabulary h
 LARGEST_IMAGE = 2**13
 LARGEST_RATE = 10_000  # frames a second, or from one frame of a clip to the next
 _OPTIONAL = (dict, type(None))
-_ENTRIES = {
+_ENTRIES: dict[str, Any] = {
     "model_type": str,
     "format": int,
     "library_version": str,
@@ -55,7 +55,7 @@ def model_config(model: Refined, training_layers: bool = True) -> dict[str, Any]
         NotRebuildable: the backbone is a module that no library can build again, or a head or objective is not
             registered.
     """
-    kept = list(model.objectives.values()) if training_layers else []
+    kept: list[Any] = list(model.objectives.values()) if training_layers else []
     for registry, parts in ((heads, [model.head] if model.head else []), (objectives, kept)):
         for part in parts:
             if not registry.holds(part):
@@ -71,7 +71,7 @@ def model_config(model: Refined, training_layers: bool = True) -> dict[str, Any]
         "backbone": spec.to_dict(),
         "site": model.backbone.site.to_dict() if model.backbone.site else None,
         "head": model.head.to_dict() if model.head is not None else None,
-        "objectives": [objective.to_dict() for objective in kept],
+        "objectives": [part.to_dict() for part in kept],
         "labels": model.labels,
         "preprocessing": model.preprocessing,
     }
@@ -142,7 +142,7 @@ def parse_config(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("model_type") != "attention_refine":
         found = type(config).__name__
         if isinstance(config, dict):
-            found = config.get("model_type") or config.get("architecture")
+            found = str(config.get("model_type") or config.get("architecture"))
         raise CheckpointError(
             f"{where} describes {_shown(found)}, not a refined model; wrap it first: "
             f"ar.wrap({str(Path(where).parent)!r}, head=...)"
@@ -195,7 +195,7 @@ def _check_labels(labels: list, where: str) -> None:
 
 
 def _check_preprocessing(values: dict[str, Any], where: str) -> None:
-    size = values.get("input_size")
+    size: Any = values.get("input_size")
     whole = isinstance(size, list) and len(size) in (3, 4) and all(type(side) is int for side in size)
     if not whole or not all(1 <= side <= LARGEST_IMAGE for side in size):
         raise CheckpointError(
@@ -203,11 +203,11 @@ def _check_preprocessing(values: dict[str, Any], where: str) -> None:
             f"frames second for clips), each from 1 to {LARGEST_IMAGE}"
         )
     for key in ("mean", "std"):
-        numbers = values.get(key)
+        numbers: Any = values.get(key)
         fits = isinstance(numbers, list) and all(type(n) in (int, float) and abs(n) < math.inf for n in numbers)
         if not fits or len(numbers) != size[0] or (key == "std" and min(numbers) <= 0):
             raise CheckpointError(f"{where}: preprocessing {key} is {_shown(numbers)}; it must be {size[0]} numbers")
-    share = values.get("crop_pct")
+    share: Any = values.get("crop_pct")
     if type(share) not in (int, float) or not 0 < share <= 100:
         raise CheckpointError(f"{where}: preprocessing crop_pct is {_shown(share)}; it must be above 0")
     for key in ("interpolation", "crop_mode", "short"):

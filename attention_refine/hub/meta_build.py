@@ -59,7 +59,7 @@ class Budget(TorchDispatchMode):
     def copy(self) -> Budget:
         return Budget(self.calls, self.size)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.calls -= 1
         if self.calls < 0:

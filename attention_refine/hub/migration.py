@@ -61,7 +61,7 @@ def _entry(registry: Registry, entry: dict[str, Any], version: str) -> dict[str,
         return entry  # nobody's, or cut short: building it says so
     options: dict[str, Any] = {}
     for option, value in old.items():
-        change = CHANGES.get((registry.kind, name, option))
+        change = CHANGES.get((registry.kind, str(name), option))
         try:
             options |= change(value) if change else {option: value}
         except ValueError as error:

@@ -106,8 +106,8 @@ def open_checkpoint(source: Source | Path, weights: bool = True) -> Checkpoint:
         return _offline(source) if source.offline else _online(source, weights)
     except CheckpointError:
         raise
-    except Exception as error:
-        error = root_of(error)
+    except Exception as raised:
+        error = root_of(raised)
         if not _from_the_hub(error):
             raise
         said = f"{str(source)!r} is no folder here, and {sentence(error, f'repo {source.name!r}', source.revision)}"
@@ -130,14 +130,16 @@ def _online(source: Source, weights: bool) -> Checkpoint:
             raise error from None
         logger.warning("the Hub cannot be reached; %r is taken from the cache, as it was last seen", source)
         return found
-    sizes = {file.rfilename: file.size for file in info.siblings}
+    sizes, commit = {file.rfilename: file.size or 0 for file in info.siblings or []}, info.sha
+    if commit is None:
+        raise CheckpointError(f"the Hub says no commit of {source.name!r}: try again later")
     if CONFIG not in sizes:
         raise CheckpointError(f"repo {source.name!r} has no {CONFIG}: it is no saved model")
-    check_size(sizes[CONFIG] or 0, f"{source.name}/{CONFIG}")
-    folder = _named_snapshot(source, info.sha)
+    check_size(sizes[CONFIG], f"{source.name}/{CONFIG}")
+    folder = _named_snapshot(source, commit)
     config = read_config(folder / CONFIG)
-    names = _weight_names(source, info.sha, sizes)
-    header = stored.remote_header((name, _header(api, source, name, info.sha, sizes[name])) for name in names)
+    names = _weight_names(source, commit, sizes)
+    header = stored.remote_header((name, _header(api, source, name, commit, sizes[name])) for name in names)
     found = Checkpoint(str(source), folder, config, header, names)
     found.check()
     total = sum(sizes[name] for name in names)
@@ -146,9 +148,9 @@ def _online(source: Source, weights: bool) -> Checkpoint:
     if not weights:
         return found
     for name in names:
-        _whole(patiently(lambda: source.file(name, info.sha)))  # noqa: B023
-    if 0 < (sizes.get(CARD) or 0) <= LARGEST_CARD:
-        patiently(lambda: source.file(CARD, info.sha))
+        _whole(patiently(lambda: source.file(name, commit)))  # noqa: B023
+    if 0 < sizes.get(CARD, 0) <= LARGEST_CARD:
+        patiently(lambda: source.file(CARD, commit))
     return _settled(source, folder)
 
 
@@ -214,7 +216,7 @@ def _whole(path: Path) -> Path:
     return path
 
 
-def _from_the_hub(error: Exception) -> bool:
+def _from_the_hub(error: BaseException) -> bool:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, SafetensorsParsingError
 
     kinds = (HfHubHTTPError, HfHubHTTPError.__bases__[0], HFValidationError, SafetensorsParsingError, OSError)

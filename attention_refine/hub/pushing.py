@@ -159,7 +159,7 @@ class _Push:
         if not all(matches(path, there.get(name) or "") for name, path in files.items()):
             return None
         url = f"{self.api.endpoint}/{self.repo_id}/commit/{info.sha}"
-        return CommitInfo(commit_url=url, commit_message="", commit_description="", oid=info.sha)
+        return CommitInfo(commit_url=url, commit_message="", commit_description="", oid=info.sha or "")
 
     def licence_of(self, base_model: str) -> str | None:
         """The licence on the card of the weights this model came from, where the Hub tells it at the first try."""
@@ -177,7 +177,8 @@ class _Push:
                 "last), so nothing was changed; load what is there, then push again"
             )
         why = sentence(error, where, self.revision).replace(" and the cache does not hold it", "")
-        if self.sent and not (status_of(error) is not None and status_of(error) < 500):
+        status = status_of(error)
+        if self.sent and (status is None or status >= 500):
             return (
                 f"the push was interrupted: {why}. Revision {self.revision!r} holds either all of it or what it held "
                 "before; push again: nothing that arrived is sent twice"

@@ -34,7 +34,7 @@ def patiently(ask: Callable[[], T]) -> T:
     return ask()
 
 
-def worth_another_try(error: Exception) -> bool:
+def worth_another_try(error: BaseException) -> bool:
     status = status_of(error)
     return status in TRY_AGAIN if status is not None else is_broken_line(error)
 
@@ -112,7 +112,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _asked_pause(error: Exception) -> float | None:
+def _asked_pause(error: Any) -> float | None:
     """Seconds of a ``Retry-After`` header."""
     try:
         return float(error.response.headers["Retry-After"])

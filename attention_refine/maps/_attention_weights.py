@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -59,7 +60,7 @@ class AttentionWeights(TorchFunctionMode):
         self.inside_head = False
         self.handles: list[RemovableHandle] = []
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         if self.head is not None:
             self.handles = [
                 self.head.register_forward_pre_hook(lambda *_: self._in_head(True)),
@@ -67,7 +68,7 @@ class AttentionWeights(TorchFunctionMode):
             ]
         return super().__enter__()
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         for handle in self.handles:
             handle.remove()
         return super().__exit__(*error)
@@ -75,7 +76,7 @@ class AttentionWeights(TorchFunctionMode):
     def _in_head(self, inside: bool) -> None:
         self.inside_head = inside
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.inside_head:
             return func(*args, **kwargs)
@@ -95,9 +96,10 @@ class AttentionWeights(TorchFunctionMode):
             self.windowed += 1
 
     def _unfused(
-        self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False,
-        class_row=None, changed=None,
-    ):  # fmt: skip
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False, class_row: Tensor | None = None,
+        changed: Any = None,
+    ) -> Tensor:  # fmt: skip
         if enable_gqa:  # grouped queries: each key and value head serves several query heads
             repeats = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
@@ -115,17 +117,20 @@ class AttentionWeights(TorchFunctionMode):
         return weights @ value
 
     def _multi_head(
-        self, query, key, value, num_heads, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, **rest
-    ):
+        self, query: Tensor, key: Tensor, value: Tensor, num_heads: int, in_proj_weight: Tensor,
+        in_proj_bias: Tensor | None, out_proj_weight: Tensor, out_proj_bias: Tensor | None, **rest: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
         """torch's own multi-head attention, whose insides are out of a mode's sight: projections, then attention."""
         if query.ndim != 3 or any(rest.get(name) not in (None, False) for name in _UNCOMMON):
             raise ValueError("only torch.nn.MultiheadAttention in its common form, batched and packed, can be read")
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-        split = []
+        split: list[Tensor] = []
         for tokens, weight, bias in zip((query, key, value), in_proj_weight.chunk(3), biases):
             tokens = F.linear(tokens, weight, bias)  # (N, B, C)
             split.append(tokens.unflatten(2, (num_heads, -1)).permute(1, 2, 0, 3))  # (B, heads, N, C / heads)
-        attended = self._unfused(*split, attn_mask=rest.get("attn_mask"), is_causal=rest.get("is_causal", False))
+        queries, keys, values = split
+        masked = {"attn_mask": rest.get("attn_mask"), "is_causal": rest.get("is_causal", False)}
+        attended = self._unfused(queries, keys, values, **masked)
         output = F.linear(attended.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
         return output, None
 
@@ -136,7 +141,7 @@ def _head_of(net: nn.Module | None) -> nn.Module | None:
     return getattr(net, "head", None) if isinstance(getattr(backbone, "net", None), nn.Module) else None
 
 
-def _over_last_axis(args, kwargs, output: Tensor) -> bool:
+def _over_last_axis(args: Any, kwargs: Any, output: Tensor) -> bool:
     axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
     return output.ndim == 4 and axis in (-1, 3)
 

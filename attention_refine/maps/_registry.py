@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -43,7 +44,7 @@ class Map:
     per_class: bool
     of_some_networks: bool = False
 
-    def __call__(self, net: nn.Module, pixel_values: Tensor, target: Target = None, **options) -> Tensor:
+    def __call__(self, net: nn.Module, pixel_values: Tensor, target: Target = None, **options: Any) -> Tensor:
         """``(B, T, h, w)``.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ _HARDSIGMOIDS = {F.hardsigmoid, torch._C._nn.hardsigmoid, _INPLACE}
 
 
 class _DifferentiableHardsigmoid(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func not in _HARDSIGMOIDS:
             return func(*args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ def tapped(module: nn.Module, cut: bool, twice: bool = False) -> Iterator[list[T
     features: list[Tensor] = []
     after = ExitStack()
 
-    def keep(_module, _inputs, output):
+    def keep(_module: Any, _inputs: Any, output: Any) -> None:
         if features:
             return output
         raw = first_tensor(output)

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 Target: TypeAlias = int | Tensor | Sequence[int] | Sequence[Sequence[int]] | Callable[[Tensor], Tensor] | None
+FixedTarget: TypeAlias = Tensor | Callable[[Tensor], Tensor]  # (B, T) classes, or what scores the logits
 
 
-def fixed(target: Target, logits: Tensor) -> Tensor | Callable[[Tensor], Tensor]:
+def fixed(target: Target, logits: Tensor) -> FixedTarget:
     """The target as ``(B, T)`` classes, the predicted class filled in for None; a callable is returned as it is.
 
     Args:
@@ -32,7 +33,7 @@ def fixed(target: Target, logits: Tensor) -> Tensor | Callable[[Tensor], Tensor]
     return given(target, len(logits), logits.device)
 
 
-def given(target: Target, images: int, device: torch.device) -> Tensor | Callable[[Tensor], Tensor]:
+def given(target: Target, images: int, device: torch.device) -> FixedTarget:
     """:func:`fixed` for a target other than None, which needs no logits.
 
     Raises:
@@ -56,7 +57,7 @@ def given(target: Target, images: int, device: torch.device) -> Tensor | Callabl
     return classes.long().reshape(images, -1)
 
 
-def score(logits: Tensor, target: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
+def score(logits: Tensor, target: FixedTarget) -> Tensor:
     """The explained scores ``(B, T)`` of a target already :func:`fixed`.
 
     Raises:
@@ -75,12 +76,12 @@ def score(logits: Tensor, target: Tensor | Callable[[Tensor], Tensor]) -> Tensor
     return scores.reshape(len(scores), -1)
 
 
-def rows(target: Tensor | Callable[[Tensor], Tensor], index: Tensor | slice) -> Tensor | Callable[[Tensor], Tensor]:
+def rows(target: FixedTarget, index: Tensor | slice) -> FixedTarget:
     """The target of some of the images."""
     return target if callable(target) else target[index]
 
 
-def repeated(target: Tensor | Callable[[Tensor], Tensor], copies: int) -> Tensor | Callable[[Tensor], Tensor]:
+def repeated(target: FixedTarget, copies: int) -> FixedTarget:
     """The target of several copies of the batch, one after the other."""
     return target if callable(target) else target.repeat(copies, 1)
 

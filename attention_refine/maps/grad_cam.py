@@ -109,18 +109,19 @@ def _closed_form(reading: Reading, target: Tensor, scores: Tensor, linear: LastL
     feature = reading.grid(reading.raw)
     locations = feature[0, 0].numel()
     pooled = feature.flatten(2).mean(2)
-    if linear.output is not reading.logits or linear.input.shape != pooled.shape:
+    read, weight = linear.input, linear.weight
+    if linear.output is not reading.logits or read is None or weight is None or read.shape != pooled.shape:
         return None
-    if not torch.allclose(linear.input, pooled, rtol=1e-4, atol=1e-5 * float(pooled.detach().abs().amax())):
+    if not torch.allclose(read, pooled, rtol=1e-4, atol=1e-5 * float(pooled.detach().abs().amax())):
         return None
     (gradient,) = gradients(scores[:, :1], reading.raw, keep_graph=True)
-    expected = (linear.weight[target[:, 0]] / locations).reshape(pooled.shape + (1,) * (feature.ndim - 2))
+    expected = (weight[target[:, 0]] / locations).reshape(pooled.shape + (1,) * (feature.ndim - 2))
     smallest = 1e-5 * float(expected.detach().abs().amax())
     if not torch.allclose(reading.grid(gradient), expected.expand_as(feature), rtol=1e-4, atol=smallest):
         return None
     flat = feature.flatten(2)
     if bool((target == target[:1]).all()):  # the same classes for all: no copy of their weights an image
-        maps = torch.einsum("tc,bcn->btn", linear.weight[target[0]], flat)
+        maps = torch.einsum("tc,bcn->btn", weight[target[0]], flat)
     else:
-        maps = torch.einsum("btc,bcn->btn", linear.weight[target], flat)
+        maps = torch.einsum("btc,bcn->btn", weight[target], flat)
     return (maps / locations).unflatten(2, feature.shape[2:])

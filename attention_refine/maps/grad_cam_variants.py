@@ -92,6 +92,6 @@ def _from_gradients(
         reading = read(net, pixels, site, cut=not create_graph)
         scores = score(reading.logits, fixed(target, reading.logits))
         feature = reading.grid(reading.raw if create_graph else reading.raw.detach())
-        maps = [weighted(feature, gradient) for gradient in site_gradients(reading, scores, create_graph)]
-        maps = torch.stack(maps, dim=1)
+        found = [weighted(feature, gradient) for gradient in site_gradients(reading, scores, create_graph)]
+        maps = torch.stack(found, dim=1)
     return full_precision(maps.relu() if relu else maps)

@@ -10,7 +10,7 @@ from ._pixels import channel_axis, reduce_channels
 from ._progress import counted
 from ._registry import register_map
 from ._site import logits_of, refuse_site
-from ._target import Target, fixed, given, gradients, repeated, rows, score
+from ._target import FixedTarget, Target, fixed, given, gradients, repeated, rows, score
 
 
 @register_map(kind="pixels", differentiable=True)
@@ -77,8 +77,8 @@ def input_x_gradient(
         pixels = in_graph(pixels)
         logits = logits_of(net(pixels))
         scores = score(logits, fixed(target, logits))
-        maps = [reduce_channels(pixels * g, axis, reduce) for g in gradients(scores, pixels, create_graph)]
-        maps = torch.stack(maps, dim=1)
+        found = [reduce_channels(pixels * g, axis, reduce) for g in gradients(scores, pixels, create_graph)]
+        maps = torch.stack(found, dim=1)
         return full_precision(maps if create_graph else maps.detach())
 
 
@@ -123,19 +123,19 @@ def smooth_grad(
     refuse_site(site, "smooth_grad")
     axis = channel_axis(pixel_values)
     with map_conditions(net, pixel_values, create_graph) as (net, pixels):
-        target = clean_target(net, pixels, target, chunk_size)
+        wanted = clean_target(net, pixels, target, chunk_size)
         flat = pixels.detach().flatten(1)
         sigma = (spread * (flat.amax(1) - flat.amin(1))).reshape(-1, *[1] * (pixels.ndim - 1))
         noise = torch.Generator().manual_seed(seed)
         at_once = copies_at_once(pixels, chunk_size)
         groups = [min(at_once, samples - first) for first in range(0, samples, at_once)]
-        total: list[Tensor] | None = None
+        total: list[Tensor] = []
         for count in counted(groups, len(groups), progress, "smooth_grad"):
             patterns = [torch.randn(pixels.shape[1:], generator=noise).to(pixels) for _ in range(count)]
             copies = torch.cat([pixels + sigma * pattern for pattern in patterns])
-            found = pixel_gradients(net, copies, repeated(target, count), create_graph, chunk_size)
+            found = pixel_gradients(net, copies, repeated(wanted, count), create_graph, chunk_size)
             found = [(g.square() if squared else g).unflatten(0, (count, len(pixels))).sum(0) for g in found]
-            total = found if total is None else [a + b for a, b in zip(total, found)]
+            total = [a + b for a, b in zip(total, found)] if total else found
         maps = [reduce_channels(t / samples, axis, reduce) for t in total]
         return full_precision(torch.stack(maps, dim=1))
 
@@ -145,12 +145,12 @@ def in_graph(pixels: Tensor) -> Tensor:
     return pixels if pixels.requires_grad else pixels.detach().requires_grad_()
 
 
-def clean_target(net: nn.Module, pixels: Tensor, target: Target, chunk_size: int | None):
+def clean_target(net: nn.Module, pixels: Tensor, target: Target, chunk_size: int | None) -> FixedTarget:
     """The target, with the class predicted for the clean image where None was given: fixed before the image changes."""
     if target is not None:
         return given(target, len(pixels), pixels.device)
     with torch.no_grad():
-        return torch.cat([fixed(None, logits_of(net(piece))) for piece in pixels.split(chunk_size or len(pixels))])
+        return torch.cat([logits_of(net(piece)).argmax(1, True) for piece in pixels.split(chunk_size or len(pixels))])
 
 
 def copies_at_once(pixels: Tensor, chunk_size: int | None) -> int:
@@ -158,7 +158,9 @@ def copies_at_once(pixels: Tensor, chunk_size: int | None) -> int:
     return max(1, (chunk_size or len(pixels)) // len(pixels))
 
 
-def pixel_gradients(net: nn.Module, pixels: Tensor, target, create_graph: bool, chunk_size: int | None) -> list[Tensor]:
+def pixel_gradients(
+    net: nn.Module, pixels: Tensor, target: FixedTarget, create_graph: bool, chunk_size: int | None
+) -> list[Tensor]:
     """For each target, the gradient of its score in the shape of ``pixels``, ``chunk_size`` images at a time."""
     chunk_size = chunk_size or len(pixels)
     pieces = []

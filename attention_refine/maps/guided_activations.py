@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ class guided_activations(TorchFunctionMode):
         self._active = True
         return super().__enter__()
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         self._active = False
         return super().__exit__(*error)
 
@@ -73,7 +74,7 @@ class guided_activations(TorchFunctionMode):
         finally:
             self._active = active
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func not in _ACTIVATIONS:
             return func(*args, **kwargs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import reduce as folded
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ._pixels import channel_axis, reduce_channels
 from ._progress import counted
 from ._registry import register_map
 from ._site import refuse_site
-from ._target import Target, repeated
+from ._target import FixedTarget, Target, repeated
 from .gradient import clean_target, copies_at_once, in_graph, pixel_gradients
 
 
@@ -61,9 +62,9 @@ def integrated_gradients(
     axis = channel_axis(pixel_values)
     positions, weights = _rule(rule, steps)
     with map_conditions(net, pixel_values, create_graph) as (net, pixels):
-        target = clean_target(net, pixels, target, chunk_size)
+        wanted = clean_target(net, pixels, target, chunk_size)
         start = baseline_like(pixels, baseline, seed)
-        taken = _gradients_along(net, pixels, start, target, positions, create_graph, chunk_size, progress)
+        taken = _gradients_along(net, pixels, start, wanted, positions, create_graph, chunk_size, progress)
         found = (pixels - start)[:, None] * _weighted_sum(weights, taken)
         return full_precision(reduce_channels(found, axis + 1, reduce))
 
@@ -84,7 +85,7 @@ def _gradients_along(
     net: nn.Module,
     pixels: Tensor,
     start: Tensor,
-    target: Tensor | Callable[[Tensor], Tensor],
+    target: FixedTarget,
     positions: list[float],
     create_graph: bool,
     chunk_size: int | None,
@@ -100,4 +101,4 @@ def _gradients_along(
 
 
 def _weighted_sum(weights: list[float], gradients: Iterable[Tensor]) -> Tensor:
-    return sum(weight * gradient for weight, gradient in zip(weights, gradients))
+    return folded(torch.add, (weight * gradient for weight, gradient in zip(weights, gradients)))

@@ -11,7 +11,7 @@ from ._baselines import baseline_like
 from ._conditions import full_precision, map_conditions
 from ._pixels import channel_axis, reduce_channels
 from ._site import logits_of, refuse_site
-from ._target import Target, fixed, given, gradients, rows, score
+from ._target import FixedTarget, Target, fixed, given, gradients, rows, score
 from .gradient import in_graph
 
 
@@ -80,10 +80,10 @@ def integrated_gradients_to_error(
     axis = channel_axis(pixel_values)
     with map_conditions(net, pixel_values, False) as (net, pixels):
         start = baseline_like(pixels, baseline, seed)
-        target = None if target is None else given(target, len(pixels), pixels.device)
+        wanted = None if target is None else given(target, len(pixels), pixels.device)
         found = []
         for index in torch.arange(len(pixels), device=pixels.device).split(chunk_size or len(pixels)):
-            path = _Path(net, pixels[index], start[index], None if target is None else rows(target, index), steps)
+            path = _Path(net, pixels[index], start[index], None if wanted is None else rows(wanted, index), steps)
             found.append(_to_error(path, tolerance, max_steps, axis, reduce))
         maps, gap, error, nodes, local = (torch.cat(column) for column in zip(*found))
         return Integrated(
@@ -99,9 +99,12 @@ class _Path:
             path; gradients: list of ``(n, T, *pixels)``.
     """
 
-    def __init__(self, net: nn.Module, pixels: Tensor, start: Tensor, target: Target, steps: int):
+    def __init__(self, net: nn.Module, pixels: Tensor, start: Tensor, target: FixedTarget | None, steps: int):
         self.net, self.start, self.way, self.target = net, start, pixels - start, target
-        self.places, self.scores, self.slopes, self.gradients = [], [], [], []
+        self.places: list[Tensor] = []
+        self.scores: list[Tensor] = []
+        self.slopes: list[Tensor] = []
+        self.gradients: list[Tensor] = []
         for place in [steps - 1, *range(steps - 1)]:  # the image first: it says which class is explained
             self.measure(self.way.new_full((len(pixels),), place / (steps - 1)))
 
@@ -120,7 +123,8 @@ class _Path:
 
     def keep(self, chosen: Tensor) -> None:
         """Forget the other images."""
-        self.start, self.way, self.target = self.start[chosen], self.way[chosen], rows(self.target, chosen)
+        self.start, self.way = self.start[chosen], self.way[chosen]
+        self.target = None if self.target is None else rows(self.target, chosen)
         for name in ("places", "scores", "slopes", "gradients"):
             setattr(self, name, [value[chosen] for value in getattr(self, name)])
 

@@ -66,18 +66,18 @@ def occlusion(
     starts = [_starts(side, w, s) for side, w, s in zip(size, windows, strides)]
     places = list(product(*starts))
     with map_conditions(net, pixel_values, create_graph) as (net, pixels), torch.set_grad_enabled(create_graph):
-        target = clean_target(net, pixels, target, chunk_size)
+        wanted = clean_target(net, pixels, target, chunk_size)
         hidden_by = baseline_like(pixels, baseline, seed)
-        whole = scores_in_chunks(net, pixels, target, probability, chunk_size)
+        whole = scores_in_chunks(net, pixels, wanted, probability, chunk_size)
         at_once = copies_at_once(pixels, chunk_size)
         groups = [places[i : i + at_once] for i in range(0, len(places), at_once)]
-        total, counts = 0, 0
+        total, counts = torch.zeros(()), torch.zeros(())
         for group in counted(groups, len(groups), progress, "occlusion"):
             hide = torch.zeros(len(group), *size, dtype=pixels.dtype, device=pixels.device)
             for mask, corner in zip(hide, group):
                 mask[tuple(slice(c, c + w) for c, w in zip(corner, windows))] = 1
             copies = torch.where(hide.unsqueeze(axis).unsqueeze(1) > 0, hidden_by, pixels)  # (n, B, ...)
-            seen = scores_in_chunks(net, copies.flatten(0, 1), repeated(target, len(group)), probability, chunk_size)
+            seen = scores_in_chunks(net, copies.flatten(0, 1), repeated(wanted, len(group)), probability, chunk_size)
             drop = whole - seen.unflatten(0, (len(group), len(pixels)))  # (n, B, T)
             total = total + torch.einsum("nbt,n...->bt...", drop, hide)
             counts = counts + hide.sum(0)

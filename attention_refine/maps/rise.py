@@ -65,17 +65,17 @@ def rise(
         raise ValueError(f"rise needs masks >= 1, cells >= 1 and 0 < keep <= 1; got {masks}, {cells} and {keep}")
     refuse_site(site, "rise")
     with map_conditions(net, pixel_values, create_graph) as (net, pixels), torch.set_grad_enabled(create_graph):
-        target = clean_target(net, pixels, target, chunk_size)
+        wanted = clean_target(net, pixels, target, chunk_size)
         size = image_size(pixels)[-2:]
         at_once = copies_at_once(pixels, chunk_size)
-        total = 0
+        total = torch.zeros(())
         groups = random_masks(masks, at_once, size, cells, keep, seed, pixels.device)
         for group in counted(groups, -(-masks // at_once), progress, "rise"):
             group = group.to(pixels.dtype)  # (n, H, W)
             shape = [len(group), 1, *[1] * (pixels.ndim - 2)]
             shape[-2:] = size
             copies = pixels.unsqueeze(0) * group.reshape(shape).unsqueeze(1)  # (n, B, ...)
-            seen = scores_in_chunks(net, copies.flatten(0, 1), repeated(target, len(group)), probability, chunk_size)
+            seen = scores_in_chunks(net, copies.flatten(0, 1), repeated(wanted, len(group)), probability, chunk_size)
             total = total + torch.einsum("nbt,nhw->bthw", seen.unflatten(0, (len(group), len(pixels))), group)
         maps = total / (masks * keep)
         return full_precision(maps.unsqueeze(2) if pixels.ndim == 5 else maps)

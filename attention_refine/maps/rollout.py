@@ -65,6 +65,7 @@ def attention_rollout(
         row, live = probe(net, pixels, row)
         with torch.set_grad_enabled(create_graph), AttentionWeights(len(pixels), only(live, roll), net):
             net(pixels)
+        assert rolled.product is not None, "probe says which layers reach the logits"
         return full_precision(_on_grid(rolled.product, row, net, pixels))
 
 
@@ -101,7 +102,7 @@ def gradient_rollout(
         with AttentionWeights(len(pixels), only(live, layers.append), net):
             logits = logits_of(net(in_graph(pixels)))
         scores = score(logits, fixed(target, logits))
-        maps = []
+        found_maps = []
         for column in range(scores.shape[1]):
             total = scores[:, column].sum()
             found = torch.autograd.grad(total, layers, create_graph=create_graph, retain_graph=True, allow_unused=True)
@@ -110,10 +111,11 @@ def gradient_rollout(
                 relevance = torch.zeros_like(weights) if gradient is None else (gradient * weights).relu()
                 rolled.add(relevance.mean(1), normalise=False)
             product = rolled.product
+            assert product is not None, "probe says which layers reach the logits"
             if product.shape[-2] > 1:
                 product = product - _identity(product)  # a token's own relevance is not evidence
-            maps.append(_on_grid(product, row, net, pixels))
-        maps = torch.cat(maps, dim=1)
+            found_maps.append(_on_grid(product, row, net, pixels))
+        maps = torch.cat(found_maps, dim=1)
         return full_precision(maps if create_graph else maps.detach())
 
 
@@ -159,7 +161,7 @@ def class_attention(
 class _Rolled:
     """The product of the layers' attention so far, the later ones on the left, each with its residual path."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.product: Tensor | None = None
 
     def add(self, attention: Tensor, normalise: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from ._progress import counted
 from ._registry import register_map
 from ._scale import normalize, resize
 from ._site import Site, logits_of, read
-from ._target import Target, fixed, repeated, rows, score
+from ._target import FixedTarget, Target, fixed, repeated, rows, score
 from .gradient import copies_at_once
 
 
@@ -53,29 +55,29 @@ def score_cam(
     axis = channel_axis(pixel_values)
     with map_conditions(net, pixel_values, create_graph) as (net, pixels), torch.set_grad_enabled(create_graph):
         reading = read(net, pixels, site, cut=False)
-        target = fixed(target, reading.logits)
+        wanted = fixed(target, reading.logits)
         feature = reading.grid(reading.raw)
-        blank = scores_in_chunks(net, baseline_like(pixels, "zero"), target, probability, chunk_size)
+        blank = scores_in_chunks(net, baseline_like(pixels, "zero"), wanted, probability, chunk_size)
         n_channels = min(top_channels or feature.shape[1], feature.shape[1])
         if n_channels < feature.shape[1]:
             spread = feature.detach().flatten(2).var(2)
             chosen = spread.topk(n_channels, dim=1).indices.sort(1).values  # (B, k)
             feature = torch.stack([image[channels] for image, channels in zip(feature, chosen)])
         size = image_size(pixels)
-        maps = 0
+        maps = torch.zeros(())
         at_once = copies_at_once(pixels, chunk_size)
         for first in counted(range(0, n_channels, at_once), -(-n_channels // at_once), progress, "score_cam"):
             channels = feature[:, first : first + at_once]
             masks = resize(normalize(channels), size).transpose(0, 1).flatten(0, 1).unsqueeze(axis)  # (k B, 1, H, W)
             copies = pixels.repeat(channels.shape[1], *[1] * (pixels.ndim - 1))
             count = channels.shape[1]
-            seen = scores_in_chunks(net, copies * masks, repeated(target, count), probability, chunk_size)
+            seen = scores_in_chunks(net, copies * masks, repeated(wanted, count), probability, chunk_size)
             weights = seen.unflatten(0, (count, len(pixels))) - blank  # (k, B, T)
             maps = maps + torch.einsum("kbt,bk...->bt...", weights, channels)
     return full_precision(maps.relu() if relu else maps)
 
 
-def scores_of(net: nn.Module, pixels: Tensor, target, probability: str) -> Tensor:
+def scores_of(net: nn.Module, pixels: Tensor, target: Any, probability: str) -> Tensor:
     """The target's scores ``(B, T)``, read off probabilities where asked.
 
     Raises:
@@ -91,7 +93,9 @@ def scores_of(net: nn.Module, pixels: Tensor, target, probability: str) -> Tenso
     return score(logits, target)
 
 
-def scores_in_chunks(net: nn.Module, pixels: Tensor, target, probability: str, chunk_size: int | None) -> Tensor:
+def scores_in_chunks(
+    net: nn.Module, pixels: Tensor, target: FixedTarget, probability: str, chunk_size: int | None
+) -> Tensor:
     """:func:`scores_of`, no more than ``chunk_size`` images at once."""
     size = chunk_size or len(pixels)
     parts = [slice(first, first + size) for first in range(0, len(pixels), size)]

@@ -30,8 +30,8 @@ from ..data import DataError, Prepared, collate, match_classes
 from ..data.made_masks import cut_mask, file_identity, upright_size, weights_digest, with_made, without_made
 from ..drawing.compositing import extent
 from ..maps import by_name, normalize, resize
-from ..model import RefinedModel
 from ..objectives import class_map, map_targets, multi_hot
+from ..refined import Refined
 from .segmenter import Segmenter, SegmenterConfig, fit_segmenter
 
 CUTS = np.linspace(0.02, 0.98, 49)
@@ -66,13 +66,13 @@ class Propagation:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "dataset"}
 
 
-def propagate(model: RefinedModel, dataset: datasets.Dataset, **options: Any) -> datasets.Dataset:
+def propagate(model: Refined, dataset: datasets.Dataset, **options: Any) -> datasets.Dataset:
     """``dataset`` with a mask for every row, from the model's maps where nobody drew one; see :func:`propagation`."""
     return propagation(model, dataset, **options).dataset
 
 
 def propagation(
-    model: RefinedModel,
+    model: Refined,
     dataset: datasets.Dataset,
     *,
     method: str = "model",
@@ -146,7 +146,7 @@ def propagation(
             "no row has a mask, boxes or an edited map to choose the cut by: give cut=0.5, for example, or annotate a few"
         )
     facts = {"preprocessing": whole, "method": method, "flip": flip}
-    unseen = {}
+    unseen: dict[int, Tensor] = {}
     if method == "segmenter":
         config = segmenter if isinstance(segmenter, SegmenterConfig) else SegmenterConfig(**(segmenter or {}))
         facts |= {"segmenter": asdict(config), "seed": seed, "annotations": _digest_of_annotations(items)}
@@ -173,7 +173,7 @@ def _annotations(items: Prepared) -> list[list[bool]]:
 
 
 def _maps(
-    model: RefinedModel, items: Prepared, read: Callable[[Tensor, Tensor], Tensor], flip: bool, batch_size: int,
+    model: Refined, items: Prepared, read: Callable[[Tensor, Tensor], Tensor], flip: bool, batch_size: int,
     folder: Path | None, progress: bool,
 ) -> Iterator[Tensor]:  # fmt: skip
     """The maps ``(n, 1, h, w)`` float32 of the rows, on the CPU, a chunk at a time; from the folder where it has them."""
@@ -197,7 +197,7 @@ def _maps(
             yield found
 
 
-def _map_of(model: RefinedModel, batch: dict[str, Any], read: Callable[[Tensor, Tensor], Tensor], flip: bool) -> Tensor:
+def _map_of(model: Refined, batch: dict[str, Any], read: Callable[[Tensor, Tensor], Tensor], flip: bool) -> Tensor:
     """``(B, 1, h, w)``, 0 or more: one map an image, of its labels."""
     device = next(model.parameters()).device
     pixels, labels = batch["pixel_values"].to(device), batch["labels"].to(device)
@@ -206,7 +206,7 @@ def _map_of(model: RefinedModel, batch: dict[str, Any], read: Callable[[Tensor, 
     return (read(pixels, labels) + read(pixels.flip(-1), labels).flip(-1)) / 2
 
 
-def _one_way(model: RefinedModel, pixels: Tensor, labels: Tensor, method: str) -> Tensor:
+def _one_way(model: Refined, pixels: Tensor, labels: Tensor, method: str) -> Tensor:
     if method == "model" and model.head is not None:
         with torch.no_grad():
             return class_map(model, model(pixels, compute_losses=False), labels)
@@ -225,12 +225,12 @@ def _one_way(model: RefinedModel, pixels: Tensor, labels: Tensor, method: str) -
 ENOUGH_TO_HALVE = 4  # annotated rows from which each half teaches a segmenter for the other
 
 
-def _segmented(model: RefinedModel, segmenter: Segmenter, pixels: Tensor, labels: Tensor) -> Tensor:
+def _segmented(model: Refined, segmenter: Segmenter, pixels: Tensor, labels: Tensor) -> Tensor:
     return segmenter.predict(model.backbone.net, pixels)
 
 
 def _fitted(
-    model: RefinedModel, items: Prepared, annotated: list[bool], config: SegmenterConfig, seed: int, flip: bool,
+    model: Refined, items: Prepared, annotated: list[bool], config: SegmenterConfig, seed: int, flip: bool,
     batch_size: int,
 ) -> tuple[Segmenter, dict[int, Tensor]]:  # fmt: skip
     """A segmenter of all annotated rows, and the maps ``(1, h, w)`` of these rows from segmenters that lack them."""
@@ -269,13 +269,13 @@ def _digest_of_annotations(items: Prepared) -> str:
     return digest.hexdigest()
 
 
-def _opened(folder: Path, model: RefinedModel, items: Prepared, facts: dict[str, Any]) -> Path:
+def _opened(folder: Path, model: Refined, items: Prepared, facts: dict[str, Any]) -> Path:
     """The cache, emptied of maps that are not of these weights, rows and options."""
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.blake2b(weights_digest(model).encode(), digest_size=16)
     for cell in items.dataset.select_columns(["image"])["image"]:
         digest.update(file_identity(cell).encode())
-    digest.update(repr([each.tolist() if isinstance(each, Tensor) else each for each in items.labels]).encode())
+    digest.update(repr([each.tolist() if isinstance(each, Tensor) else each for each in items.labels or ()]).encode())
     facts = json.loads(json.dumps({"of": digest.hexdigest(), "rows": len(items), **facts}))
     about = folder / "maps.json"
     if not about.exists() or json.loads(about.read_text()) != facts:
@@ -303,7 +303,7 @@ def _best_cut(
     outlined = [any(flags) for flags in zip(*drawn)] if drawn else [False] * len(maps)
     rows = [row for row, flag in enumerate(annotated) if flag]
     levels = CUTS if cut == "auto" else np.array([float(cut)])
-    tables = {scale: [] for scale in scales}
+    tables: dict[str, list[Any]] = {scale: [] for scale in scales}
     for row in rows:
         item = items[row]
         region, known, given = map_targets(collate([item]), "auto")
@@ -312,7 +312,7 @@ def _best_cut(
             continue
         overlaps = _box_overlaps if boxed and not outlined[row] else _overlaps
         for scale, table in tables.items():
-            table.append(overlaps(_at_size(maps[row], region.shape, scale), region, known, levels))
+            table.append(overlaps(_at_size(maps[row], tuple(region.shape), scale), region, known, levels))
     found = {scale: np.array(table) for scale, table in tables.items() if table}
     if not found:
         if cut == "auto":
@@ -326,7 +326,7 @@ def _best_cut(
     return scale, float(level), float(every[:, best].mean()), None if left_out is None else float(left_out)
 
 
-def _at_size(map: Tensor, size: tuple[int, int], scale: str) -> Tensor:
+def _at_size(map: Tensor, size: tuple[int, ...], scale: str) -> Tensor:
     """``(H, W)``: one map ``(1, h, w)`` on its scale at the size of an image, as the masks are cut from it."""
     whole = normalize(map[None], "minmax") if scale == "minmax" else map[None]
     return resize(whole, tuple(size))[0, 0]

@@ -13,7 +13,6 @@ groups are known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from ..backbones.classifier import classifiers, last_layer
 from ..core.registry import check_choice
 from ..data import DataError, Prepared, match_classes, prepare
 from ..evaluation.embeddings import embed_dataset
-from ..model import RefinedModel
+from ..refined import Refined
 
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 BALANCES = ("group", "class", None)
@@ -52,7 +51,7 @@ class Retrained:
 
 
 def retrain_classifier(
-    model: RefinedModel,
+    model: Refined,
     dataset: Any,
     balance: str | None = "group",
     *,
@@ -109,8 +108,8 @@ def retrain_classifier(
         for penalty in PENALTIES:  # the strongest first, which is kept where they tie
             weight, bias = _fitted(vectors, labels, kept, balance, penalty, drawings, seed, model.num_labels, layer)
             scores[penalty] = _score(vectors, labels, held, balance, weight, bias)
-        l2 = max(scores, key=scores.get)
-    weight, bias = _fitted(vectors, labels, parts, balance, l2, drawings, seed, model.num_labels, layer)
+        l2 = max(scores, key=lambda each: scores[each])
+    weight, bias = _fitted(vectors, labels, parts, balance, float(l2), drawings, seed, model.num_labels, layer)
     with torch.no_grad():
         layer.weight.copy_(weight.reshape(layer.weight.shape))
         if layer.bias is not None:
@@ -119,7 +118,7 @@ def retrain_classifier(
     return Retrained(l2=float(l2), scores=scores, per_group=smallest, images=len(labels))
 
 
-def _last_linear(model: RefinedModel) -> nn.Module:
+def _last_linear(model: Refined) -> nn.Linear:
     """The layer that is fitted.
 
     Raises:
@@ -147,7 +146,7 @@ def _parts(dataset: Prepared, labels: Tensor, balance: str | None) -> list[np.nd
     if balance is None:
         return [np.arange(len(labels))]
     if balance == "class":
-        keys: Sequence[Any] = labels.tolist()
+        keys: Any = labels.tolist()
     else:
         keys = getattr(dataset, "groups", None)
         if keys is None:

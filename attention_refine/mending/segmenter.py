@@ -47,7 +47,7 @@ class SegmenterConfig:
     weight_decay: float = 0.1
     max_images: int = 200
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("hidden", "steps", "batch_size", "learning_rate", "max_images"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"Segmenter: {name} must be above 0, got {getattr(self, name)}")
@@ -72,7 +72,7 @@ class Segmenter(nn.Module):
     def logits(self, features: list[Tensor]) -> Tensor:
         """``(B, 1, h, w)`` on the finest grid, from the features at the levels."""
         size = max((each.shape[2:] for each in features), key=lambda grid: grid[0] * grid[1])
-        total = 0
+        total = torch.zeros((), device=features[0].device)
         for i, (feature, mix) in enumerate(zip(features, self.mix, strict=True)):
             mean, std = getattr(self, f"mean_{i}"), getattr(self, f"std_{i}")
             mixed = mix((F.normalize(feature.float(), dim=1) - mean) / std)
@@ -106,15 +106,15 @@ def fit_segmenter(
         ValueError: no annotated image.
     """
     config = config or SegmenterConfig()
-    features, targets, knowns, levels = [], [], [], None
+    features, targets, knowns, levels = [], [], [], list[Level]()
     for pixel_values, target, known in batches:
-        if levels is None:
+        if not levels:
             levels = find_levels(net, pixel_values[:1])
         with quiet(net):
             found = read_levels(net, levels, pixel_values)
-        size = max((each.shape[2:] for each in found), key=lambda grid: grid[0] * grid[1])
-        share = F.adaptive_avg_pool2d(known.float(), size)
-        targets.append(F.adaptive_avg_pool2d(target.float() * known, size) / share.clamp_min(1e-6))
+        height, width = max((each.shape[2:] for each in found), key=math.prod)
+        share = F.adaptive_avg_pool2d(known.float(), (height, width))
+        targets.append(F.adaptive_avg_pool2d(target.float() * known, (height, width)) / share.clamp_min(1e-6))
         knowns.append((share > 0.5).float())
         features.append([each.half() if each.device.type == "cpu" else each for each in found])
         if sum(map(len, targets)) >= config.max_images:

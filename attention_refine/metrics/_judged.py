@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def max_box_overlaps(
     takes=("target", "n_steps", "batch_size"),
 )
 def pixel_flipping(
-    net: nn.Module, pixel_values: Tensor, maps: Tensor, target: Tensor, n_steps: int, batch_size: int, **options
+    net: nn.Module, pixel_values: Tensor, maps: Tensor, target: Tensor, n_steps: int, batch_size: int, **options: Any
 ) -> perturbation.PerturbationResult:
     """:func:`attention_refine.metrics.pixel_flipping` on the logit, whatever the other measures score."""
     return perturbation.pixel_flipping(net, pixel_values, maps, target, n_steps, batch_size=batch_size, **options)

@@ -6,6 +6,8 @@ Rules shared by all measures: each map is treated alone (never rescaled over a b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,7 +47,7 @@ def check_maps(maps: Tensor, single: bool = True) -> Tensor:
     return maps
 
 
-def to_size(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+def to_size(maps: Tensor, size: Sequence[int], mode: str = "bilinear") -> Tensor:
     """``maps`` resized to ``size``; interpolated in float64 and rounded, so that plateaus stay exact ties."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps

@@ -149,7 +149,9 @@ class MaxBoxAccuracy(PerSampleMetric):
     reads = {"box_overlaps": ""}
     tables = ("box_overlaps",)
 
-    def __init__(self, at: tuple[float, ...] = (0.3, 0.5, 0.7), metric_options: dict | None = None, **options):
+    def __init__(
+        self, at: tuple[float, ...] = (0.3, 0.5, 0.7), metric_options: dict | None = None, **options: Any
+    ) -> None:
         super().__init__(metric_options, **options)
         self.at = tuple(at)
 
@@ -169,8 +171,10 @@ class Classification(Metric):
 
     full_state_update = False
     is_differentiable = False
+    logits: list[Tensor]
+    labels: list[Tensor]
 
-    def __init__(self, **metric_options):
+    def __init__(self, **metric_options: Any) -> None:
         super().__init__(**metric_options)
         self.add_state("logits", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
@@ -193,8 +197,10 @@ class GroupAccuracy(Metric):
 
     full_state_update = False
     is_differentiable = False
+    right: list[Tensor]
+    groups: list[Tensor]
 
-    def __init__(self, **metric_options):
+    def __init__(self, **metric_options: Any) -> None:
         super().__init__(**metric_options)
         self.add_state("right", default=[], dist_reduce_fx="cat")
         self.add_state("groups", default=[], dist_reduce_fx="cat")
@@ -204,17 +210,18 @@ class GroupAccuracy(Metric):
         self.right.append(right)
         self.groups.append(groups.to(right.device).long())
 
-    def sync(self, *args, **kwargs) -> None:
+    def sync(self, *args: Any, **kwargs: Any) -> None:
         if self.right == []:  # a process that saw no batch can still join in the gathering
             self.right.append(torch.zeros(0, device=self.device))
             self.groups.append(torch.zeros(0, dtype=torch.long, device=self.device))
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
-        states = ((self.right, torch.float32), (self.groups, torch.long))
-        found = group_figures(
-            *(s if isinstance(s, Tensor) else torch.cat([torch.empty(0, dtype=t), *s]) for s, t in states)
+        right, groups = (
+            s if isinstance(s, Tensor) else torch.cat([torch.empty(0, dtype=t), *s])
+            for s, t in ((self.right, torch.float32), (self.groups, torch.long))
         )
+        found = group_figures(right, groups)
         return {
             "worst_group_accuracy": found.worst.float(),
             "group_gap": found.gap.float(),

@@ -30,15 +30,16 @@ class PerSampleMetric(Metric):
     measure: Any = None
     reads: dict[str, str] = {}
     tables: tuple[str, ...] = ()
+    index: list[Tensor]
 
-    def __init__(self, metric_options: dict | None = None, **options):
+    def __init__(self, metric_options: dict | None = None, **options: Any) -> None:
         super().__init__(**(metric_options or {}))
         self.options = options
         # Flat, so that a process that saw no batch, and knows no widths, can still join in the gathering.
         for name in ("index", *self.reads):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, *inputs, index: Tensor | None = None, **more) -> None:
+    def update(self, *inputs: Any, index: Tensor | None = None, **more: Any) -> None:
         """Measure one batch: ``inputs`` and ``more`` go to the function; ``index`` (B,) in all batches or none."""
         result = type(self).measure(*inputs, **self.options, **more)
         values = {
@@ -52,7 +53,7 @@ class PerSampleMetric(Metric):
         for name, value in values.items():
             getattr(self, name).append(value.detach().flatten().to(self.device))
 
-    def sync(self, *args, **kwargs) -> None:
+    def sync(self, *args: Any, **kwargs: Any) -> None:
         for name in ("index", *self.reads):
             if getattr(self, name) == []:
                 kind = torch.long if name == "index" else torch.float32

@@ -7,6 +7,7 @@ once: a map that is right in place and wrong in time is wrong.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ class OnSheets(nn.Module):
         self.net, self.frames = net, frames
         self.training = net.training
 
-    def forward(self, sheets: Tensor):
+    def forward(self, sheets: Tensor) -> Any:
         return self.net(sheets.unflatten(2, (self.frames, -1)))
 
 

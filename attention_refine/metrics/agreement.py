@@ -76,7 +76,8 @@ def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     window shrinks to the largest odd number that fits a small map. A constant map is all zero after scaling; two of
     them agree by 1.
     """
-    return wide_ssim(*(minmax(m) for m in _pair(a, b)), window, sigma).float()
+    a, b = _pair(a, b)
+    return wide_ssim(minmax(a), minmax(b), window, sigma).float()
 
 
 def wide_ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:

@@ -8,16 +8,18 @@ functions below.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ._maps import check_maps, to_size, wide
 from ._registry import register_measure
-from .ground_truth import Boxes, read_truth
+from .ground_truth import Boxes, Truth, read_truth
 
 
-def _magnitude(attributions: Tensor, truth: Tensor | Boxes, image_size):
+def _magnitude(attributions: Tensor, truth: Tensor | Boxes, image_size: Any) -> tuple[Tensor, Truth]:
     magnitude = check_maps(attributions, single=False).abs().sum(1, keepdim=True)
     ground = read_truth(magnitude, truth, image_size)
     return wide(to_size(magnitude, ground.size)), ground

@@ -7,12 +7,15 @@ samples at once, or use the ``torchmetrics`` classes in streaming.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
 from ._maps import wide
 
-AVERAGES = ("macro", "micro", "none")
+Average = Literal["macro", "micro", "none"]
+AVERAGES = get_args(Average)
 
 
 def _check(logits: Tensor, labels: Tensor) -> bool:
@@ -73,7 +76,7 @@ def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return ((members * values.nan_to_num()[:, None]).sum(0) / members.sum(0)).float()
 
 
-def f1(logits: Tensor, labels: Tensor, average: str = "macro", threshold: float = 0.5) -> Tensor:
+def f1(logits: Tensor, labels: Tensor, average: Average = "macro", threshold: float = 0.5) -> Tensor:
     """F1: of the first class for single labels, at ``sigmoid > threshold`` for multi-hot ones.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,11 +115,11 @@ def confidence(
     )
 
 
-def average_drop(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options) -> Tensor:
+def average_drop(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options: Any) -> Tensor:
     """``(B,)`` fractions; lower is better. Options, and all three measures in one pass: :func:`confidence`."""
     return confidence(net, pixel_values, maps, **options).average_drop
 
 
-def increase_in_confidence(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options) -> Tensor:
+def increase_in_confidence(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options: Any) -> Tensor:
     """``(B,)`` 0 or 1; the mean is the share of images. Options, and all in one pass: :func:`confidence`."""
     return confidence(net, pixel_values, maps, **options).increase

@@ -22,7 +22,8 @@ class Truth(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        return tuple(self.object.shape[-2:])
+        height, width = self.object.shape[-2:]
+        return height, width
 
 
 def boxes_to_mask(boxes: Boxes, image_size: tuple[int, int]) -> Tensor:
@@ -32,12 +33,12 @@ def boxes_to_mask(boxes: Boxes, image_size: tuple[int, int]) -> Tensor:
         boxes: one ``(n, 4)`` tensor an image, ``x1, y1, x2, y2`` in pixels; ``n`` may be 0.
         image_size: ``(H, W)``.
     """
-    masks = []
+    found = []
     for sample, box in enumerate(boxes):
         if box.ndim != 2 or box.shape[1] != 4:
             raise ValueError(f"boxes of sample {sample} must have shape (n, 4), x1 y1 x2 y2, got {tuple(box.shape)}")
-        masks.append(inside_boxes(box.cpu().double(), image_size))
-    masks = torch.stack(masks) if masks else torch.zeros(0, *image_size, dtype=torch.bool)
+        found.append(inside_boxes(box.cpu().double(), image_size))
+    masks = torch.stack(found) if found else torch.zeros(0, *image_size, dtype=torch.bool)
     return masks[:, None].to(torch.uint8)
 
 

@@ -129,12 +129,12 @@ def bootstrap_statistic(
     n = len(samples[0])
     if n == 0 or any(len(sample) != n for sample in samples):
         raise ValueError(f"samples must have one and the same length of at least 1, got {[len(s) for s in samples]}")
-    draws = [
+    found = [
         float(statistic(*(sample[row.to(sample.device)] for sample in samples)))
         for index in _resamples(n, n_resamples, seed)
         for row in index
     ]
-    draws = torch.tensor(draws, dtype=torch.float64)
+    draws = torch.tensor(found, dtype=torch.float64)
     draws = draws[~draws.isnan()]
     low, high = _percentiles(draws, level) if len(draws) else (torch.nan, torch.nan)
     return Interval(float(statistic(*samples)), low, high, level, n, 0)

@@ -9,7 +9,7 @@ the sample; a constant map has a defined value, given under each function.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def _excluded(values: Tensor, truth: Truth) -> Tensor:
     return values.float().masked_fill(~truth.usable, torch.nan)
 
 
-def _prepare(maps: Tensor, truth: Tensor | Boxes, image_size) -> tuple[Tensor, Truth]:
+def _prepare(maps: Tensor, truth: Tensor | Boxes, image_size: Any) -> tuple[Tensor, Truth]:
     maps = check_maps(maps)
     ground = read_truth(maps, truth, image_size)
     return to_size(maps, ground.size)[:, 0], ground
@@ -179,7 +179,7 @@ def _hits(rows: Tensor, columns: Tensor, ground: Truth, tolerance: float) -> Ten
     return _excluded((near & ground.object).flatten(1).any(1), ground)
 
 
-def _ranking(maps: Tensor, truth: Tensor | Boxes, image_size) -> tuple[Tensor, Tensor, Tensor, Tensor, Truth]:
+def _ranking(maps: Tensor, truth: Tensor | Boxes, image_size: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Truth]:
     """Positives and negatives counted below each tie group and up to it, at every pixel, in ascending order."""
     resized, ground = _prepare(maps, truth, image_size)
     values, order = resized.flatten(1).sort(1)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,13 @@ def _result(scores: StageScores, at: slice, counts: Sequence[int], total: int) -
 
 
 def _curve(
-    net, pixel_values, rank: Tensor, n_steps: int, stage: Callable[[int, int], Stage], fill: Tensor, *scoring
+    net: Any,
+    pixel_values: Any,
+    rank: Tensor,
+    n_steps: int,
+    stage: Callable[[int, int], Stage],
+    fill: Tensor,
+    *scoring: Any,
 ) -> PerturbationResult:
     """One curve over ``stage(number of pixels moved, all pixels)``; ``scoring`` goes to :func:`score_stages`."""
     total = rank.shape[1]

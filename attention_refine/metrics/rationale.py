@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -69,11 +70,11 @@ def rationale(
     return RationaleResult(without.mean(1), alone.mean(1), without, alone, scores.target)
 
 
-def comprehensiveness(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options) -> Tensor:
+def comprehensiveness(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options: Any) -> Tensor:
     """``(B,)``; higher is better. Options, and both measures in one pass: :func:`rationale`."""
     return rationale(net, pixel_values, maps, **options).comprehensiveness
 
 
-def sufficiency(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options) -> Tensor:
+def sufficiency(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options: Any) -> Tensor:
     """``(B,)``; lower is better. Options, and both measures in one pass: :func:`rationale`."""
     return rationale(net, pixel_values, maps, **options).sufficiency

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,11 +125,11 @@ def road(
     """
     if order not in ("most", "least"):
         raise ValueError(f"order {order!r} is not one of most, least")
-    scores, clean, target = _imputed_scores(
+    scores, clean, chosen = _imputed_scores(
         net, pixel_values, maps, target, fractions, (order,), noise, seed, score, batch_size, progress
     )
     points = torch.tensor(list(fractions), device=scores.device)
-    return RoadResult(scores[:, 0, :, 0], scores[:, 0, :, 1] > 0, points, clean, target)
+    return RoadResult(scores[:, 0, :, 0], scores[:, 0, :, 1] > 0, points, clean, chosen)
 
 
 @register_measure("road", title="ROAD", better=True, needs="forwards", takes=SCORED)
@@ -151,7 +152,10 @@ def road_combined(
     return (scores[:, 0, :, 0] - scores[:, 1, :, 0]).mean(1) / 2
 
 
-def _imputed_scores(net, pixel_values, maps, target, fractions, orders, noise, seed, score, batch_size, progress):
+def _imputed_scores(
+    net: nn.Module, pixel_values: Tensor, maps: Tensor, target: Any, fractions: Sequence[float], orders: Sequence[str],
+    noise: float, seed: int, score: str, batch_size: int | None, progress: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """``(B, orders, P, 2)`` score and hit, ``(B,)`` clean score, ``(B,)`` target."""
     if not fractions or not all(0 < f < 1 for f in fractions):
         raise ValueError(f"fractions must lie between 0 and 1, both excluded, got {tuple(fractions)}")

@@ -27,7 +27,7 @@ class RandomisationResult:
     similarity: Tensor
 
 
-def _similarity(similarity: str):
+def _similarity(similarity: str) -> Callable[..., Tensor]:
     if similarity not in SIMILARITIES:
         raise ValueError(f"similarity {similarity!r} is not one of {', '.join(SIMILARITIES)}")
     return SIMILARITIES[similarity]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,10 @@ def wide_pearson(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(flat, 0.0, product / norm.masked_fill(flat, 1.0)).clamp(-1, 1)
 
 
-def _cellwise(net, pixel_values, maps, target, fill, insert, include_clean, max_steps, score, batch_size, progress):
+def _cellwise(
+    net: nn.Module, pixel_values: Tensor, maps: Tensor, target: Any, fill: Any, insert: bool, include_clean: bool,
+    max_steps: int, score: str, batch_size: int | None, progress: bool,
+) -> Any:  # fmt: skip
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
     maps = check_maps(maps)

@@ -101,8 +101,8 @@ def box_overlaps(
     table = np.full((len(maps), len(thresholds)), np.nan, dtype=np.float32)
     eight = np.ones((3, 3), dtype=int)
     for sample, (values, truth) in enumerate(zip(scaled, boxes)):
-        truth = truth.cpu().double().numpy().reshape(-1, 4)
-        if len(truth) == 0:
+        true = truth.cpu().double().numpy().reshape(-1, 4)
+        if len(true) == 0:
             continue
         seen = None
         for column, threshold in enumerate(thresholds.cpu().numpy()):
@@ -117,7 +117,7 @@ def box_overlaps(
             if largest_only and found:
                 found = [found[np.bincount(labels.ravel())[1:].argmax()]]
             drawn = np.array([[c.start, r.start, c.stop, r.stop] for r, c in found], dtype=float).reshape(-1, 4)
-            table[sample, column] = _pairwise_iou(drawn, truth).max(initial=0.0)
+            table[sample, column] = _pairwise_iou(drawn, true).max(initial=0.0)
     return torch.from_numpy(table).to(maps.device)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +41,13 @@ ROTARY = ("rope", "position_embeddings")  # how timm and transformers call what 
 class _Gate:
     """What passes into the blocks: all tokens, or the prefix and those that ``keep`` (n, k) lists."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.prefix = 0
         self.tokens_in_all = 0
         self.keep: Tensor | None = None
         self.tokens: Tensor | None = None
 
-    def __call__(self, module, args, kwargs):
+    def __call__(self, module: Any, args: Any, kwargs: Any) -> Any:
         tokens = args[0] if args else kwargs["hidden_states"]
         self.tokens = tokens
         if self.keep is None:
@@ -55,14 +56,14 @@ class _Gate:
         tokens = torch.cat([tokens[:, : self.prefix], tokens.gather(1, where)], dim=1)
         return ((tokens, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": tokens})
 
-    def positions(self, module, args, kwargs):
+    def positions(self, module: Any, args: Any, kwargs: Any) -> Any:
         """The rotary positions of the tokens kept, for any block."""
         given = {name: kwargs[name] for name in ROTARY if kwargs.get(name) is not None}
         if self.keep is None or not given:
             return None
         return args, kwargs | {name: self._rows(value) for name, value in given.items()}
 
-    def _rows(self, value: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    def _rows(self, value: Any) -> Any:
         """``(N, d)`` as ``(n, 1, k, d)``, and ``(heads, N, d)`` as ``(n, heads, k, d)``; cosines and sines alike."""
         if isinstance(value, tuple):
             return tuple(self._rows(each) for each in value)
@@ -105,9 +106,9 @@ def _gated(net: nn.Module) -> Iterator[_Gate]:
             handle.remove()
 
 
-def _to_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+def _to_grid(maps: Tensor, grid: tuple[int, ...]) -> Tensor:
     if maps.shape[-2] >= grid[0] and maps.shape[-1] >= grid[1]:
-        return nn.functional.adaptive_avg_pool2d(wide(maps), grid).to(maps.dtype)
+        return nn.functional.adaptive_avg_pool2d(wide(maps), (grid[0], grid[1])).to(maps.dtype)
     return to_size(maps, grid)
 
 
@@ -165,15 +166,15 @@ def token_insertion_and_deletion(
         chunk = batch_size or usual_chunk(device)
         clean = forward_all(net, images, chunk)
         target = resolve_target(target, clean)
-        size = tuple(images.shape[-2:])
-        layout = infer_layout(gate.tokens, size) if gate.tokens is not None and gate.tokens.ndim == 3 else None
-        if layout is None or layout.format != "NLC":
+        size, tokens = tuple(images.shape[-2:]), gate.tokens
+        layout = infer_layout(tokens, size) if tokens is not None and tokens.ndim == 3 else None
+        if tokens is None or layout is None or layout.format != "NLC":
             raise ValueError(
                 f"the blocks of {type(net).__name__} do not take one sequence of patch tokens: "
                 "remove pixels instead, by insertion and deletion"
             )
         gate.prefix = layout.prefix
-        rank = removal_rank(_to_grid(maps, grid_of(gate.tokens, layout, size))).to(device)
+        rank = removal_rank(_to_grid(maps, grid_of(tokens, layout, size))).to(device)
         order = rank.argsort(1)  # tokens in descending order of the map
         total = gate.tokens_in_all = order.shape[1]
         everyone = torch.arange(batch, device=device)
@@ -206,7 +207,7 @@ def token_insertion_and_deletion(
         whole = class_scores(clean, target, score)
         inserted, deleted = whole.new_empty(2, batch, n_steps + 1).unbind(0)
         inserted[:, -1] = deleted[:, 0] = whole
-        if least == 0:
+        if nothing is not None and least == 0:
             inserted[:, 0] = deleted[:, -1] = nothing
         for step in tqdm(range(least == 0, n_steps), disable=not progress, unit="step", leave=False):
             kept = least + counts[step]
@@ -223,11 +224,11 @@ def token_insertion_and_deletion(
     return InsertionDeletion(result(inserted, fractions), result(deleted, removed))
 
 
-def token_insertion(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options) -> PerturbationResult:
+def token_insertion(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options: Any) -> PerturbationResult:
     """The insertion half of :func:`token_insertion_and_deletion`, which computes both."""
     return token_insertion_and_deletion(net, pixel_values, maps, **options).insertion
 
 
-def token_deletion(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options) -> PerturbationResult:
+def token_deletion(net: nn.Module, pixel_values: Tensor, maps: Tensor, **options: Any) -> PerturbationResult:
     """The deletion half of :func:`token_insertion_and_deletion`, which computes both."""
     return token_insertion_and_deletion(net, pixel_values, maps, **options).deletion

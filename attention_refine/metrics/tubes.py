@@ -7,6 +7,8 @@ and the measures are :func:`~attention_refine.metrics.insertion` and :func:`~att
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ._registry import STEPPED, register_measure
@@ -21,7 +23,7 @@ class OnPiles(nn.Module):
         self.net, self.frames = net, frames
         self.training = net.training
 
-    def forward(self, piles: Tensor):
+    def forward(self, piles: Tensor) -> Any:
         return self.net(piles.unflatten(1, (-1, self.frames)))
 
 

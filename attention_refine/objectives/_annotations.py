@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def on_grid(target: Tensor, known: Tensor, grid: tuple[int, ...]) -> tuple[Tenso
     """
     if len(grid) == 3 and target.ndim == 4:
         target, known = target[:, :, None], known[:, :, None]
-    pool = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
+    pool: Callable[..., Tensor] = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
     share = pool(known, grid)
     return pool(target * known, grid) / share.clamp_min(1e-6), (share > 0).float()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import ItemsView, Iterable, ValuesView
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..output import RefinedOutput
     from ..refined import Refined
 
-objectives = Registry("objective")
+objectives: Registry[type[Objective]] = Registry("objective")
 
 
 class Objective(nn.Module):
@@ -39,7 +39,7 @@ class Objective(nn.Module):
     """
 
     name: str
-    config_class: type
+    config_class: type[Any]
     needs_labels = True
     second_order = False
     takes_gradients = False
@@ -51,7 +51,7 @@ class Objective(nn.Module):
     compares_images = False
     needs_embedding = False
 
-    def __init_subclass__(cls, **keywords: Any):
+    def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         show_options(cls)
 
@@ -96,6 +96,18 @@ class Objective(nn.Module):
         Numbers that are not losses go into ``output.measures``, further predictions into ``output.aux_logits``.
         """
         raise NotImplementedError
+
+
+class Objectives(nn.ModuleDict):
+    """A model's, by name."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, name: str) -> Objective: ...
+
+        def items(self) -> ItemsView[str, Objective]: ...
+
+        def values(self) -> ValuesView[Objective]: ...
 
 
 def check_adds(objective_list: Iterable[Objective]) -> None:

@@ -18,6 +18,7 @@ from ..maps._second_order import twice_differentiable
 from ._base import Objective
 
 if TYPE_CHECKING:
+    from ..heads._base import Head
     from ..output import RefinedOutput
     from ..refined import Refined
 
@@ -59,7 +60,7 @@ class HidingConfig:
     start_step: int = 0
     weight: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         owner = type(self).__name__.removesuffix("Config")
         check_choice(owner, "map_norm", self.map_norm, NORMS)
         check_choice(owner, "score", self.score, SCORES)
@@ -115,25 +116,27 @@ def second_pass(model: Refined, batch_norm: str, gradient: str) -> Iterator[None
             ``"eval"`` uses the running statistics, ``"train"`` also updates them. Layers in evaluation mode stay so.
         gradient: ``"map_only"`` holds the parameters constant in this pass.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    norms: list[nn.Module] = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
+    ]
     flag, norms = {
         "freeze_stats": ("track_running_stats", [m for m in norms if m.track_running_stats]),
         "eval": ("training", [m for m in norms if m.running_mean is not None]),
         "train": ("training", []),
     }[batch_norm]
     constant = [p for p in model.parameters() if p.requires_grad] if gradient == "map_only" else []
-    counts = model.head is not None and model.head.training
+    counting = model.head if model.head is not None and model.head.training else None
     try:
-        if counts:
-            model.head.training = False  # the flag, not .eval(): its layers stay as they are
+        if counting is not None:
+            counting.training = False  # the flag, not .eval(): its layers stay as they are
         for norm in norms:
             setattr(norm, flag, False)
         for parameter in constant:
             parameter.requires_grad_(False)
         yield
     finally:
-        if counts:
-            model.head.training = True
+        if counting is not None:
+            counting.training = True
         for norm in norms:
             setattr(norm, flag, True)
         for parameter in constant:
@@ -152,17 +155,17 @@ def grad_cam_at_site(model: Refined, output: RefinedOutput, positive: list[Tenso
         second_order: differentiate through ``w`` too; False holds it constant.
     """
     with torch.enable_grad():
-        grid, logits = output.feature.grid, output.logits
+        grid, logits = output.site_feature.grid, output.logits
         if not (grid.requires_grad and logits.requires_grad):
             grid = grid.detach().requires_grad_()
             with second_pass(model, "freeze_stats", "all"), twice_differentiable(enabled=second_order):
-                logits = model.resume(output.feature.with_grid(grid)).logits
+                logits = model.resume(output.site_feature.with_grid(grid)).logits
         made = []
         for wanted in positive:
             total = (logits * wanted.to(logits.dtype)).sum()
             (gradient,) = torch.autograd.grad(total, grid, retain_graph=True, create_graph=second_order)
             weights = gradient.flatten(2).mean(2).reshape(*gradient.shape[:2], *[1] * (gradient.ndim - 2))
-            cam = full_precision(weights) * full_precision(output.feature.grid)
+            cam = full_precision(weights) * full_precision(output.site_feature.grid)
             made.append(cam.sum(1, keepdim=True).relu())
         return made
 
@@ -187,16 +190,22 @@ def class_map(model: Refined, output: RefinedOutput, labels: Tensor | None, seco
 
     Args:
         output: what an objective's ``forward`` is given.
-        labels: ``(B,)`` or multi-hot ``(B, classes)``; ``None`` will do for a head with one map for all classes.
+        labels: ``(B,)`` or multi-hot ``(B, classes)``; ``None`` for a head alone: the largest of its maps.
         second_order: Grad-CAM only; differentiate its weights too. The objective's ``second_order`` must say so.
     """
     if model.head is None:
+        assert labels is not None, "without a head a map is of classes"
         return grad_cam_at_site(model, output, [multi_hot(labels, output.logits.shape[1])], second_order)[0]
-    if not model.head.per_class or output.maps.shape[1] == 1:
-        return output.maps.amax(1, keepdim=True)
-    positive = multi_hot(labels, output.maps.shape[1])
+    return of_labels(model.head, output.head_maps, labels)
+
+
+def of_labels(head: Head, maps: Tensor, labels: Tensor | None) -> Tensor:
+    """``(B, 1, h, w)`` of a head's maps ``(B, K, h, w)``: as :func:`class_map`; without labels the largest."""
+    if labels is None or not head.per_class or maps.shape[1] == 1:
+        return maps.amax(1, keepdim=True)
+    positive = multi_hot(labels, maps.shape[1])
     share = positive / positive.sum(1, keepdim=True).clamp_min(1)
-    return (output.maps * share.reshape(*share.shape, *[1] * (output.maps.ndim - 2))).sum(1, keepdim=True)
+    return (maps * share.reshape(*share.shape, *[1] * (maps.ndim - 2))).sum(1, keepdim=True)
 
 
 def site_for(model: Refined, site: str = "auto", owner: str = "the objective") -> None:
@@ -217,6 +226,8 @@ def site_for(model: Refined, site: str = "auto", owner: str = "the objective") -
 
 class Delayed(Objective):
     """An objective that begins after ``config.start_step`` training steps: first train, then refine, in one run."""
+
+    begun_steps: Tensor
 
     def __init__(self, **options: Any):
         super().__init__(**options)

@@ -56,7 +56,7 @@ def chosen_map(model: Refined, maps: str | dict[str, Any], site: str, owner: str
 
 def needs_class(model: Refined, name: str) -> bool:
     """Whether the map of that name is one of a class, so that images need labels."""
-    return model.head.per_class if name == "head" else by_name(name).per_class
+    return model.found_head().per_class if name == "head" else by_name(name).per_class
 
 
 def read_map(

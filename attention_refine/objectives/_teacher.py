@@ -58,6 +58,7 @@ class Teacher:
                     f"{self.owner}: this model was saved without its teacher, which was an object; give it again with "
                     f"model.add_objective(ar.{self.owner}(teacher=...))"
                 )
+            assert self.source is not None, "attach refuses one that was never given"
             loaded = saved(self.source)
             self.check_classes(model, loaded)
             if check is not None:

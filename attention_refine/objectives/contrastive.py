@@ -65,7 +65,7 @@ class ContrastivePretrainingConfig(ViewsConfig):
     gather: bool = True
     weight: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ValueError(f"ContrastivePretraining: temperature must be above 0, got {self.temperature}")
         for name in ("dimension", "layers"):

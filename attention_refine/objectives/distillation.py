@@ -22,6 +22,7 @@ Hub id is stored as that id and loaded at the first step that needs it. One give
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,13 @@ from ..backbones.contexts import quiet
 from ..backbones.precision import precision
 from ..core.registry import check_choice
 from ..maps._conditions import full_precision
+from ..refined import Refined
 from ._base import Objective, objectives
 from ._masking import site_for
 from ._teacher import Teacher
 
 if TYPE_CHECKING:
     from ..output import RefinedOutput
-    from ..refined import Refined
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class DistillationConfig:
     site: str = "auto"
     weight: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("Distillation", "score", self.score, ("auto", "softmax", "sigmoid"))
         if self.temperature <= 0:
             raise ValueError(f"Distillation: temperature must be above 0, got {self.temperature}")
@@ -135,7 +136,7 @@ class Distillation(Objective):
         for option, part in (("feature_weight", "backbone"), ("map_weight", "head")):
             if getattr(self.config, option) and getattr(teacher, part, None) is None:
                 raise ValueError(f"Distillation: {option} needs a teacher with a {part} of this library; wrap it first")
-        if self.config.feature_weight and teacher.backbone.site is None:
+        if self.config.feature_weight and isinstance(teacher, Refined) and teacher.backbone.site is None:
             raise ValueError("Distillation: feature_weight needs a teacher with a head, or an objective with a site")
 
     def forward(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> dict[str, Tensor]:
@@ -153,9 +154,11 @@ class Distillation(Objective):
         output.measures["distillation_agreement"] = agreeing
         losses = {"distillation": divergence(output.logits, logits, self.config.temperature, sigmoid)}
         if self.config.feature_weight:
-            losses["distillation_features"] = feature_distance(output.feature.grid, feature)
+            assert feature is not None, "_check refuses a teacher without a site"
+            losses["distillation_features"] = feature_distance(output.site_feature.grid, feature)
         if self.config.map_weight:
-            losses["distillation_maps"] = map_distance(output.maps, maps)
+            assert maps is not None, "_check refuses a teacher without a head"
+            losses["distillation_maps"] = map_distance(output.head_maps, maps)
         return losses
 
     @torch.no_grad()
@@ -165,12 +168,11 @@ class Distillation(Objective):
         pixels = as_seen_by(teacher, model, pixel_values, self.config.teacher_size)
         pixels = pixels.to(precision(teacher, pixels))
         with quiet(teacher):
-            if not (self.config.feature_weight or self.config.map_weight):
-                return logits_of(teacher(pixels)), None, None
-            if teacher.backbone.site is None:
+            inside = self.config.feature_weight or self.config.map_weight
+            if not (inside and isinstance(teacher, Refined)) or teacher.backbone.site is None:
                 return logits_of(teacher(pixels)), None, None
             output = teacher.run(pixels, compute_aux=False)
-        return output.logits, output.feature.grid, output.maps
+        return output.logits, output.site_feature.grid, output.maps
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float, sigmoid: bool = False) -> Tensor:
@@ -205,7 +207,7 @@ def map_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def on_one_grid(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both on the coarser of their grids, side by side, by averaging."""
     grid = [min(sides) for sides in zip(first.shape[2:], second.shape[2:])]
-    pool = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
+    pool: Callable[..., Tensor] = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
     return pool(first, grid), pool(second, grid)
 
 

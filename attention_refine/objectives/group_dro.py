@@ -47,7 +47,7 @@ class GroupDROConfig:
     groups: int = 64
     weight: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.step_size < 0:
             raise ValueError(f"GroupDRO: step_size must be 0 or more, got {self.step_size}")
         if self.groups < 1:
@@ -72,6 +72,9 @@ class GroupDRO(Objective):
     reads = ("group", "index")
     compares_images = True
 
+    log_weights: Tensor
+    seen: Tensor
+
     def __init__(self, **options: Any):
         super().__init__(**options)
         self.register_buffer("log_weights", torch.zeros(self.config.groups, dtype=torch.float64))
@@ -90,7 +93,7 @@ class GroupDRO(Objective):
         labels, smoothing = batch["labels"], batch.get("smoothing", 0.0)
         losses = image_losses(output.logits, labels, smoothing)
         for logits in output.aux_logits.values():
-            losses = losses + model.head.weight * image_losses(logits, labels, smoothing)
+            losses = losses + model.found_head().weight * image_losses(logits, labels, smoothing)
         groups = self._groups(batch)
         if groups is None:
             nothing = losses.new_zeros(())

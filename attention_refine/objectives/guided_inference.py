@@ -79,7 +79,7 @@ class GuidedInferenceConfig(HidingConfig):
     ext_weight: float = 0.0
     ext_target: str = "mask"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("GuidedInference", "source", self.source, ("auto", "head", "grad_cam"))
         check_choice("GuidedInference", "fill", self.fill, FILLS)
@@ -137,12 +137,12 @@ class GuidedInference(Delayed):
     def _maps(self, model: Refined, output: RefinedOutput, positive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each mask to be made: the image's row ``(P,)``, the map ``(P, 1, h, w)`` and the classes it hides."""
         everyone = torch.arange(len(positive), device=positive.device)
-        per_class = model.head is not None and model.head.per_class and output.maps.shape[1] > 1
+        per_class = model.head is not None and model.head.per_class and output.head_maps.shape[1] > 1
         if self.config.joint_mask or self.from_head and not per_class:
             return everyone, self._joint(model, output, positive), positive
         apart = list(one_class_each(positive))
         if self.from_head:
-            maps = [of_class(output.maps, classes) for classes, _ in apart]
+            maps = [of_class(output.head_maps, classes) for classes, _ in apart]
         else:
             maps = grad_cam_at_site(model, output, [wanted for _, wanted in apart], self.config.second_order)
         rows = [everyone[wanted.any(1)] for _, wanted in apart]

@@ -80,7 +80,7 @@ class AttentionMiningConfig(HidingConfig):
     second_order: bool = True
     weight: float = 1e-4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("AttentionMining", "reduction", self.reduction, ("sum", "mean"))
         if not 0 < self.quantile < 1:
@@ -122,7 +122,7 @@ class AttentionMining(Delayed):
         for maps, gain, wanted in self._maps(model, output, positive):
             threshold = self._threshold(maps)
             mask = soft_mask(maps, threshold, self.config.slope)
-            logits = self._perceive_hidden(model, output.feature, mask, gain)
+            logits = self._perceive_hidden(model, output.site_feature, mask, gain)
             output.aux_logits.setdefault("mined", logits)
             scores = scores + class_score(logits, wanted, self.config.score, labels.ndim > 1)
             counts = wanted.amax(1)  # 0 for an image without a class, or without a further one
@@ -149,9 +149,9 @@ class AttentionMining(Delayed):
             (maps,) = grad_cam_at_site(model, output, [positive], self.config.second_order)
             yield scaled(maps, self.config.map_norm, from_head=False), None, positive
             return
-        grid = output.feature.grid.shape[2:]
-        maps = resize(scaled(output.maps, self.config.map_norm, from_head=True), grid)
-        gain = model.head.gain(output.maps) if self.config.am_residual else None
+        grid = output.site_feature.grid.shape[2:]
+        maps = resize(scaled(output.head_maps, self.config.map_norm, from_head=True), grid)
+        gain = model.head.gain(output.head_maps) if self.config.am_residual else None
         if not model.head.per_class or maps.shape[1] == 1:
             yield maps.amax(1, keepdim=True), None if gain is None else gain.mean(1, keepdim=True), positive
             return
@@ -174,6 +174,6 @@ class AttentionMining(Delayed):
             grid = grid - mask.to(grid.dtype) * grid
             if gain is None:
                 return model.perceive(feature.with_grid(grid))
-            if model.backbone.site.mechanism == "attention":
+            if model.backbone.found_site().mechanism == "attention":
                 return model.perceive(feature.with_grid(grid), gain=gain)
             return model.perceive(feature.with_grid(grid * gain.to(grid.dtype)))

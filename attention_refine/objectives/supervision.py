@@ -97,7 +97,7 @@ class MapSupervisionConfig:
     dilation: float = 0.0
     slack: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("MapSupervision", "target", self.target, ("auto", *TARGETS, "cue"))
         check_choice("MapSupervision", "norm", self.norm, (*DISTANCES, "input_gradient"))
         check_choice("MapSupervision", "map_norm", self.map_norm, (*NORMS, "max"))
@@ -131,12 +131,9 @@ class MapSupervision(Objective):
     def __init__(self, **options: Any):
         super().__init__(**options)
         self.waiting = Waiting()
+        self.annotations = columns_of(self.config.target)
 
     reads = (*TARGETS.values(), "cue", "edited", "index", "update")
-
-    @property
-    def annotations(self) -> tuple[str, ...]:
-        return columns_of(self.config.target)
 
     def attach(self, model: Refined) -> None:
         if self.config.norm == "input_gradient":

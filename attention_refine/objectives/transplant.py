@@ -106,7 +106,7 @@ class TransplantConfig:
     site: str = "auto"
     weight: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.objectives, str):
             raise ValueError(f"Transplant: objectives must be a list of names, got {self.objectives!r}")
         object.__setattr__(self, "objectives", tuple(self.objectives))
@@ -168,14 +168,11 @@ class Transplant(Objective):
     def __init__(self, **options: Any):
         super().__init__(**options)
         self.waiting = Waiting()
+        columns = columns_of(self.config.target)
+        self.annotations = columns if self.config.cues == "left" else (*columns, "cue")
 
     reads = (*TARGETS.values(), "cue", "edited", "mask_confidence", "index", "update")
     adds = ("transplanted",)
-
-    @property
-    def annotations(self) -> tuple[str, ...]:
-        columns = columns_of(self.config.target)
-        return columns if self.config.cues == "left" else (*columns, "cue")
 
     def attach(self, model: Refined) -> None:
         from_cam = self.config.map_agreement > 0 and model.head is None
@@ -206,7 +203,7 @@ class Transplant(Objective):
             there = batch.get(name)
             if name == "boxes":
                 boxes = dict(zip(donors.tolist(), value))
-                replaced[name] = [boxes.get(row, old) for row, old in enumerate(there)]
+                replaced[name] = [boxes.get(row, old) for row, old in enumerate(batch[name])]
             elif isinstance(there, Tensor) and there.shape[1:] == value.shape[1:]:
                 replaced[name] = there.clone().index_copy_(0, donors.to(there.device), value.to(there))
             elif isinstance(there, Tensor):
@@ -338,18 +335,19 @@ class Transplant(Objective):
             return model.run(made["pixel_values"], keep=bool(also or self.config.map_agreement), twice=twice)
 
     def _also(self, model: Refined) -> list[Objective]:
+        also = [model.objectives[name] for name in self.config.objectives if name in model.objectives]
         for name in self.config.objectives:
             if name not in model.objectives:
                 has = ", ".join(each for each in model.objectives if each != "transplant") or "no other"
                 raise ValueError(f"Transplant: objectives names {name!r}, and this model has {has}")
-        return [model.objectives[name] for name in self.config.objectives]
+        return [each for each in also if isinstance(each, Objective)]
 
     def _class_loss(self, model: Refined, made: dict[str, Any], seen: RefinedOutput) -> Tensor:
         """The mean over the copies of what the model itself minimises: class losses, and objectives if asked for."""
         labels, smoothing = made["labels"], made["smoothing"]
         total = classification_loss(seen.logits, labels, smoothing)
         for logits in seen.aux_logits.values():
-            total = total + model.head.weight * classification_loss(logits, labels, smoothing)
+            total = total + model.found_head().weight * classification_loss(logits, labels, smoothing)
         for objective in self._also(model):
             for name, value in objective(model, made, seen).items():
                 total = total + objective.weight_of(name) * value
@@ -410,7 +408,7 @@ def divergence(first: Tensor, second: Tensor, several: bool) -> Tensor:
         first, second = (torch.stack([each, torch.zeros_like(each)], 2) for each in (first, second))
     logs = [each.log_softmax(-1) for each in (first, second)]
     middle = torch.logsumexp(torch.stack(logs), 0) - torch.log(torch.tensor(2.0)).to(first)
-    apart = sum((each.exp() * (each - middle)).sum(-1) for each in logs) / 2
+    apart = torch.stack([(each.exp() * (each - middle)).sum(-1) for each in logs]).sum(0) / 2
     return apart.mean(1) if several else apart
 
 

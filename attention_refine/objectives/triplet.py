@@ -52,7 +52,7 @@ class TripletConfig:
     gather: bool = True
     weight: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.margin, str):
             check_choice("Triplet", "margin", self.margin, (SOFT,))
         elif self.margin < 0:
@@ -81,8 +81,10 @@ class Triplet(Objective):
             raise ValueError("Triplet: every image needs one class, and these have several labels an image")
         # Evaluation deals images out unevenly, so that processes would wait for each other.
         across = self.config.gather and self.training and processes() > 1
+        embedding = output.embedding
+        assert embedding is not None, "needs_embedding asks for it"
         loss, measures = batch_hard(
-            output.embedding, labels, self.config.margin, self.config.distance == "cosine", across=across
+            embedding, labels, self.config.margin, self.config.distance == "cosine", across=across
         )
         output.measures.update(measures)
         return {"triplet": loss}
@@ -115,7 +117,7 @@ def batch_hard(
         farthest = distance.masked_fill(~same[rows], -torch.inf).amax(1)
         nearest = distance.masked_fill(same[rows], torch.inf).amin(1)
         gap = torch.where(anchors, farthest - nearest, 0.0)
-        each = F.softplus(gap) if margin == SOFT else F.relu(gap + margin)
+        each = F.softplus(gap) if isinstance(margin, str) else F.relu(gap + margin)
         # The training loop weights a process by its images, this mean is over anchors.
         share = len(classes) / len(own) / paired.sum().clamp_min(1).to(own.dtype)
         measures = {

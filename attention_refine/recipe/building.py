@@ -6,7 +6,6 @@ from typing import Any
 
 from ..backbones.sites import UnsupportedBackbone
 from ..data import (
-    Prepared,
     class_names,
     is_numbered,
     load_dataset,
@@ -19,8 +18,8 @@ from ..data import (
 from ..data.class_matching import class_places
 from ..heads._base import heads
 from ..hub import load
-from ..model import RefinedModel
 from ..objectives._base import objectives
+from ..refined import Refined
 from ..wrapping import wrap
 from .schema import DataOptions, ModelOptions, Recipe
 
@@ -59,7 +58,7 @@ def load_splits(options: DataOptions, seed: int = 0) -> dict[str, Any]:
     return splits
 
 
-def build_model(options: ModelOptions, labels: list[str]) -> RefinedModel:
+def build_model(options: ModelOptions, labels: list[str]) -> Refined:
     """The wrapped model a recipe asks for, its classifier fresh for ``labels``, or the saved one it goes on from.
 
     A saved model keeps its backbone, head and size; its objectives are the recipe's.
@@ -111,7 +110,7 @@ def _made(registry: Any, entry: str | dict[str, Any]) -> Any:
     return registry.build(options.pop("name"), options)
 
 
-def prepare_training(recipe: Recipe, model: RefinedModel, split: Any, labeled: bool = True) -> Prepared:
+def prepare_training(recipe: Recipe, model: Refined, split: Any, labeled: bool = True) -> Any:
     """A split ready to train on: augmented, from the run's seed; with its labels, matched by name, or without."""
     prepared = prepare(
         split,
@@ -127,7 +126,7 @@ def prepare_training(recipe: Recipe, model: RefinedModel, split: Any, labeled: b
     return match_classes(prepared, model.labels) if labeled else prepared
 
 
-def prepare_evaluation(recipe: Recipe, model: RefinedModel, split: Any) -> Prepared:
+def prepare_evaluation(recipe: Recipe, model: Refined, split: Any) -> Any:
     """A split ready to be judged: the centre of each image, its classes matched with the model's by name."""
     prepared = prepare(
         split, model.preprocessing, on_error=recipe.data.on_error, progress=recipe.training.progress,

@@ -19,7 +19,7 @@ from ..evaluation.finding import LAST
 from ..evaluation.journal import OtherEvaluation
 from ..hub import load
 from ..mending.propagation import propagation
-from ..model import RefinedModel
+from ..refined import Refined
 from ..report import galleries, strips, write_report
 from ..training import TrainingConfig, TrainingResult, finetune, make_accelerator
 from .building import build_model, load_splits, prepare_evaluation, prepare_training
@@ -30,7 +30,7 @@ from .schema import ModelOptions, Recipe
 class Run:
     """What :func:`run` leaves: the trained model, where it lies, how it was judged and on which images (if any)."""
 
-    model: RefinedModel
+    model: Refined
     history: list[dict[str, Any]]
     model_path: Path
     report_path: Path
@@ -113,7 +113,7 @@ def _taught(recipe: Recipe, splits: dict[str, Any]) -> ModelOptions:
             "model.objectives, without a teacher of its own"
         )
     values = recipe.model.to_dict() | {"teacher": None}
-    teacher = ModelOptions.from_dict(values | {"objectives": []} | recipe.model.teacher)
+    teacher = ModelOptions.from_dict(values | {"objectives": []} | (recipe.model.teacher or {}))
     folder = str(Path(recipe.training.output_dir) / "teacher")
     done = run(replace(recipe, model=teacher, training=replace(recipe.training, output_dir=folder)), splits)
     made = [entry | {"teacher": str(done.model_path)} if entry["name"] == "distillation" else entry for entry in plain]
@@ -130,7 +130,7 @@ def _propagated(recipe: Recipe, splits: dict[str, Any], accelerator: Any) -> Any
 
     Each round's model learns from the masks of the round before; what people annotated stays theirs throughout.
     """
-    given = dict(recipe.data.propagate)
+    given = dict(recipe.data.propagate or {})
     unknown = sorted(given.keys() - set(PROPAGATION))
     if unknown:
         raise ValueError(f"data.propagate: key {unknown[0]!r} is not one of {', '.join(PROPAGATION)}")
@@ -160,16 +160,14 @@ def _segmented(recipe: Recipe, given: dict[str, Any], train: Any, accelerator: A
     unused = sorted(given.keys() & {"training", "rounds"})
     if unused:
         raise ValueError(f"data.propagate: method 'segmenter' trains no model: leave {unused[0]!r} out")
-    plain = {"teacher": None, "head": None, "objectives": [], "resolution": 1}
+    plain: dict[str, Any] = {"teacher": None, "head": None, "objectives": [], "resolution": 1}
     options = ModelOptions.from_dict(recipe.model.to_dict() | plain | (given.pop("model", None) or {}))
     folder = Path(recipe.training.output_dir) / "propagate"
     model = build_model(options, class_names(train))
     return _masks(model, train, folder, recipe, accelerator, {"seed": recipe.training.seed} | given)
 
 
-def _masks(
-    model: RefinedModel, train: Any, folder: Path, recipe: Recipe, accelerator: Any, given: dict[str, Any]
-) -> Any:
+def _masks(model: Refined, train: Any, folder: Path, recipe: Recipe, accelerator: Any, given: dict[str, Any]) -> Any:
     """The rows with the masks that a model gives; the first process makes them, the others read its maps."""
     progress = recipe.training.progress and accelerator.is_main_process
     with accelerator.main_process_first():
@@ -185,16 +183,15 @@ def report(runs: dict[str, Run], path: Path, title: str, config: dict[str, Any] 
 
     Pictures that cannot be drawn are left out with a warning: the numbers of a finished run are never lost to them.
     """
-    judged = {name: done for name, done in runs.items() if done.evaluation is not None}
-    evaluations = {name: done.evaluation for name, done in judged.items()}
-    models = {name: done.model for name, done in judged.items()}
-    test = next(iter(judged.values())).test if judged else None
+    evaluations = {name: done.evaluation for name, done in runs.items() if done.evaluation is not None}
+    models = {name: runs[name].model for name in evaluations}
+    test = runs[next(iter(models))].test if models else None
     return write_report(
         path,
         evaluations,
         histories={name: done.history for name, done in runs.items()},
-        galleries=_drawn(galleries, models, test, evaluations) if judged else None,
-        strips=_drawn(strips, models, test) if judged else None,
+        galleries=_drawn(galleries, models, test, evaluations) if models else None,
+        strips=_drawn(strips, models, test) if models else None,
         title=title,
         config=config,
     )
@@ -208,23 +205,17 @@ def _drawn(draw: Callable[..., dict[str, Any]], *of: Any) -> dict[str, Any]:
         return {}
 
 
-def judge(recipe: Recipe, model: RefinedModel, split: Any, output: Path, accelerator: Any = None) -> Evaluation:
+def judge(recipe: Recipe, model: Refined, split: Any, output: Path, accelerator: Any = None) -> Evaluation:
     """The recipe's evaluation of a model on one split; ``evaluation.json`` and ``samples.csv`` go to ``output``.
 
     The processes of an ``accelerate.Accelerator`` share the images. A resumed run takes from ``output`` what is there
     already, of the same model, data and settings; else it judges anew.
     """
-    options = recipe.evaluation
     judged = partial(
         evaluate,
         model,
         prepare_evaluation(recipe, model, split),
-        measures=options.measures,
-        maps=options.maps,
-        groups=options.groups,
-        batch_size=options.batch_size,
-        perturbation_images=options.perturbation_images,
-        perturbation_steps=options.perturbation_steps,
+        recipe.evaluation,
         seed=recipe.training.seed,
         progress=recipe.training.progress,
         output=output,

@@ -16,9 +16,8 @@ import yaml
 from ..core import typed_words
 from ..core.options import Options, option
 from ..core.path_redaction import marked
-from ..evaluation import map_names
+from ..evaluation import EvaluationConfig
 from ..heads import list_heads
-from ..metrics import list_measures
 from ..objectives import list_objectives
 from ..training import TrainingConfig
 
@@ -100,22 +99,10 @@ class DataOptions(Options):
 
 
 @dataclass
-class EvaluationOptions(Options):
-    """How the result is judged."""
+class EvaluationOptions(EvaluationConfig):
+    """How the result is judged: an :class:`~attention_refine.EvaluationConfig` with fewer points of the curves."""
 
-    perturbation_images: int = option(
-        100, "images of the test split for insertion and deletion; 0 for none", at_least=0
-    )
-    perturbation_steps: int = option(20, "points of the insertion and deletion curves", at_least=2)
-    batch_size: int = option(32, "images at a time", at_least=1)
-    measures: list[str] | dict | None = option(
-        None, "measures by name, or {name: {option: value}}; the usual ones if not given", names=list_measures
-    )
-    groups: list[str] | None = option(
-        None, "columns by whose values accuracy is told apart, the first for the worst group; if not given 'group', "
-        "which data.group_column fills",
-    )  # fmt: skip
-    maps: list[str] = option(["model"], "maps that are judged", names=map_names)
+    perturbation_steps: int = option(20, "points of the insertion and deletion curves, a forward each", at_least=2)
 
 
 @dataclass
@@ -130,7 +117,8 @@ class Recipe:
     @classmethod
     def sections(cls) -> dict[str, type[Options]]:
         """The config class of each section."""
-        return {each.name: each.default_factory for each in fields(cls)}
+        hints = typing.get_type_hints(cls)
+        return {each.name: hints[each.name] for each in fields(cls)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "config") -> Recipe:
@@ -143,7 +131,7 @@ class Recipe:
         unknown = sorted(set(values) - set(sections))
         if unknown:
             raise ValueError(f"{where}: section {unknown[0]!r} is not one of {', '.join(sections)}")
-        made = {}
+        made: dict[str, Any] = {}
         for name, kind in sections.items():
             given = values.get(name) or {}
             if not isinstance(given, dict):

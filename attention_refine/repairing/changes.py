@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,11 +45,11 @@ class Change:
     ) -> Change:
         """From a value an image, ``(n,)`` each, the same images in the same order."""
         test = metrics.paired_test(after, before, "permutation", seed=seed)
-        cells = (cell_of(metrics.bootstrap(values, seed=seed)) for values in (before, after))
+        old, new = (cell_of(metrics.bootstrap(values, seed=seed)) for values in (before, after))
         difference = {"value": number(test.difference)} | {
             key: number(getattr(test, key)) for key in ("low", "high", "p_value", "count")
         }
-        return cls(name, title, *cells, difference, higher_is_better)
+        return cls(name, title, old, new, difference, higher_is_better)
 
     @property
     def better(self) -> bool | None:
@@ -78,17 +79,20 @@ def changes(before: Audit, after: Audit, seed: int = 0) -> list[Change]:
         raise ValueError("the two audits are not of the same images: audit both with the same dataset, limit and seed")
     both = list(zip(before.samples, after.samples))
 
-    def paired(name: str, title: str, of: Callable[[Mapping[str, Any]], float | None], better: bool | None = True):
+    def paired(
+        name: str, title: str, of: Callable[[Mapping[str, Any]], float | None], better: bool | None = True
+    ) -> list[Change]:
         pairs = [(of(one), of(other)) for one, other in both]
         pairs = [pair for pair in pairs if None not in pair]
         if not pairs:
             return []
-        return [Change.of(name, title, *torch.tensor(pairs, dtype=torch.float64).unbind(1), better, seed)]
+        ones, others = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+        return [Change.of(name, title, ones, others, better, seed)]
 
     found = paired("accuracy", "Accuracy, images as they are", lambda s: float(s["correct"]))
     for scene, words in SCENES.items():
         better = None if scene == "place_alone" else True
-        found += paired(scene, f"Accuracy, {_lower(words.title)}", lambda s, scene=scene: _in_scene(s, scene), better)
+        found += paired(scene, f"Accuracy, {_lower(words.title)}", partial(_in_scene, scene=scene), better)
     found += _of_groups(before, after, seed)
     found += paired("energy_object", "Map on the object", lambda s: s["energy"]["object"])
     found += paired("energy_cue", "Map on the cue", lambda s: s["energy"]["cue"], False)
@@ -110,15 +114,15 @@ def _of_groups(before: Audit, after: Audit, seed: int) -> list[Change]:
     ):  # fmt: skip
         difference = compared.of("after", name)
         if difference is not None and difference.difference is not None:
-            cells = (each.summary["classification"][name] for each in (old, new))
-            found.append(Change(name, title, *cells, _cell(difference), better))
+            was, now = (each.summary["classification"][name] for each in (old, new))
+            found.append(Change(name, title, was, now, _cell(difference), better))
     for column, groups in old.summary["groups"].items():
         for group in groups["accuracy"]:
             difference = compared.of("after", "accuracy", group=f"{column}: {group}")
             if difference is None or difference.difference is None:
                 continue
-            cells = (each.summary["groups"][column]["accuracy"][group] for each in (old, new))
-            found.append(Change(f"{column}: {group}", f"Accuracy, {column} {group}", *cells, _cell(difference)))
+            was, now = (each.summary["groups"][column]["accuracy"][group] for each in (old, new))
+            found.append(Change(f"{column}: {group}", f"Accuracy, {column} {group}", was, now, _cell(difference)))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from attention_refine.auditing.audit import examined, write
 from attention_refine.auditing.record import Audit
 from attention_refine.core.files import atomic_file
 from attention_refine.hub import load
-from attention_refine.model import RefinedModel
 from attention_refine.recipe import (
     DataOptions,
     Recipe,
@@ -26,8 +25,9 @@ from attention_refine.recipe import (
     shipped,
 )
 from attention_refine.recipe.recommendation import Recommendation, joined, recommend, saved_model
+from attention_refine.refined import Refined
 from attention_refine.repairing.changes import Change, changes, headline, sentence
-from attention_refine.repairing.page import write_page
+from attention_refine.repairing.page import Examined, write_page
 
 Overrides = Mapping[str, Mapping[str, Any]]
 
@@ -53,7 +53,7 @@ class Repair:
     before: Audit
     after: Audit | None
     changes: list[Change]
-    model: RefinedModel
+    model: Refined
     model_path: Path
     page: Path
 
@@ -178,9 +178,7 @@ def _check_head(saved: Path, recipe: Recipe) -> None:
         )
 
 
-def _audited(
-    recipe: Recipe, model: RefinedModel, test: Any, output: Path, which: str, limit: int | None
-) -> Sequence[Any]:
+def _audited(recipe: Recipe, model: Refined, test: Any, output: Path, which: str, limit: int | None) -> Examined:
     found = examined(
         model, prepare_evaluation(recipe, model, test), map=map_of(model), groups=recipe.evaluation.groups, limit=limit,
         batch_size=recipe.evaluation.batch_size, seed=recipe.training.seed, progress=recipe.training.progress,
@@ -190,7 +188,7 @@ def _audited(
     return found
 
 
-def map_of(model: RefinedModel) -> str:
+def map_of(model: Refined) -> str:
     """Its own map; of a token transformer without a head gradient rollout, since its Grad-CAM is no better than chance."""
     tokens = model.head is None and model.backbone.site is not None and model.backbone.site.layout.format == "NLC"
     return "gradient_rollout" if tokens else "model"

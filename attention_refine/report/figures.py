@@ -33,7 +33,7 @@ def chart(
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": title + "|".join(series), "font.family": "sans-serif", "font.size": 9,
         "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
         "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left",
@@ -43,7 +43,7 @@ def chart(
         axes = figure.add_subplot()
         for number, (x, y, *band) in enumerate(series.values()):
             if band:
-                axes.fill_between(x, *band, color=LINES[number % len(LINES)], alpha=0.18, linewidth=0)
+                axes.fill_between(x, band[0], band[1], color=LINES[number % len(LINES)], alpha=0.18, linewidth=0)
             axes.plot(x, y, color=LINES[number % len(LINES)], linewidth=1.8, marker="o" if len(x) < 25 else None,
                       markersize=3, linestyle="-" if number < len(LINES) else "--")  # fmt: skip
         axes.set_title(title)

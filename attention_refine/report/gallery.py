@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import torch
 from PIL import Image
-from torch import nn
 from torch.utils.data import IterableDataset
 
 from attention_refine.data import DataError
@@ -20,6 +19,7 @@ from attention_refine.evaluation.judging import Judge, map_sources
 from attention_refine.evaluation.preparing import prepared_for, rows_of
 from attention_refine.evaluation.results import Evaluation
 from attention_refine.metrics._registry import described
+from attention_refine.refined import Refined
 
 OTHER = "the dataset is not the one that the evaluations are of"
 CUE_LINE = (255, 60, 50)
@@ -49,7 +49,7 @@ class GalleryRow:
 
 
 def gallery(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Refined],
     dataset: Any,
     positions: Sequence[int],
     evaluations: Mapping[str, Evaluation] | None = None,
@@ -99,7 +99,7 @@ class _Look:
 class _View:
     """One model's items of a dataset, looked at one by one."""
 
-    def __init__(self, model: nn.Module, dataset: Any):
+    def __init__(self, model: Refined, dataset: Any):
         self.items, self.preprocessing = prepared_for(model, dataset), model.preprocessing
         self.place = rows_of(self.items)
         self.classes = list(getattr(self.items, "class_names", None) or model.labels)
@@ -112,7 +112,8 @@ class _View:
         if sample is not None and self.place is not None:
             position = self.place.get(sample["index"], len(self.items))
         if position >= len(self.items):
-            raise ValueError(f"{OTHER}: it has {len(self.items)} images, and row {sample['index']} was judged")
+            judged = position if sample is None else sample["index"]
+            raise ValueError(f"{OTHER}: it has {len(self.items)} images, and row {judged} was judged")
         item = self.items[position]
         row = int(item.get("index", position))
         logits, maps = self.judge.look(item["pixel_values"][None].to(self.judge.device), torch.tensor([row]))
@@ -137,7 +138,7 @@ class _View:
 
 
 def galleries(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Refined],
     dataset: Any,
     evaluations: Mapping[str, Evaluation],
     *,
@@ -181,5 +182,5 @@ def _where(sample: Mapping[str, Any] | None, row: int) -> str:
 
 
 def _note(sample: Mapping[str, Any] | None, measure: str | None) -> str:
-    value = None if sample is None or measure is None else sample.get(f"model/{measure}")
-    return "" if value is None else f"{described(measure).title} {value:.2f}".replace("-", "−")
+    value = None if sample is None else sample.get(f"model/{measure}")
+    return "" if value is None or measure is None else f"{described(measure).title} {value:.2f}".replace("-", "−")

@@ -7,19 +7,19 @@ from typing import Any
 import datasets
 import torch
 from PIL import Image, ImageOps
-from torch import nn
 
 from attention_refine.backbones.contexts import quiet
 from attention_refine.data import match_classes, prepare
 from attention_refine.drawing.overlay import denormalize, overlay
 from attention_refine.evaluation.retrieval import Retrieval
+from attention_refine.refined import Refined
 
 SIDE, GAP, FRAME = 128, 8, 4
 RIGHT, WRONG, QUERY = "#1a7f37", "#cf222e", "#57606a"
 
 
 def matches(
-    model: nn.Module, dataset: Any, found: Retrieval, gallery: Any = None, *, count: int = 3, shown: int = 4
+    model: Refined, dataset: Any, found: Retrieval, gallery: Any = None, *, count: int = 3, shown: int = 4
 ) -> Image.Image:
     """A row for each of ``count`` queries spread over the dataset; below each image its maps, the first on top.
 
@@ -60,18 +60,18 @@ def matches(
     return sheet
 
 
-def _prepared(model: nn.Module, dataset: Any) -> Any:
+def _prepared(model: Refined, dataset: Any) -> Any:
     """Items for the model with classes of their own: retrieval asks for none that the model knows."""
     return prepare(dataset, model.preprocessing) if isinstance(dataset, datasets.Dataset) else dataset
 
 
 @torch.no_grad()
-def _column(model: nn.Module, item: dict[str, Any], preprocessing: dict[str, Any], colour: str) -> Image.Image:
+def _column(model: Refined, item: dict[str, Any], preprocessing: dict[str, Any], colour: str) -> Image.Image:
     """The image in a frame, and under it each of its maps."""
     pixels = item["pixel_values"][None].to(next(model.parameters()).device)
     picture = denormalize(pixels, preprocessing)
     with quiet(model):
-        maps = model(pixels, compute_losses=False).maps[0]
+        maps = model(pixels, compute_losses=False).head_maps[0]
     framed = ImageOps.expand(picture.resize((SIDE - 2 * FRAME,) * 2), FRAME, colour)
     parts = [overlay(picture, one).resize((SIDE, SIDE)) for one in maps]
     column = Image.new("RGB", (SIDE, SIDE * (1 + len(parts))), "white")

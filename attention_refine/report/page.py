@@ -211,9 +211,10 @@ def _cell(cell: Mapping[str, Any] | None, best: bool, difference: Difference | N
     if cell is None or cell["value"] is None:
         return Cell("–")
     against = ""
-    if difference is not None and difference.difference is not None:
-        against = f"{_signed(difference.difference)} [{_signed(difference.low)}, {_signed(difference.high)}]"
-    sure = bool(against) and difference.p_corrected is not None and difference.p_corrected < CORRECTED
+    d = difference
+    if d is not None and d.difference is not None and d.low is not None and d.high is not None:
+        against = f"{_signed(d.difference)} [{_signed(d.low)}, {_signed(d.high)}]"
+    sure = bool(against) and d is not None and d.p_corrected is not None and d.p_corrected < CORRECTED
     interval = f"{_plain(cell['low'])} to {_plain(cell['high'])}"
     return Cell(_plain(cell["value"]), interval, best, against, sure)
 
@@ -266,6 +267,4 @@ def _all_of(names: Sequence[str], histories: Mapping[str, Any]) -> dict[str, Any
 
 
 def _settings(evaluation: Evaluation) -> dict[str, Any]:
-    settings = dict(evaluation.settings)
-    settings["classes"] = len(settings["classes"])
-    return settings
+    return {**evaluation.settings, "classes": len(evaluation.settings["classes"])}

@@ -17,6 +17,7 @@ from attention_refine.drawing.overlay import denormalize, overlay
 from attention_refine.evaluation.preparing import prepared_for
 from attention_refine.objectives import DARC
 from attention_refine.objectives.darc.refinement import iterations
+from attention_refine.refined import Refined
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Frame:
     picture: Image.Image
 
 
-def strips(models: Mapping[str, nn.Module], dataset: Any, *, count: int = 3) -> dict[str, list[list[Frame]]]:
+def strips(models: Mapping[str, Refined], dataset: Any, *, count: int = 3) -> dict[str, list[list[Frame]]]:
     """A strip for each of ``count`` images spread over the dataset, by the names of the models that have DARC.
 
     Args:
@@ -60,7 +61,7 @@ def _spread(items: Any, count: int) -> list[torch.Tensor]:
     return found
 
 
-def strip(model: nn.Module, pixel_values: torch.Tensor, preprocessing: Mapping[str, Any]) -> list[Frame]:
+def strip(model: Refined, pixel_values: torch.Tensor, preprocessing: Mapping[str, Any]) -> list[Frame]:
     """Image, first map, and of each iteration what is hidden, the prediction in its place, and the map after it.
 
     Args:
@@ -83,5 +84,5 @@ def strip(model: nn.Module, pixel_values: torch.Tensor, preprocessing: Mapping[s
     return frames
 
 
-def _has_darc(model: nn.Module) -> bool:
+def _has_darc(model: Refined) -> bool:
     return any(isinstance(each, DARC) for each in getattr(model, "objectives", nn.ModuleDict()).values())

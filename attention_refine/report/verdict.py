@@ -51,6 +51,7 @@ def _differences(name: str, comparison: Comparison) -> str:
 
 def _difference(d: Difference) -> str:
     title = described(d.measure).title.lower()
+    assert d.difference is not None and d.low is not None and d.high is not None, "asked of those that were measured"
     numbers = _plain(f"{d.difference:+.3f}, {d.low:+.3f} to {d.high:+.3f}")
     sure = d.low > 0 or d.high < 0 if d.p_corrected is None else d.p_corrected < SURE
     if not sure:

@@ -63,7 +63,7 @@ class BatchOrder:
     groups: Sequence[Hashable] | None = None
     fewest: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.size == 0:
             raise ValueError("the training dataset is empty: there is nothing to learn from")
         if self.size is not None and self.steps == 0:
@@ -74,7 +74,7 @@ class BatchOrder:
         if self.size is not None:
             self._check_share(self.size % self.whole)
         if self.annotated_per_batch:
-            there, needed = sum(self.annotated), self.annotated_per_batch * self.processes * self.slots
+            there, needed = sum(self.annotated or ()), self.annotated_per_batch * self.processes * self.slots
             if there < needed:
                 several = (
                     f" for each of {self.processes} processes x {self.slots} slots"
@@ -85,6 +85,12 @@ class BatchOrder:
                     f"annotated_per_batch={self.annotated_per_batch}{several} takes {needed} images in a step, and "
                     f"{there} of the {self.size} have an annotation: give at most {there // (self.processes * self.slots)}"
                 )
+
+    @property
+    def images(self) -> int:
+        """``size``, of what has one."""
+        assert self.size is not None, "not of a stream"
+        return self.size
 
     @property
     def whole(self) -> int:
@@ -108,18 +114,18 @@ class BatchOrder:
     @property
     def steps(self) -> int:
         """Optimiser steps in an epoch; not for a stream."""
-        full, rest = divmod(self.size, self.whole)
+        full, rest = divmod(self.images, self.whole)
         return full + (rest >= self.least)
 
     def shuffled(self, epoch: int) -> list[int]:
         """The rows in the order of an epoch."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
         if self.annotated_per_batch or self.groups is not None:
-            kinds = self.annotated if self.annotated_per_batch else [True] * self.size
+            kinds = self.annotated if self.annotated and self.annotated_per_batch else [True] * self.images
             per = (self.annotated_per_batch or self.batch_size, self.batch_size)
-            return drawn(self.size, self.whole, generator, kinds=kinds, per=per, groups=self.groups)
-        rows = torch.randperm(self.size, generator=generator).tolist()
-        if self.together == 1:
+            return drawn(self.images, self.whole, generator, kinds=kinds, per=per, groups=self.groups)
+        rows = torch.randperm(self.images, generator=generator).tolist()
+        if self.classes is None or self.together == 1:
             return rows
         of_class: dict[int, list[int]] = {}
         for row in rows:
@@ -156,13 +162,13 @@ class SeededItems(Dataset):
     Every generator that a transform may use (torch, NumPy, Python) is seeded for the item and put back afterwards.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, epoch: int):
+    def __init__(self, dataset: Any, seed: int, epoch: int):
         self.dataset, self.seed, self.epoch = dataset, seed, epoch
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, row: int):
+    def __getitem__(self, row: int) -> Any:
         seed = mixed_seed(self.seed, self.epoch, row)
         python, numpy = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):
@@ -174,6 +180,11 @@ class SeededItems(Dataset):
             finally:
                 random.setstate(python)
                 np.random.set_state(numpy)
+
+
+def size_of(dataset: Any) -> int | None:
+    """How many images there are; None of a stream."""
+    return None if isinstance(dataset, IterableDataset) else len(dataset)
 
 
 def step_batches(
@@ -203,10 +214,10 @@ def step_batches(
     seeded = SeededItems(dataset, order.seed, epoch)
     loaded = iter(Loader(seeded, batch_sampler=rows, collate_fn=collate, **options))
     for step in range(first_step, order.steps):
-        yield list(islice(loaded, order.slots)), min(order.whole, order.size - step * order.whole)
+        yield list(islice(loaded, order.slots)), min(order.whole, order.images - step * order.whole)
 
 
-def check_collated(dataset: Dataset, collate: Collate, seed: int) -> None:
+def check_collated(dataset: Any, collate: Collate, seed: int) -> None:
     """Make a batch of the first two images, before training: what a collate function of one's own does wrong.
 
     Streams are left alone, as they cannot be read twice.
@@ -246,7 +257,7 @@ def _kind(value: Any) -> str:
 
 
 def evaluation_batches(
-    dataset: Dataset, batch_size: int, process: int, processes: int, *, seed: int, collate: Collate, **options: Any
+    dataset: Any, batch_size: int, process: int, processes: int, *, seed: int, collate: Collate, **options: Any
 ) -> Loader | _DealtStream:
     """Every image once, in order, dealt out to the processes; a stream is read by all, and each keeps its share."""
     options["generator"] = torch.Generator().manual_seed(seed)

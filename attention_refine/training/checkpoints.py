@@ -159,7 +159,7 @@ def newest_intact(root: Path) -> Path | None:
     Raises:
         TrainingError: there are checkpoints and all are damaged.
     """
-    faults = []
+    faults: list[str] = []
     for folder in reversed(list_checkpoints(root)):
         fault = damage(folder)
         if fault is None:
@@ -294,7 +294,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
 
 def generator_states() -> dict[str, Any]:
     """This process's random generators (Python, NumPy, torch, every GPU in use) as plain values."""
-    numpy = np.random.get_state()
+    numpy: Any = np.random.get_state()
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     return {
         "python": random.getstate(),

@@ -218,7 +218,7 @@ class TrainingConfig(Options):
     )  # fmt: skip
     progress: bool = option(True, "show a progress bar and a line an epoch on the main process", may_change=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.output_dir:
             raise ValueError("output_dir is empty: name the folder that the checkpoints go to")

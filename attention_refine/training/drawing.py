@@ -17,7 +17,7 @@ class _Rows:
     """Rows gone through pass after pass."""
 
     def __init__(self, rows: list[int], generator: torch.Generator):
-        self.rows, self.generator, self.left = rows, generator, []
+        self.rows, self.generator, self.left = rows, generator, list[int]()
 
     def draw(self, taken: set[int]) -> int:
         """The next row that is not among ``taken``; the next one where all that are left are."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from attention_refine.training.batches import size_of
 from attention_refine.training.config import TrainingConfig, TrainingError
 
 _TARGETS = {"mask": "mask", "boxes": "boxes", "edited_map": "edited", "cue": "cue"}
@@ -103,8 +104,7 @@ def _said(dataset: Dataset, attribute: str, size: int | None, asker: str, what: 
 
 
 def _one_class_each(dataset: Dataset, asker: str) -> Sequence[int]:
-    size = None if isinstance(dataset, IterableDataset) else len(dataset)
-    labels = _said(dataset, "labels", size, asker, "its classes, one class an image")
+    labels = _said(dataset, "labels", size_of(dataset), asker, "its classes, one class an image")
     if any(not isinstance(label, int) for label in labels):
         raise TrainingError(f"{asker}: every image needs one class, and these have several labels an image")
     return labels

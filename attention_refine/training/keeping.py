@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,7 +54,7 @@ class BestModels:
     def _of(self, step: int) -> Path:
         return self.candidates / f"step-{step:08d}"
 
-    def _save(self, model: nn.Module, folder: Path) -> None:
+    def _save(self, model: Any, folder: Path) -> None:
         with atomic_folder(folder) as temporary, stored_as(model, self.types):
             model.save_pretrained(temporary)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def after_site(model: nn.Module) -> list[nn.Module]:
     Raises:
         TrainingError: the model has no such site.
     """
-    backbone = backbone_of(model)
+    backbone: Any = backbone_of(model)
     if getattr(backbone, "site", None) is None:
         raise TrainingError(
             "freeze_extractor=True keeps what comes before the map, and this model has no head or objective that makes "

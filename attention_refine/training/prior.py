@@ -11,6 +11,8 @@ this took the correlation of Grad-CAM with the masks from 0.151 to 0.341 and F1 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -23,7 +25,7 @@ SHARE_OF_WEIGHTS = 0.1
 
 
 @torch.no_grad()
-def start_at_prior(model: nn.Module, dataset: Dataset, config: TrainingConfig) -> bool:
+def start_at_prior(model: Any, dataset: Dataset, config: TrainingConfig) -> bool:
     """Set the classifier as ``config.class_prior`` says; whether it was.
 
     With a head that classifies by itself its own classifier is set too.
@@ -33,11 +35,13 @@ def start_at_prior(model: nn.Module, dataset: Dataset, config: TrainingConfig) -
     """
     if config.class_prior is False:
         return False
-    labels = getattr(dataset, "labels", None)
+    labels: Any = getattr(dataset, "labels", None)
     several = (
-        isinstance(labels, list) and labels and all(isinstance(each, Tensor) and each.ndim == 1 for each in labels)
+        isinstance(labels, list)
+        and bool(labels)
+        and all(isinstance(each, Tensor) and each.ndim == 1 for each in labels)
     )
-    net = getattr(backbone_of(model), "net", None)
+    net: Any = getattr(backbone_of(model), "net", None)
     layers = _linear(model, net) if several and net is not None else []
     if config.class_prior is None:
         drawn = getattr(model, "drawn_classifier", None)
@@ -58,10 +62,10 @@ def start_at_prior(model: nn.Module, dataset: Dataset, config: TrainingConfig) -
     return True
 
 
-def _linear(model: nn.Module, net: nn.Module) -> list[nn.Module]:
+def _linear(model: Any, net: nn.Module) -> list[Any]:
     """The layers that give the logits, one output a class and with a bias."""
     found = [layer for each in classifiers(net, len(model.labels)) for layer in each.modules()]
-    head = getattr(model, "head", None)
+    head: Any = getattr(model, "head", None)
     if getattr(head, "classifies", False) and isinstance(getattr(head, "classifier", None), nn.Module):
         found.append(head.classifier)
     sized = [m for m in found if getattr(m, "out_features", getattr(m, "out_channels", None)) == len(model.labels)]

@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from attention_refine.core.files import atomic_text, room_for
@@ -128,7 +127,7 @@ class Run:
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainingConfig, accelerator: Accelerator, sets: dict[str, Dataset | None],
+        self, model: nn.Module, config: TrainingConfig, accelerator: Accelerator, sets: dict[str, Any],
         collate: Collate | None, evaluate: Evaluate | None, on_epoch: OnEpoch | None = None,
     ):  # fmt: skip
         self.on_epoch = on_epoch
@@ -151,7 +150,7 @@ class Run:
         }  # fmt: skip
         check_annotations(model, sets["training"])
         self.strategy = Strategy(model, sets["training"], sets["unlabeled"], config, process, processes, loading, began)
-        self.total_steps = config.max_steps or config.epochs * self.strategy.steps
+        self.total_steps = config.max_steps or config.epochs * self.strategy.length
         self.rate = schedule(config, self.total_steps, self.strategy.steps)
         check_beginnings(model, config, self.total_steps)
         if collate is not None:
@@ -162,7 +161,7 @@ class Run:
         if config.max_prediction_drift is not None:
             first = None if began is None else began["num_processes"]
             self.start = StartingPredictions(self.output / "start", process, processes, first)
-        self.evaluate = evaluate
+        self.evaluate: Callable[..., dict[str, float]] | None = evaluate
         if self.validated:
             size = config.eval_batch_size or config.batch_size
             self.loader = evaluation_batches(sets["validation"], size, process, processes, seed=config.seed, **loading)
@@ -255,7 +254,8 @@ class Run:
         """Evaluate the starting model, where that is asked for."""
         if self.progress.step > 0 or not self.config.starts_with_evaluation:
             return
-        first = partial(self.evaluate, first=True) if self.validated else self.evaluate
+        evaluate = self.evaluate
+        first = partial(evaluate, first=True) if evaluate is not None and self.validated else evaluate
         metrics = _evaluate(first, self.trained, self.accelerator)
         entry = {f"eval/{name}": value for name, value in metrics.items()}
         self.progress.history.append({"epoch": 0, "step": 0, **entry})
@@ -444,13 +444,13 @@ class Run:
         )
 
 
-def _try_saving(model: nn.Module, output: Path) -> None:
+def _try_saving(model: Any, output: Path) -> None:
     """A model that cannot be saved, or not there, is refused before it is trained, not after."""
     with room_for(output), tempfile.TemporaryDirectory(dir=output, prefix=".try-") as folder:
         model.save_pretrained(Path(folder))
 
 
-def _save_model(model: nn.Module, folder: Path, accelerator: Accelerator) -> None:
+def _save_model(model: Any, folder: Path, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         with atomic_folder(folder) as temporary:
             model.save_pretrained(temporary)
@@ -464,7 +464,8 @@ def _share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
             buffer.copy_(broadcast(buffer))
 
 
-def _evaluate(evaluate: Evaluate, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+def _evaluate(evaluate: Evaluate | None, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+    assert evaluate is not None, "asked where there is one"
     _share_buffers(model, accelerator)
     model.eval()
     found = evaluate(model, accelerator)

@@ -73,7 +73,7 @@ def divided(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     # bf16 is autocast, as on a whole model; accelerate would hold and add up everything in bf16, norms and losses too
     plugin.mixed_precision_policy = None
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing writes into what is returned
-    twin = copy.deepcopy(model)
+    twin: Any = copy.deepcopy(model)
     twin._no_split_modules = block_classes(getattr(getattr(model, "backbone", model), "net", model))
     return twin
 

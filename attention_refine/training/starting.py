@@ -162,7 +162,7 @@ def check_beginnings(model: nn.Module, config: TrainingConfig, total_steps: int)
 def schedule(config: TrainingConfig, total_steps: int, epoch_steps: int | None) -> Callable[[int], float]:
     """The factor of the learning rate at a step."""
     warmup = config.warmup_steps or math.floor(config.warmup_ratio * total_steps)
-    milestones = [round(milestone * epoch_steps) for milestone in config.milestones]
+    milestones = [round(milestone * (epoch_steps or 0)) for milestone in config.milestones]
 
     def rate(step: int) -> float:
         return learning_rate_factor(
@@ -185,7 +185,7 @@ def identity(
     """
     facts = {"num_processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
     facts |= {name: began[name] for name in FACTORS if began is not None}
-    prints = [None]
+    prints: list[Any] = [None]
     if accelerator.is_main_process:
         prints = [{name: fingerprint(each) for name, each in data.items() if each is not None}]
     if accelerator.num_processes > 1:

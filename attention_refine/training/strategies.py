@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from attention_refine.training.batches import Batch, BatchOrder, mixed_seed, step_batches
+from attention_refine.training.batches import Batch, BatchOrder, mixed_seed, size_of, step_batches
 from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.image_kinds import kinds_of_images, objectives_of, read_by_objectives
 
@@ -94,8 +94,7 @@ class Strategy:
         fewest = None if began is None else min(2, began["batch_size"]) * began["num_processes"]
 
         def source(data: Dataset, batch_size: int, seed: int, **kinds: Any) -> Source:
-            size = None if isinstance(data, IterableDataset) else len(data)
-            order = BatchOrder(size, batch_size, processes, slots, seed, fewest=fewest, **kinds)
+            order = BatchOrder(size_of(data), batch_size, processes, slots, seed, fewest=fewest, **kinds)
             return Source(data, order, process, loading)
 
         self.labeled = source(dataset, config.batch_size, config.seed, **kinds_of_images(model, dataset, config))
@@ -111,11 +110,17 @@ class Strategy:
         self.least = main.order.least
         self.steps = None if main.order.size is None else self._steps(main.order)
 
+    @property
+    def length(self) -> int:
+        """``steps``, where they are known."""
+        assert self.steps is not None, "a stream is taken by one pass after the other"
+        return self.steps
+
     def _steps(self, order: BatchOrder) -> int:
         if self.kind != "alternated":
             return order.steps
         other = (self.unlabeled or self.labeled).order
-        return max(1, round(self.alpha * order.size / order.whole + other.size / other.whole))
+        return max(1, round(self.alpha * order.images / order.whole + other.images / other.whole))
 
     def epoch(self, number: int, first_step: int) -> Iterator[list[Part]]:
         """The steps of an epoch from ``first_step`` on."""
@@ -129,7 +134,7 @@ class Strategy:
             for batches, images in steps:
                 yield [Part(batches, images)]
             return
-        others = self.unlabeled.endless(number * self.steps + first_step)
+        others = self.unlabeled.endless(number * self.length + first_step)
         for (batches, images), (other, other_images) in zip(steps, others, strict=False):
             yield [Part(batches, images), Part(without_labels(other), other_images, prefix="unlabeled/")]
 
@@ -140,7 +145,7 @@ class Strategy:
     def _alternated(self, number: int, first_step: int) -> Iterator[list[Part]]:
         draws = self.draws(number)
         supervised = sum(sum(self.draws(earlier)) for earlier in range(number)) + sum(draws[:first_step])
-        taken = number * self.steps + first_step
+        taken = number * self.length + first_step
         if self.unlabeled is None:  # one order for both: whether a batch keeps its labels is what is drawn
             labeled = unlabeled = self.labeled.endless(taken)
         else:
@@ -151,10 +156,10 @@ class Strategy:
 
     def draws(self, epoch: int) -> list[bool]:
         """Which steps of an epoch are supervised: the same on every process, from a generator of their own."""
-        labeled = self.alpha * self.labeled.order.size
-        share = labeled / (labeled + (self.unlabeled or self.labeled).order.size)
+        labeled = self.alpha * self.labeled.order.images
+        share = labeled / (labeled + (self.unlabeled or self.labeled).order.images)
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, 0, _DRAWS))
-        return (torch.rand(self.steps, generator=generator, dtype=torch.float64) < share).tolist()
+        return (torch.rand(self.length, generator=generator, dtype=torch.float64) < share).tolist()
 
 
 def without_labels(batches: list[Batch]) -> list[Batch]:

@@ -9,7 +9,6 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -58,7 +57,7 @@ def check_labels(model: nn.Module, batch: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def validate(
-    loader: DataLoader, model: nn.Module, accelerator, *, objectives: bool = False,
+    loader: Iterable[Any], model: nn.Module, accelerator: Any, *, objectives: bool = False,
     start: StartingPredictions | None = None, first: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """What can be measured on the validation images: more with labels, something without.
@@ -144,7 +143,7 @@ def validate(
     return {**metrics, **{name: float(score) for name, score in computed.items()}}
 
 
-def _counted(loader: DataLoader, accelerator) -> Iterable[tuple[dict[str, Any], bool]]:
+def _counted(loader: Iterable[Any], accelerator: Any) -> Iterable[tuple[dict[str, Any], bool]]:
     return equally_often(loader, accelerator) if is_sharded(accelerator) else ((batch, True) for batch in loader)
 
 
@@ -170,7 +169,7 @@ def _shown(model: nn.Module, maps: Tensor, logits: Tensor) -> Tensor:
 
 
 def _scores(classes: int, multi_label: bool) -> MetricCollection:
-    scores: dict[str, Metric]
+    scores: dict[str, Metric | MetricCollection]
     if multi_label:
         scores = {
             "accuracy": MultilabelAccuracy(classes, average="micro"),

@@ -52,5 +52,5 @@ def _ssim(a: Tensor, b: Tensor) -> Tensor:
     if a.ndim == 4:
         return wide_ssim(minmax(a), minmax(b))
     # Scaled over the whole clip, compared frame by frame.
-    frames = [(minmax(m.flatten(2, 3)).view_as(m)).transpose(1, 2).flatten(0, 1) for m in (a, b)]
-    return wide_ssim(*frames).unflatten(0, (len(a), -1)).mean(1)
+    first, second = ((minmax(m.flatten(2, 3)).view_as(m)).transpose(1, 2).flatten(0, 1) for m in (a, b))
+    return wide_ssim(first, second).unflatten(0, (len(a), -1)).mean(1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,9 @@ from ...core.registry import check_choice
 from ...maps._conditions import full_precision, map_conditions
 from ...maps._pixels import channel_axis
 from ...metrics.agreement import standardise
+from ...refined import Refined
 from .._masking import multi_hot
 from .correlation import is_constant
-
-if TYPE_CHECKING:
-    from ...refined import Refined
 
 MATCHINGS = ("mask", "cam_mask", "upsampling", "pooling")
 MASK_NORMS = ("std", "variance", "code")
@@ -41,6 +40,7 @@ class MapChoice:
     def __call__(self, net: torch.nn.Module, pixels: Tensor, target: Any, graph: bool) -> Tensor:
         """``(B, T, h, w)`` for ``T`` classes an image; clips ``(B, T, t, h, w)``."""
         if self.name == "head":
+            assert isinstance(net, Refined), "a network of another library has no head"
             return _head_map(net, pixels, target, graph)
         chosen = maps.by_name(self.name)
         site = {"site": self.site} if chosen.kind == "site" else {}
@@ -79,10 +79,10 @@ def _chooses_the_class(name: str) -> bool:
 
 def _head_map(model: Refined, pixels: Tensor, target: Any, graph: bool) -> Tensor:
     """The head's own map: of each class where it has one a class, else the largest of its parts."""
-    with map_conditions(model, pixels, graph, attention=False) as (net, pixels):
-        output = net(pixels, compute_losses=False)
-        found = output.maps
-        if not net.head.per_class or found.shape[1] == 1:
+    with map_conditions(model, pixels, graph, attention=False) as (_, pixels):
+        output = model(pixels, compute_losses=False)
+        found = output.head_maps
+        if not model.found_head().per_class or found.shape[1] == 1:
             if isinstance(target, Classes):
                 target(output.logits)  # which chooses
             return full_precision(found.amax(1, keepdim=True))
@@ -110,9 +110,11 @@ class Classes:
         self.index: Tensor | None = None
         self.logits: Tensor | None = None
         self.share: Tensor | None = None
-        if kind == "labels" and labels.ndim == 1:
-            self.index = labels.long()[:, None]
-        elif kind == "labels":
+        if kind == "labels":
+            assert labels is not None, "images without labels are passed over"
+            if labels.ndim == 1:
+                self.index = labels.long()[:, None]
+                return
             wanted, order = multi_hot(labels, classes).sort(dim=1, descending=True, stable=True)
             most = max(1, int(wanted.sum(1).max()))
             self.index, wanted = order[:, :most], wanted[:, :most]
@@ -135,15 +137,17 @@ class Classes:
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Image, turn and share of each class that counts, ``(N,)`` each."""
+        assert self.index is not None, "the first map has chosen"
         images, turns = self.index.shape
         if self.share is None:
             rows = torch.arange(images, device=self.index.device).repeat_interleave(turns)
             share = torch.full(rows.shape, 1.0 / turns, device=rows.device)
             return rows, torch.arange(turns, device=rows.device).repeat(images), share
-        rows, turns = self.share.nonzero().unbind(1)
-        if len(rows) == 0:  # no image has a class: one stands in, and counts for nothing
-            rows = turns = rows.new_zeros(1)
-        return rows, turns, self.share[rows, turns]
+        places = self.share.nonzero()
+        if len(places) == 0:  # no image has a class: one stands in, and counts for nothing
+            places = places.new_zeros(1, 2)
+        rows, which = places.unbind(1)
+        return rows, which, self.share[rows, which]
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,7 @@ def matched(
     if config.detach_mask:
         mask = mask.detach()
     masked = pixels[rows] * mask.movedim(1, axis).to(pixels.dtype)
+    assert classes.index is not None, "the first map has chosen"
     return Pairs(compared, again(model, masked, classes.index[rows, turns], graph), share, is_constant(guiding))
 
 
@@ -228,7 +233,7 @@ def _both(
 
 def _pooled(fine: Tensor, grid: tuple[int, ...], pool: str) -> Tensor:
     """A map of the pixels on a coarser grid: the largest, or the mean, of what falls into each cell."""
-    pools = {
+    pools: dict[tuple[str, int], Callable[..., Tensor]] = {
         ("max", 4): F.adaptive_max_pool2d,
         ("avg", 4): F.adaptive_avg_pool2d,
         ("max", 5): F.adaptive_max_pool3d,

@@ -110,7 +110,7 @@ class AttentionConsistencyConfig:
     teacher: str | None = None
     weight: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         owner = "AttentionConsistency"
         for name in ("view_scale", "layers"):  # a file's lists
             if isinstance(getattr(self, name), list):

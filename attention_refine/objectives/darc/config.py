@@ -69,7 +69,7 @@ class DARCConfig:
     start_step: int = 0
     weight: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         choices = {
             "task": ("clean", "occluded"), "sampling": SAMPLING, "source": SOURCES, "start": ("clean", "uniform"),
             "decoder": DECODERS, "fuse": FUSES, "grad": ("all", "map"), "bn_second_pass": STATISTICS,

@@ -7,7 +7,7 @@ and Grad-CAM are also read ``from_output``, off a forward pass already made.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from ...backbones import infer_layout
 from ...backbones.adapter import Feature
 from ...backbones.contexts import output_hook, quiet
-from ...backbones.outputs import first_tensor
+from ...backbones.outputs import feature_of
 from ...backbones.trace import image_size_of
 from ...layouts import to_grid
 from ...maps import normalize, resize
 from ...maps._attention_weights import AttentionWeights, probe
 from ...maps._conditions import full_precision
-from .._masking import grad_cam_at_site, multi_hot
+from .._masking import grad_cam_at_site, multi_hot, of_labels
 
 if TYPE_CHECKING:
     from ...output import RefinedOutput
@@ -47,18 +47,10 @@ class HeadMap:
 
     def __call__(self, model: Refined, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
         feature = model.backbone.features(pixels)
-        return feature, self._one(model, model.head(feature.grid)[1], labels)
+        return feature, of_labels(model.found_head(), model.found_head()(feature.grid)[1], labels)
 
     def from_output(self, model: Refined, output: RefinedOutput, labels: Tensor | None) -> Tensor:
-        return self._one(model, output.maps, labels)
-
-    @staticmethod
-    def _one(model: Refined, maps: Tensor, labels: Tensor | None) -> Tensor:
-        if labels is None or not model.head.per_class or maps.shape[1] == 1:
-            return maps.amax(1, keepdim=True)
-        positive = multi_hot(labels, maps.shape[1])
-        share = positive / positive.sum(1, keepdim=True).clamp_min(1)
-        return (maps * share.reshape(*share.shape, *[1] * (maps.ndim - 2))).sum(1, keepdim=True)
+        return of_labels(model.found_head(), output.head_maps, labels)
 
 
 class GradCam:
@@ -69,7 +61,7 @@ class GradCam:
 
     def __call__(self, model: Refined, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
         output = model.run(pixels, compute_aux=False, twice=self.second_order and torch.is_grad_enabled())
-        return output.feature, self.from_output(model, output, labels)
+        return output.site_feature, self.from_output(model, output, labels)
 
     def from_output(self, model: Refined, output: RefinedOutput, labels: Tensor | None) -> Tensor:
         if labels is None:
@@ -88,17 +80,17 @@ class ClassAttention:
     second_order = False
 
     def __init__(self, model: Refined):
-        backbone = model.backbone
-        if backbone.site.layout.grid_rank != 2:
+        backbone, site = model.backbone, model.backbone.found_site()
+        if site.layout.grid_rank != 2:
             raise ValueError(
                 "DARC: source='class_attention' is of images, and this is a model of clips; use source='grad_cam' or a head"
             )
         with quiet(backbone.net):
             self.row, live = probe(backbone.net, backbone.example(), "auto")
         self.layer = max(layer for layer, is_live in enumerate(live) if is_live)
-        if backbone.site.layout.format != "NLC":
+        if site.layout.format != "NLC":
             raise ValueError(
-                f"DARC: source='class_attention' needs a site with tokens, and {backbone.site.name!r} is a grid; use "
+                f"DARC: source='class_attention' needs a site with tokens, and {site.name!r} is a grid; use "
                 "source='grad_cam' or a head"
             )
 
@@ -108,7 +100,7 @@ class ClassAttention:
             feature = model.backbone.features(pixels)
             if len(layers) <= self.layer:  # the layer comes after the site
                 model.backbone.resume(feature)
-        layout = model.backbone.site.layout
+        layout = model.backbone.found_site().layout
         attention = full_precision(layers[self.layer]).mean(1)
         by_class = self.row == "class" or attention.shape[1] == 1
         row = attention[:, 0] if by_class else attention[:, layout.prefix :].mean(1)
@@ -134,26 +126,29 @@ class BlockMap:
         if not outputs or infer_layout(outputs[0], tuple(backbone.input_size[1:])) is None:
             problem = f"returns {tuple(outputs[0].shape)}, no grid" if outputs else "does not run before the site"
             raise ValueError(
-                f"DARC: block={self.name!r} {problem}; name an attention block before {backbone.site.name!r}"
+                f"DARC: block={self.name!r} {problem}; name an attention block before {backbone.found_site().name!r}"
             )
 
     def __call__(self, model: Refined, pixels: Tensor, labels: Tensor | None) -> tuple[Feature, Tensor]:
         feature, outputs = self._run(model.backbone, pixels)
         size = image_size_of(pixels)
-        grid = to_grid(outputs[0], infer_layout(outputs[0], size), size)
+        layout = infer_layout(outputs[0], size)
+        assert layout is not None, "asked of an example at the start"
+        grid = to_grid(outputs[0], layout, size)
         return feature, normalize(full_precision(grid).sum(1, keepdim=True), "minmax")
 
-    def _run(self, backbone, pixels: Tensor) -> tuple[Feature, list[Tensor]]:
+    def _run(self, backbone: Any, pixels: Tensor) -> tuple[Feature, list[Tensor]]:
         outputs: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: tuple, output: object) -> None:
-            outputs.append(first_tensor(output).clone())  # what follows may be in place
+            outputs.append(feature_of(output).clone())  # what follows may be in place
 
         with output_hook(backbone.net.get_submodule(self.name), keep):
             return backbone.features(pixels), outputs
 
 
 Source = HeadMap | GradCam | ClassAttention | BlockMap
+FromOutput = (HeadMap, GradCam)  # sources that also read the map off the task's own pass
 
 
 def make_source(model: Refined, source: str, block: str, second_order: bool) -> Source:

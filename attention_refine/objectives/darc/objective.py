@@ -41,7 +41,7 @@ from .._base import objectives
 from .._masking import Delayed, second_pass, site_for
 from .config import DARCConfig
 from .decoder import fused, make_decoder
-from .map_sources import GradCam, make_source, on_grid
+from .map_sources import FromOutput, GradCam, make_source, on_grid
 from .rectangles import Occlusion
 from .regions import feature_errors, info_nce, pixel_errors, pooled
 
@@ -91,7 +91,7 @@ class DARC(Delayed):
         self.source = make_source(model, config.source, config.block, config.second_order)
         self.takes_gradients = isinstance(self.source, GradCam)
         self.second_order = self.source.second_order and config.task == "occluded"  # of the task's own pass
-        if config.task == "occluded" and not hasattr(self.source, "from_output"):
+        if config.task == "occluded" and not isinstance(self.source, FromOutput):
             raise ValueError(
                 f"DARC: task='occluded' reads the map off the task's own pass, which source={config.source!r} cannot; "
                 "use task='clean', or source='head' or 'grad_cam'"
@@ -102,7 +102,7 @@ class DARC(Delayed):
         *time, down, across = (side / cells for side, cells in zip(example.shape[2:], grid))
         least = (config.min_cells * down, config.min_cells * across)
         self.occlusion = Occlusion(config.size, config.rectangles, least, config.sampling, config.seed or 0)
-        self.occlusion.sides(tuple(example.shape[-2:]))  # what hides too much or nothing is said now
+        self.occlusion.sides(example.shape[-2:])  # what hides too much or nothing is said now
         read = channels + (config.fuse == "concat")
         self.decoder = make_decoder(
             config.decoder, read, max(down, across), config.width, math.ceil(time[0]) if time else None
@@ -152,9 +152,9 @@ class DARC(Delayed):
         """
         config, labels, image = self.config, batch["labels"], batch.get("darc_image", batch["pixel_values"])
         hidden, features, fresh = [], [], []
-        if "darc_image" in batch:
-            hidden, features = [batch["darc_hidden"]], [output.feature.grid]
-            fresh = [on_grid(self.source.from_output(model, output, labels), output.feature.grid)]
+        if "darc_image" in batch and isinstance(self.source, FromOutput):
+            hidden, features = [batch["darc_hidden"]], [output.site_feature.grid]
+            fresh = [on_grid(self.source.from_output(model, output, labels), output.site_feature.grid)]
         maps = [self._start(model, batch, output, fresh)]
         maps += [self._mix(maps[-1], made) for made in fresh]
         with second_pass(model, config.bn_second_pass, "all"):
@@ -178,14 +178,14 @@ class DARC(Delayed):
 
     def map_of(self, model: Refined, batch: dict[str, Any], output: RefinedOutput) -> Tensor:
         """The source's map of the whole image, ``(B, 1, h, w)`` on its own grid."""
-        if hasattr(self.source, "from_output"):
+        if isinstance(self.source, FromOutput):
             return self.source.from_output(model, output, batch["labels"])
         with second_pass(model, self.config.bn_second_pass, "all"):
             return self.source(model, batch["pixel_values"], batch["labels"])[1]
 
     def _start(self, model: Refined, batch: dict[str, Any], output: RefinedOutput, fresh: list[Tensor]) -> Tensor:
         """``a_0 (B, 1, h, w)`` on the feature's grid, a constant."""
-        feature = output.feature
+        feature = output.site_feature
         if batch.get("darc_map") is not None:
             return on_grid(full_precision(batch["darc_map"]), feature.grid)
         if self.config.start == "uniform":
@@ -210,7 +210,7 @@ class DARC(Delayed):
     def _extra(self, model: Refined, batch: dict[str, Any], output: RefinedOutput, rounds: Rounds) -> dict[str, Tensor]:
         """The terms that compare regions with those of the feature of the whole image, a constant."""
         config, image = self.config, batch.get("darc_image", batch["pixel_values"])
-        truth = output.feature.grid.detach()
+        truth = output.site_feature.grid.detach()
         if "darc_image" in batch:
             with torch.no_grad(), second_pass(model, config.bn_second_pass, "all"):
                 truth = model.backbone.features(image).grid
@@ -224,6 +224,6 @@ class DARC(Delayed):
         if config.contrast_weight:
             predicted = self.predicted(pooled(rounds.decoded.flatten(0, 1), hidden)).chunk(count)
             true = self.true(pooled(torch.cat([truth] * count), hidden)).chunk(count)
-            found = [info_nce(*pair, config.temperature).mean() for pair in zip(predicted, true)]
-            losses["darc_contrast"] = torch.stack(found).mean()
+            nce = [info_nce(*pair, config.temperature).mean() for pair in zip(predicted, true)]
+            losses["darc_contrast"] = torch.stack(nce).mean()
         return losses

@@ -8,6 +8,7 @@ image's own pixels: then an image has the same rectangles in any batch and on an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ class Occlusion:
     sampling: str = "random"
     seed: int = 0
 
-    def sides(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
+    def sides(self, image_size: Sequence[int]) -> list[tuple[int, int]]:
         """Shortest and longest height, and width, in an image of ``(H, W)``; refuses what cannot be."""
         return [side_range(side, self.size, least) for side, least in zip(image_size, self.least)]
 
@@ -60,7 +61,9 @@ class Occlusion:
         sampling = "random" if maps is None else self.sampling
         if maps is not None and maps.ndim == 5:
             maps = maps.mean(2)
-        hidden = inside(rectangles(numbers, size, *self.sides(size), maps=maps, sampling=sampling), size, image.device)
+        heights, widths = self.sides(size)
+        made = rectangles(numbers, size, heights, widths, maps, sampling)
+        hidden = inside(made, size, image.device)
         return hidden if image.ndim == 4 else hidden[:, :, None].expand(-1, -1, image.shape[2], -1, -1)
 
 
@@ -106,7 +109,7 @@ def side_range(side: int, share: tuple[float, float], least: float = 0.0) -> tup
 
 def rectangles(
     numbers: Tensor,
-    size: tuple[int, int],
+    size: Sequence[int],
     heights: tuple[int, int],
     widths: tuple[int, int],
     maps: Tensor | None = None,
@@ -122,9 +125,10 @@ def rectangles(
         sampling: ``"random"``, every place is equally likely; ``"strong"``, the centre falls into a cell with a
             probability that grows with the map, from 0 where it is smallest; ``"weak"``, with one that falls.
     """
-    numbers = numbers.to(maps.device) if sampling != "random" else numbers
+    maps = None if sampling == "random" else maps
+    numbers = numbers if maps is None else numbers.to(maps.device)
     height, width = (_whole(numbers[..., k], *bounds) for k, bounds in enumerate((heights, widths)))
-    if sampling == "random":
+    if maps is None:
         top = _whole(numbers[..., 2], torch.zeros_like(height), size[0] - height)
         left = _whole(numbers[..., 3], torch.zeros_like(width), size[1] - width)
         return torch.stack([left, top, left + width, top + height], -1)
@@ -146,7 +150,7 @@ def _whole(number: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
     return (low + number * (high - low + 1)).floor().long()
 
 
-def inside(boxes: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+def inside(boxes: Tensor, size: Sequence[int], device: torch.device) -> Tensor:
     """``(B, 1, H, W)`` bool: the pixels in at least one of the image's rectangles ``(B, R, 4)``."""
     left, top, right, bottom = boxes.to(device)[..., None].unbind(2)
     y, x = (torch.arange(side, device=device) for side in size)

@@ -68,7 +68,7 @@ def refine(
     _check(model, steps, learning_rate, part)
     with torch.inference_mode(False), torch.enable_grad():
         working = copy.deepcopy(model).eval()
-        moved = []
+        moved: list[Tensor] = []
         for name, parameter in working.named_parameters():
             chosen = parameter.is_floating_point() and (part == "model" or not name.startswith("backbone."))
             parameter.requires_grad_(chosen)

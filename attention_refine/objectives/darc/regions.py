@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,7 +27,7 @@ def pixel_errors(found: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
 
 def cells(hidden: Tensor, grid: tuple[int, ...]) -> Tensor:
     """``(B, 1, h, w)``: the share of each cell of a grid that is hidden."""
-    pool = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
+    pool: Callable[..., Tensor] = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
     return pool(hidden.float(), grid)
 
 
