@@ -35,9 +35,11 @@ class ZeroShotClassifier(nn.Module):
         ValueError: a text that is longer than the network reads.
     """
 
-    def __init__(self, net: nn.Module, tokenizer: Any, texts: Sequence[str]):
+    texts: Tensor
+
+    def __init__(self, net: Any, tokenizer: Any, texts: Sequence[str]):
         super().__init__()
-        self.net = net
+        self.net: Any = net
         self.tokenizer = tokenizer
         self.num_classes = len(texts)
         self.register_buffer("texts", self._encoded(list(texts)))
@@ -103,7 +105,7 @@ def load_zero_shot(
         ) from error
     except OSError as error:
         raise OSError(not_fetched(name, revision, error)) from error
-    network = transformers.MODEL_MAPPING[type(config)]
+    network: Any = transformers.MODEL_MAPPING[type(config)]
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
         net, loaded = network.from_pretrained(name, **options, use_safetensors=True, output_loading_info=True)

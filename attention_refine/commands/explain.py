@@ -41,11 +41,12 @@ def run(arguments: argparse.Namespace) -> None:
     from ..data import DataError
     from ..hub import load
     from ..prompting import zero_shot
+    from ..refined import Refined
 
     output = Path(arguments.output)
     device = chosen_device(arguments.device)
     if arguments.prompt:
-        model = zero_shot(arguments.model, arguments.prompt).to(device)
+        model: Refined = zero_shot(arguments.model, arguments.prompt).to(device)
     else:
         model = load(model_folder(arguments.model), device=device)
     clips = len(model.preprocessing["input_size"]) == 4

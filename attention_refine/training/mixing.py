@@ -75,11 +75,12 @@ def draw(config: TrainingConfig, epoch: int, step: int, size: tuple[int, int]) -
 
 def cut_box(size: tuple[int, int], share: float, centre: tuple[int, int]) -> tuple[int, int, int, int]:
     """A box of the image's proportions and that share of its area, as far as it lies inside: top, bottom, left, right."""
-    ends = []
+    ends: list[int] = []
     for side, middle in zip(size, centre):
         cut = int(side * share**0.5)
         ends += [max(middle - cut // 2, 0), min(middle + (cut + 1) // 2, side)]
-    return tuple(ends)
+    top, bottom, left, right = ends
+    return top, bottom, left, right
 
 
 def mixed(batch: Batch, mix: Mix) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,12 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
 from attention_refine.backbones.contexts import own_randomness, quiet
 from attention_refine.drawing.frames import side_by_side
 from attention_refine.drawing.overlay import denormalize, outline, overlay
+from attention_refine.refined import Refined
 from attention_refine.training.batches import SeededItems, mixed_seed
 from attention_refine.training.sharding import is_sharded
 
@@ -30,13 +32,13 @@ class Panel:
         count: images, fewer where there are not as many.
     """
 
-    def __init__(self, dataset: Dataset, count: int, seed: int):
+    def __init__(self, dataset: Any, count: int, seed: int):
         generator = torch.Generator().manual_seed(mixed_seed(seed, _PANEL))
         rows = sorted(torch.randperm(len(dataset), generator=generator)[:count].tolist())
         seeded = SeededItems(dataset, seed, 0)  # as the evaluation sees them
         self.items = [seeded[row] for row in rows]
 
-    def draw(self, model: nn.Module, device: torch.device) -> Image.Image:
+    def draw(self, model: Refined, device: torch.device) -> Image.Image:
         """Two rows: the images with the edges of their masks, and their maps over them.
 
         Args:
@@ -57,9 +59,7 @@ class Panel:
         return Image.fromarray(np.concatenate([np.asarray(above), np.asarray(below)]))
 
 
-def panel_for(
-    model: nn.Module, dataset: Dataset | None, count: int, seed: int, accelerator: Accelerator
-) -> Panel | None:
+def panel_for(model: nn.Module, dataset: Any, count: int, seed: int, accelerator: Accelerator) -> Panel | None:
     """The panel of a run, on the process that logs; None where no tracker takes pictures, or there is nothing to draw."""
     drawable = callable(getattr(model, "explain", None)) and not is_sharded(accelerator)
     there = dataset is not None and not isinstance(dataset, IterableDataset)
