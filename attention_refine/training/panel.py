@@ -17,7 +17,6 @@ from torch.utils.data import IterableDataset
 from attention_refine.backbones.contexts import own_randomness, quiet
 from attention_refine.drawing.frames import side_by_side
 from attention_refine.drawing.overlay import denormalize, outline, overlay
-from attention_refine.refined import Refined
 from attention_refine.training.batches import SeededItems, mixed_seed
 from attention_refine.training.sharding import is_sharded
 
@@ -38,7 +37,7 @@ class Panel:
         seeded = SeededItems(dataset, seed, 0)  # as the evaluation sees them
         self.items = [seeded[row] for row in rows]
 
-    def draw(self, model: Refined, device: torch.device) -> Image.Image:
+    def draw(self, model: Any, device: torch.device) -> Image.Image:
         """Two rows: the images with the edges of their masks, and their maps over them.
 
         Args:
