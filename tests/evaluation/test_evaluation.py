@@ -234,7 +234,7 @@ def test_every_named_map_is_judged(items):
         map_names()
     )
     names = [name for name in map_names() if name not in ("rise", "occlusion", "score_cam", "smooth_grad")]  # slow ones
-    vit = {"attention_rollout", "class_attention", "gradient_rollout"}
+    vit = {"attention_rollout", "class_attention", "gradient_rollout", "legrad"}
     found = evaluate(made_model(), items[:2], measures=["iou"], maps=[n for n in names if n not in vit], progress=False)
     assert set(found.summary["maps"]) == set(names) - vit
     random = metrics.random_maps(torch.tensor([0, 1]), (2, 2), seed=0)
