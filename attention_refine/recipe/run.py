@@ -73,7 +73,7 @@ def run(recipe: Recipe, splits: dict[str, Any] | None = None) -> Run:
 
 def trained(
     recipe: Recipe, splits: dict[str, Any], accelerator: Any, on_epoch: Callable[[dict[str, float]], None] | None = None
-) -> tuple[RefinedModel, TrainingResult]:
+) -> tuple[Refined, TrainingResult]:
     """The recipe's model after training, with what has to be trained before it; nothing is judged on test images.
 
     Args:
