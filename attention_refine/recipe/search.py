@@ -40,7 +40,7 @@ class SearchOptions(Options):
     trials: int = option(20, "runs in all", at_least=1)
     prune: bool = option(True, "end a run that is behind the median of the others at its epoch; with one metric only")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.space or not self.metrics:
             missing = "space" if not self.space else "metrics"
