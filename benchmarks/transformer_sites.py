@@ -1,4 +1,4 @@
-"""Which map finds the object in a fine-tuned token transformer: Grad-CAM at several blocks, gradient rollout, the centre.
+"""Which map finds the object in a fine-tuned token transformer: Grad-CAM at several blocks, gradient rollout, LeGrad, the centre.
 
     python benchmarks/transformer_sites.py --data pets3 --weights deit_tiny_patch16_224.safetensors --seed 0
 
@@ -39,7 +39,7 @@ def main() -> None:
     count = min(given.images, len(test))
     test = test.select([i * len(test) // count for i in range(count)])
     sources = {f"grad_cam, blocks.{number}": partial(_at, f"blocks.{number}") for number in given.blocks}
-    sources |= {"grad_cam": None, "gradient_rollout": None, "centre": None}
+    sources |= {"grad_cam": None, "gradient_rollout": None, "legrad": None, "centre": None}
     measures = ["accuracy", "mask_correlation", "pointing_game"]
     print(ar.evaluate(model, recipes.prepare_evaluation(recipe, model, test), measures=measures, maps=sources))
 
