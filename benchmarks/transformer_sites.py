@@ -8,15 +8,14 @@ A plain network is fine-tuned for ``--steps`` steps of 32 images and judged once
 from __future__ import annotations
 
 import argparse
+import tempfile
 from functools import partial
 from pathlib import Path
 
 import torch
-from few_labels import fit, settings
 
 import attention_refine as ar
 from attention_refine import maps
-from attention_refine import recipe as recipes
 
 
 def main() -> None:
@@ -28,20 +27,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--blocks", type=int, nargs="+", default=[5, 7, 8, 9, 10])
     given = parser.parse_args()
-    recipe = settings(given.data, given.weights, given.seed)
-    training = recipe.training
-    training.head_learning_rate_multiplier, training.batch_size, training.weight_decay = 1.0, 32, 0.05
     train = ar.data.load_dataset(str(given.data), "train")
     torch.manual_seed(given.seed)
-    model = recipes.build_model(recipe.model, ar.data.class_names(train))
-    fit(recipe, model, train, given.steps)
+    model = ar.wrap(given.weights.stem, labels=ar.data.class_names(train), pretrained=given.weights)
+    with tempfile.TemporaryDirectory() as folder:
+        training = ar.TrainingConfig(
+            output_dir=folder, max_steps=given.steps, batch_size=32, learning_rate=1e-4, weight_decay=0.05,
+            warmup_ratio=0.1, seed=given.seed, mixed_precision="auto",
+        )  # fmt: skip
+        ar.finetune(model, ar.data.prepare(train, model.preprocessing, train=True), training)
+    model.eval()
     test = ar.data.load_dataset(str(given.data), "test", class_names=model.labels)
     count = min(given.images, len(test))
     test = test.select([i * len(test) // count for i in range(count)])
     sources = {f"grad_cam, blocks.{number}": partial(_at, f"blocks.{number}") for number in given.blocks}
     sources |= {"grad_cam": None, "gradient_rollout": None, "legrad": None, "centre": None}
     measures = ["accuracy", "mask_correlation", "pointing_game"]
-    print(ar.evaluate(model, recipes.prepare_evaluation(recipe, model, test), measures=measures, maps=sources))
+    print(ar.evaluate(model, test, measures=measures, maps=sources, perturbation_images=0))
 
 
 def _at(site: str, model: ar.RefinedModel, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
