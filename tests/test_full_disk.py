@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
+import re
 import shutil
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +18,8 @@ import torch
 from judged import QUIET, made_model
 from PIL import Image
 from safetensors.torch import save_file
+from training_runs import assert_same, last_weights
+from training_runs import train as tiny_run
 
 import attention_refine as ar
 from attention_refine import shapes
@@ -84,6 +89,46 @@ def test_a_run_whose_disk_fills_up_keeps_its_checkpoints_and_goes_on(data, tmp_p
     assert there(tmp_path / "parts") == there(tmp_path / "whole")
     ours, theirs = (ar.load(tmp_path / name / "last").state_dict() for name in ("parts", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of 2 MiB in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this user may not mount a file system: {done.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_fills_up_anywhere_in_a_run(small_disk, tmp_path):
+    """With room for a part of what the run writes, drawn anew each time: it stops, all is whole, and it goes on."""
+    options = {"epochs": 2, "save_every_steps": 2, "ema_decay": 0.9, "keep_last": 2}
+    tiny_run(tmp_path / "whole", **options)
+    needed = sum(4096 * -(-path.stat().st_size // 4096) for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    rng, stopped = random.Random(0), 0
+    for n in range(12):
+        folder = small_disk / str(n)
+        folder.mkdir()
+        full = small_disk / "full"
+        full.write_bytes(bytes(shutil.disk_usage(small_disk).free - rng.randrange(needed)))
+        try:
+            tiny_run(folder, **options)
+        except DiskFull as error:
+            stopped += 1
+            assert re.match(
+                rf"{folder}.* was not written, and what was there before is as it was: the disk is full", str(error)
+            )
+            assert not [name for name in there(folder) if name.endswith(".tmp") or ".json." in name]
+            assert not any(map(damage, list_checkpoints(folder / "checkpoints")))
+        full.unlink()
+        tiny_run(folder, resume=True, **options)
+        assert_same(last_weights(folder), last_weights(tmp_path / "whole"))
+        assert there(folder) == there(tmp_path / "whole")
+        shutil.rmtree(folder)
+    assert stopped > 6
 
 
 # --- what else is written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import multiprocessing
 import os
 import shutil
 import signal
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_refine.core import files
-from attention_refine.training import TrainingConfig, checkpoints, finetune
+from attention_refine.data import DataError
+from attention_refine.training import TrainingConfig, TrainingError, checkpoints, finetune
 from attention_refine.training.interruption import Interrupted
 
 
@@ -145,6 +147,23 @@ def killed_at_disk_call(folder, count: int, options: dict):
     checkpoints.os = files.os = watched
     checkpoints.shutil = _With(checkpoints.shutil, rmtree=deadly(checkpoints.shutil.rmtree))
     train(folder, **options)
+
+
+def worker_killed(folder):
+    """What a run says whose loading process dies by ``kill -9``, in a file ``said``."""
+    read = TinyImages.__getitem__
+
+    def killed(self, row):
+        if row == 7 and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, row)
+
+    TinyImages.__getitem__ = killed
+    multiprocessing.set_start_method("fork", force=True)  # what is put in its place here is there as well
+    try:
+        train(folder, num_workers=1)
+    except (DataError, TrainingError) as error:
+        (folder / "said").write_text(str(error))
 
 
 class _With:

@@ -42,7 +42,8 @@ def as_canonical(
     features = dict(dataset.features)
     image = find_image(features, image_column)
     classes = [name for name, kind in features.items() if isinstance(inner(kind), datasets.ClassLabel)]
-    label = _column("label", label_column, ["label", "labels"], classes, features)
+    usual = ["label", "labels", *(["cls"] if "__key__" in features else [])]  # a sample of a WebDataset has a key
+    label = _column("label", label_column, usual, classes, features)
     kind = features[label]
     if not isinstance(inner(kind), (datasets.ClassLabel, datasets.Value)):
         raise DataError(f"column {label!r} holds {kind}, not classes: label_column= names another")

@@ -229,7 +229,7 @@ def _of_table(dataset: Prepared) -> _Known:
     classes: Sequence[Sequence[str]] = [["no label"]] * len(table)
     if dataset.labeled:
         column, own = "labels" if dataset.is_multi_label else "label", label_names(table)
-        cells = table.select_columns([column])[column]
+        cells = table.select_columns([column])[column][:]
         classes = [[own[label] for label in (cell if dataset.is_multi_label else [cell])] for cell in cells]
     files = {"image" if name == "video" else name: _column(table, name) for name in FILES if name in table.column_names}
     values = {name: table.select_columns([name])[name] for name in VALUES if name in table.column_names}

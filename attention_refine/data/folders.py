@@ -345,17 +345,19 @@ def _refuse_mirror(files: list[File], deep: dict[str, tuple[str, ...]], here: Pa
     by_stem: dict[str, list[tuple[str, ...]]] = {}
     for place in places.values():
         by_stem.setdefault(without_mask(place[-1]), []).append(place)
+    of_class: dict[str, list[tuple[str, ...]]] = {}
     inside: dict[str, list[tuple[str, ...]]] = {}
     for place in places.values():
+        of_class.setdefault(place[0], []).append(place)
         if len(place) > 2 and _like_masks(place[1]):
             inside.setdefault(os.path.join(*place[:2]), []).append(place)
-    for name in sorted({parts[0] for parts in deep.values()} | inside.keys()):
-        own = inside.get(name) or [place for place in places.values() if place[0] == name]
+    for name in sorted(of_class.keys() | inside.keys()):
+        own = inside.get(name) or of_class[name]
         pairs = [(place, place[1:]) for place in own if len(place) > 2 and place[1:] in images]
         if name in inside:
             pairs = [(place, (place[0], *place[2:])) for place in own if (place[0], *place[2:]) in images]
         elif len(pairs) < len(own):
-            pairs = _flat_mirror(name, own, by_stem)
+            pairs = _flat_mirror(name, own, by_stem, len(places))
         if pairs:
             raise DataError(
                 f"{os.path.join(here, name)} holds files for {len(pairs)} images beside it "
@@ -400,22 +402,25 @@ def _is_plain(path: str) -> bool:
 
 
 def _flat_mirror(
-    name: str, own: list[tuple[str, ...]], by_stem: dict[str, list[tuple[str, ...]]]
+    name: str, own: list[tuple[str, ...]], by_stem: dict[str, list[tuple[str, ...]]], images: int
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """The files of a folder, each with the image of another folder that has its stem; none where it may be a class.
 
     Classes number their images alike, so a stem alone says little: the folder is called as masks are, or its stems are
     those of all images of two other folders at least, none of which has a stem of the others.
     """
-    others = {stem: [place for place in found if place[0] != name] for stem, found in by_stem.items()}
-    pairs = [(place, found[0]) for place in own if (found := others.get(without_mask(place[-1])))]
+
+    def other(place: tuple[str, ...]) -> tuple[str, ...] | None:
+        return next((found for found in by_stem[without_mask(place[-1])] if found[0] != name), None)
+
+    pairs = [(place, found) for place in own if (found := other(place)) is not None]
     if _like_masks(name):
         return pairs if 2 * len(pairs) >= len(own) else []
-    beside = [place for found in others.values() for place in found]
-    folders = {place[0] for place in beside}
-    unique = all(len(found) < 2 for found in others.values())
-    every = unique and len(folders) > 1 and len(pairs) == len(own) == len(beside)
-    return pairs if every else []
+    if not len(pairs) == len(own) == images - len(own):
+        return []
+    others = [[place for place in found if place[0] != name] for found in by_stem.values()]
+    folders = {place[0] for found in others for place in found}
+    return pairs if len(folders) > 1 and all(len(found) < 2 for found in others) else []
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -320,8 +320,12 @@ class Prepared(_Described, torch.utils.data.Dataset):
 
     def _check_labels(self) -> None:
         column = "labels" if self._reader.multi else "label"
-        labels = self.dataset.select_columns([column])[column]
-        for row, label in enumerate(labels):
+        seen = set()  # of 50,000 images few have a label that none before had
+        for row, label in enumerate(self.dataset.select_columns([column])[column][:]):
+            kind = tuple(label or ()) if self._reader.multi else label
+            if kind in seen:
+                continue
+            seen.add(kind)
             try:
                 self._reader.label({column: label}, "")
             except DataError:
@@ -346,9 +350,13 @@ class Prepared(_Described, torch.utils.data.Dataset):
         if not self._reader.labeled:
             return None
         column = "labels" if self._reader.multi else "label"
-        cells = list(self.dataset.select_columns([column])[column])
-        found = [self._reader.label({column: cells[row]}, f"row {row}") for row in self.rows]
-        return found if self._reader.multi else [int(label) for label in found]
+        cells = self.dataset.select_columns([column])[column][:]
+        if self._reader.multi:
+            return [self._reader.label({column: cells[row]}, f"row {row}") for row in self.rows]
+        of_cell = {
+            cell: int(self._reader.label({column: cell}, "the dataset")) for cell in {cells[row] for row in self.rows}
+        }
+        return [of_cell[cells[row]] for row in self.rows]
 
     @property
     def annotations(self) -> dict[str, list[bool]]:
@@ -428,19 +436,41 @@ class PreparedStream(_Described, torch.utils.data.IterableDataset):
         """Set the epoch that the augmentation and the order of a shuffled stream depend on."""
         self._reader.set_epoch(epoch)
 
+    def rows(self) -> Iterator[tuple[int, dict]]:
+        """The epoch's rows as they are read, with their numbers, none of them decoded; :meth:`item` is of one of them.
+
+        So readers that want some of them each (processes, or a run that is resumed) pass over the others for little. With
+        ``on_error="skip"`` every row is looked at, so that all of them agree which are left out.
+        """
+        self.dataset.set_epoch(self._reader.epoch)
+        for index, row in enumerate(self.dataset):
+            if self.on_error == "skip":
+                try:
+                    self._reader.check(row, _where(row, index))
+                except DataError as error:
+                    self._skip(error)
+                    continue
+            yield index, row
+
+    def item(self, index: int, row: dict) -> dict[str, Tensor]:
+        """A row as an item."""
+        return self._reader.item(row, index, _where(row, index), _identity(row[self._reader.column]))
+
+    def _skip(self, error: DataError) -> None:
+        self._skipped += 1
+        warnings.warn(f"skipped: {error}", stacklevel=3)
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = torch.utils.data.get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         self.dataset.set_epoch(self._reader.epoch)
         for n, row in enumerate(self.dataset):
-            index = first + n * step
             try:
-                item = self._reader.item(row, index, _where(row, index), _identity(row[self._reader.column]))
+                item = self.item(first + n * step, row)
             except DataError as error:
                 if self.on_error == "raise":
                     raise
-                self._skipped += 1
-                warnings.warn(f"skipped: {error}", stacklevel=2)
+                self._skip(error)
                 continue
             yield item
 

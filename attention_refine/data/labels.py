@@ -10,6 +10,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,13 @@ def label_text(value: Any, at: str = "a label") -> str | None:
         return None
     if isinstance(value, (list, tuple, dict, bytes)):
         raise DataError(f"{at}: label {value!r} is a {type(value).__name__}: give a name or a number")
-    text = " ".join(unicodedata.normalize("NFC", str(value)).strip(UNSEEN + string.whitespace).split())
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", text) or None
+    return _one_form(str(value)) or None
+
+
+@lru_cache(maxsize=4096)  # of 50,000 images a few hundred names
+def _one_form(text: str) -> str:
+    text = " ".join(unicodedata.normalize("NFC", text).strip(UNSEEN + string.whitespace).split())
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
 
 
 class ClassIndex:

@@ -8,9 +8,10 @@ sees.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,9 @@ def step_batches(
 ) -> Iterator[tuple[list[Batch], int]]:
     """The optimiser steps of an epoch from ``first_step`` on: this process's batches, and the images of all processes.
 
-    A stream is read by every process, which keeps its share; a resumed one is read again up to ``first_step``.
+    Every process reads a stream, keeps its share, and decodes that alone where the stream has :meth:`rows
+    <attention_refine.data.PreparedStream.rows>`, whose workers then decode what the process has read: so its order is one
+    for any number of processes and workers, and a resumed one is read again up to ``first_step`` for little.
 
     Args:
         dataset: map-style, or a stream (``IterableDataset``) that seeds its own augmentation. ``set_epoch`` is called.
@@ -202,19 +205,65 @@ def step_batches(
         dataset.set_epoch(epoch)
     # Its own generator: a loader that drew its workers' seeds from the global one would make a resumed run differ.
     options["generator"] = torch.Generator().manual_seed(mixed_seed(order.seed, epoch))
+    if _reads_rows(dataset):
+        yield from _decoded_steps(dataset, order, process, first_step, collate, options)
+        return
     if isinstance(dataset, IterableDataset):
         items = iter(Loader(dataset, batch_size=None, collate_fn=_as_it_is, **options))
-        for step in count():
-            images = list(islice(items, order.whole))
-            if len(images) < order.least:
-                return
-            if step >= first_step:
-                yield [collate(batch) for batch in order.divide(images, process)], len(images)
+        for images in islice(_global_batches(items, order), first_step, None):
+            yield [collate(batch) for batch in order.divide(images, process)], len(images)
+        return
     rows = order.batches(epoch, process, first_step)
     seeded = SeededItems(dataset, order.seed, epoch)
     loaded = iter(Loader(seeded, batch_sampler=rows, collate_fn=collate, **options))
     for step in range(first_step, order.steps):
         yield list(islice(loaded, order.slots)), min(order.whole, order.images - step * order.whole)
+
+
+def _reads_rows(dataset: Any) -> bool:
+    """Whether a stream reads rows that are decoded apart, as :class:`attention_refine.data.PreparedStream` does."""
+    parts = (getattr(dataset, name, None) for name in ("rows", "item"))
+    return isinstance(dataset, IterableDataset) and all(map(callable, parts))
+
+
+def _global_batches(items: Iterator, order: BatchOrder) -> Iterator[list]:
+    while len(images := list(islice(items, order.whole))) >= order.least:
+        yield images
+
+
+def _decoded_steps(
+    dataset: Any, order: BatchOrder, process: int, first_step: int, collate: Collate, options: dict[str, Any]
+) -> Iterator[tuple[list[Batch], int]]:
+    steps: deque[tuple[int, int]] = deque()  # read ahead of what is decoded: slots and images of each
+
+    def batches() -> Iterator[list[tuple[int, dict]]]:
+        for rows in islice(_global_batches(dataset.rows(), order), first_step, None):
+            mine = order.divide(rows, process)
+            steps.append((len(mine), len(rows)))
+            yield from mine
+
+    loaded = iter(Loader(_ItemsOfRows(dataset), batch_sampler=_Batches(batches), collate_fn=collate, **options))
+    for first in loaded:
+        slots, images = steps.popleft()
+        yield [first, *islice(loaded, slots - 1)], images
+
+
+@dataclass(frozen=True)
+class _ItemsOfRows(Dataset):
+    """Items by what a stream has read of them, for workers to decode."""
+
+    stream: Any
+
+    def __getitem__(self, numbered: tuple[int, dict]) -> dict[str, Any]:
+        return self.stream.item(*numbered)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    made: Callable[[], Iterator[list]]
+
+    def __iter__(self) -> Iterator[list]:
+        return self.made()
 
 
 def check_collated(dataset: Any, collate: Collate, seed: int) -> None:
@@ -261,6 +310,14 @@ def evaluation_batches(
 ) -> Loader | _DealtStream:
     """Every image once, in order, dealt out to the processes; a stream is read by all, and each keeps its share."""
     options["generator"] = torch.Generator().manual_seed(seed)
+    if _reads_rows(dataset):
+
+        def dealt() -> Iterator[list[tuple[int, dict]]]:
+            mine = islice(dataset.rows(), process, None, processes)
+            while batch := list(islice(mine, batch_size)):
+                yield batch
+
+        return Loader(_ItemsOfRows(dataset), batch_sampler=_Batches(dealt), collate_fn=collate, **options)
     if isinstance(dataset, IterableDataset):
         return _DealtStream(dataset, batch_size, process, processes, collate, options)
     rows = range(process, len(dataset), processes)

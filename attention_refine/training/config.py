@@ -92,6 +92,10 @@ class TrainingConfig(Options):
     num_workers: int = option(
         0, "processes that load images; 0 loads in the training process", at_least=0, may_change=True
     )
+    worker_timeout: int = option(
+        1800, "seconds after which one of num_workers that gives no batch ends the run; 0 waits for ever", at_least=0,
+        may_change=True,
+    )  # fmt: skip
     channels_last: bool = option(False, "channels-last memory format; faster convolutions on most devices")
     compile: bool = option(
         False, "torch.compile the pass of each step; a model whose objectives run a part of the network again, or "

@@ -42,13 +42,16 @@ def fading_line(model: nn.Module, passes: int) -> str | None:
     )
 
 
-def epoch_line(entry: Entry, epochs: int | None, config: TrainingConfig, choice: Choice | None) -> str:
+def epoch_line(
+    entry: Entry, epochs: int | None, config: TrainingConfig, choice: Choice | None, waited: float = 0.0
+) -> str:
     """``epoch 3 of 40: loss 0.412, accuracy 0.867, mask_correlation 0.610; best: epoch 2``.
 
     Args:
         entry: of the history.
         epochs: of the whole run; None where that is not known.
         choice: the best epoch so far; None where this one was not evaluated.
+        waited: share of the steps' time in which they waited for their images; said from a tenth on.
     """
     words = [f"loss {entry['train/loss']:.3g}"] if "train/loss" in entry else []
     shown = dict.fromkeys(
@@ -57,6 +60,7 @@ def epoch_line(entry: Entry, epochs: int | None, config: TrainingConfig, choice:
     if config.second_monitor not in (None, "auto"):
         shown[config.second_monitor] = None
     words += [f"{name} {entry[f'eval/{name}']:.3f}" for name in shown if f"eval/{name}" in entry and name not in _NEVER]
+    words += [f"{waited:.0%} of the time waiting for images"] if waited >= 0.1 else []
     of = f" of {epochs}" if epochs else ""
     best = "" if choice is None or choice.entry is None else f"; best: epoch {choice.entry['epoch']:.0f}"
     return f"epoch {entry['epoch']:.0f}{of}: {', '.join(words)}{best}"

@@ -6,6 +6,7 @@ what is left later. The run ends with :data:`RESUME_ME`, by which a script tells
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+
+from attention_refine.training.config import TrainingError
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 SIGNALS = tuple(name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -33,6 +36,31 @@ class Interrupted(SystemExit):
 
     def __str__(self) -> str:
         return self.said
+
+
+@contextmanager
+def lost_processes(accelerator: Accelerator, folder: str) -> Iterator[None]:
+    """Say in a sentence that a process which this one works with is gone; what the libraries say of it names none.
+
+    Raises:
+        TrainingError: another process of the run, or a worker that loads images, has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        if accelerator.num_processes > 1 and re.search(r"\bgloo\b|NCCL|[Cc]onnection (reset|closed)", reason):
+            raise TrainingError(
+                f"another of the run's {accelerator.num_processes} processes has ended, or does not answer "
+                f"({reason[:200]}): what it said last is the cause. The checkpoints in {folder} are intact; start the run "
+                "again with resume=True"
+            ) from error
+        if reason.startswith("DataLoader worker (pid"):  # said wherever the run is when one dies
+            raise TrainingError(
+                f"a worker process that loads images has ended ({reason}): memory that ran out is the usual cause. The "
+                f"checkpoints in {folder} are intact; go on with resume=True and fewer num_workers"
+            ) from error
+        raise
 
 
 class Request:

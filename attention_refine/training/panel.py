@@ -97,28 +97,48 @@ def _of_prediction(model: nn.Module, maps: Tensor, pixels: Tensor) -> Tensor:
 
 
 class Pace:
-    """Images a second, of all processes: loading counted, evaluations and checkpoints left out.
+    """How fast the steps are: evaluations and checkpoints are left out, waiting for images is in and counted beside.
 
     Args:
         images: of the epoch so far.
+
+    Attributes:
+        steps, seconds, waited: of all steps so far: how many, how long they took, and how long their images took to come.
     """
 
     def __init__(self, images: int):
-        self.before = self.images = images
-        self.seconds = 0.0
+        self.images, self.steps, self.seconds, self.waited = images, 0, 0.0, 0.0
+        self._keep()
         self.start()
 
     def start(self) -> None:
-        """The next step is waited for from now on."""
+        """The next step's images are waited for from now on."""
         self.since = time.perf_counter()
 
+    def loaded(self) -> None:
+        """They have come."""
+        self.waited += time.perf_counter() - self.since
+
     def step(self, images: int) -> None:
-        """One was taken; so many images of the epoch are done."""
+        """The step was taken; so many images of the epoch are done."""
         self.images = images
+        self.steps += 1
         self.seconds += time.perf_counter() - self.since
 
-    def read(self) -> float:
-        """Since it was last read."""
-        found = (self.images - self.before) / self.seconds
-        self.before, self.seconds = self.images, 0.0
-        return found
+    @property
+    def data_share(self) -> float:
+        """The share of the time in which images were waited for."""
+        return self.waited / self.seconds if self.seconds else 0.0
+
+    def read(self) -> dict[str, float]:
+        """Since it was last read: images a second, of all processes; seconds a step waited for its images, their share."""
+        images, steps, seconds, waited = (
+            now - before for now, before in zip((self.images, self.steps, self.seconds, self.waited), self.before)
+        )
+        self._keep()
+        return {
+            "images_per_second": images / seconds, "data_seconds": waited / steps, "data_share": waited / seconds,
+        }  # fmt: skip
+
+    def _keep(self) -> None:
+        self.before = (self.images, self.steps, self.seconds, self.waited)

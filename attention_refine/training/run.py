@@ -48,7 +48,7 @@ from attention_refine.training.config import TrainingConfig, TrainingError
 from attention_refine.training.console import data_line, epoch_line, fading_line, half_line
 from attention_refine.training.drift import StartingPredictions
 from attention_refine.training.image_kinds import check_annotations, read_by_objectives, say_unseen
-from attention_refine.training.interruption import Request
+from attention_refine.training.interruption import Request, lost_processes
 from attention_refine.training.keeping import BestModels
 from attention_refine.training.masters import narrow, stored_as, widen
 from attention_refine.training.mixing import mixed_parts
@@ -146,7 +146,7 @@ class Run:
         )
         loading = {
             "num_workers": config.num_workers, "pin_memory": accelerator.device.type == "cuda",
-            "collate": collate or usual_collate,
+            "collate": collate or usual_collate, "timeout": config.worker_timeout,
         }  # fmt: skip
         check_annotations(model, sets["training"])
         self.strategy = Strategy(model, sets["training"], sets["unlabeled"], config, process, processes, loading, began)
@@ -227,7 +227,8 @@ class Run:
         if not self.hidden and not self.progress.finished:
             self._say_what_begins()
         shown = {"total": self.total_steps, "initial": self.progress.step, "disable": self.hidden}
-        with trackers(self.accelerator, self.config), tqdm(desc="finetune", unit="step", **shown) as self.bar:
+        lost = lost_processes(self.accelerator, str(self.checkpoints))
+        with lost, trackers(self.accelerator, self.config), tqdm(desc="finetune", unit="step", **shown) as self.bar:
             seen = self.sets["validation"]
             self.panel = panel_for(self.model, seen, self.config.log_images, self.config.seed, self.accelerator)
             yield
@@ -287,8 +288,9 @@ class Run:
         progress, config = self.progress, self.config
         self.learn()
         steps = self.strategy.epoch(progress.epoch, progress.step_in_epoch)
-        pace = Pace(progress.images)
+        self.pace = pace = Pace(progress.images)
         for parts in steps if progress.step < self.total_steps else ():
+            pace.loaded()
             losses = self.step(parts)
             pace.step(progress.images)
             self.bar.update()
@@ -296,7 +298,7 @@ class Run:
             if progress.step % config.log_every == 0:
                 entry = {f"train/{name}": value for name, value in losses.items()}
                 learning_rate = config.learning_rate * self.rate(progress.step - 1)
-                entry |= {"learning_rate": learning_rate, "images_per_second": pace.read()}
+                entry |= {"learning_rate": learning_rate, **pace.read()}
                 self.accelerator.log(entry, step=progress.step)
             if config.save_every_steps and progress.step % config.save_every_steps == 0:
                 self._save()
@@ -321,7 +323,7 @@ class Run:
         choice = self._remember(metrics) if due else None
         if not self.hidden:
             epochs = None if self.strategy.steps is None else -(-self.total_steps // self.strategy.steps)
-            self.bar.write(epoch_line(progress.history[-1], epochs, config, choice))
+            self.bar.write(epoch_line(progress.history[-1], epochs, config, choice, self.pace.data_share))
         accelerator.log({f"eval/{name}": value for name, value in metrics.items()}, step=progress.step)
         patience = config.early_stopping_patience
         progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience

@@ -6,12 +6,15 @@ import io
 import multiprocessing
 import sys
 import threading
+import time
 import types
 
 import pytest
 import torch
 from judged import made_model
+from processes import server_of
 from test_folders import PREPROCESSING
+from training_runs import worker_killed
 
 from attention_refine import shapes
 from attention_refine.data import DataError, load_dataset, prepare
@@ -82,3 +85,44 @@ def test_what_an_item_says_is_left_as_it_is(tmp_path):
     for workers in (0, 1):
         with pytest.raises(DataError, match=r"^row 0 \(.*0\.png\) cannot be read as an image"):
             list(Loader(items, num_workers=workers))
+
+
+# --- workers that end or hang ------------------------------------------------------------------------------------------
+
+
+class Slow(Holding):
+    def __getitem__(self, row):
+        if row == 7:
+            time.sleep(60)
+        return torch.zeros(1)
+
+
+def test_a_worker_that_hangs_is_said_with_the_rows():
+    loader = Loader(Slow(None), batch_sampler=[[0, 1], [6, 7], [2, 3]], num_workers=1, timeout=3)
+    with pytest.raises(
+        DataError, match=r"nothing for 3 seconds at one of the rows 6, 7: .* with worker_timeout; or num_w"
+    ):
+        list(loader)
+
+
+def test_a_worker_that_has_ended_is_said_with_the_rows_or_the_files_of_a_stream():
+    """torch says it wherever the training process is: see also test_a_run_whose_worker_is_killed."""
+    torch_says = RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+    loader = Loader(Holding(None), batch_sampler=[[0, 1], [0], [1]], num_workers=1)
+    batches = iter(loader)
+    next(batches)
+    said = loader._lost(torch_says)
+    assert "has ended (DataLoader worker (pid 12) is killed by signal: Killed.) at one of the rows 0, 1: memory" in said
+    of_stream = Loader([0], batch_sampler=[[(5, {"image": {"path": "3.tar/a.png", "bytes": b""}, "label": 1})]])
+    next(iter(of_stream._waited))
+    assert of_stream.waited() == " at one of the rows 5 (3.tar/a.png)"
+    assert loader._lost(ValueError("DataLoader worker (pid 12)")) is None
+
+
+def test_a_run_whose_worker_is_killed(tmp_path):
+    process = server_of("training_runs").Process(target=worker_killed, args=(tmp_path,))
+    process.start()
+    process.join(300)
+    said = (tmp_path / "said").read_text()
+    assert "a worker process that loads images has ended (DataLoader worker (pid" in said
+    assert "memory that ran out is the usual cause" in said

@@ -31,7 +31,10 @@ def test_a_line_an_epoch():
     assert epoch_line(entry, 40, config, best) == (
         "epoch 3 of 40: loss 0.412, accuracy 0.867, mask_correlation 0.610; best: epoch 2"
     )
-    assert epoch_line({"epoch": 3, "train/loss": 0.5}, None, config, None) == "epoch 3: loss 0.5"
+    assert epoch_line({"epoch": 3, "train/loss": 0.5}, None, config, None, 0.09) == "epoch 3: loss 0.5"
+    assert epoch_line({"epoch": 3, "train/loss": 0.5}, None, config, None, 0.312) == (
+        "epoch 3: loss 0.5, 31% of the time waiting for images"
+    )
     entry["eval/macro_f1"] = 0.7
     assert "macro_f1 0.700, accuracy" in epoch_line(entry, 4, TrainingConfig(monitor="macro_f1"), best)
 

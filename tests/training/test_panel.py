@@ -131,8 +131,24 @@ def test_the_pace_is_of_the_steps_alone(monkeypatch):
     pace.start()
     now[0] = 52.0
     pace.step(50)
-    assert pace.read() == 10.0
+    assert pace.read()["images_per_second"] == 10.0
     pace.start()
     now[0] = 53.0
     pace.step(55)
-    assert pace.read() == 5.0
+    assert pace.read()["images_per_second"] == 5.0
+
+
+def test_a_step_that_waits_for_its_images_says_how_long(monkeypatch):
+    clock = iter([0.0, 0.0, 3.0, 4.0, 4.0, 4.5, 6.0, 10.0, 10.5, 11.0])
+    monkeypatch.setattr("attention_refine.training.panel.time.perf_counter", lambda: next(clock))
+    pace = Pace(16)
+    for images in (24, 32):
+        pace.start()
+        pace.loaded()
+        pace.step(images)
+    assert pace.read() == pytest.approx({"images_per_second": 16 / 6, "data_seconds": 1.75, "data_share": 3.5 / 6})
+    pace.start()
+    pace.loaded()
+    pace.step(36)
+    assert pace.read() == pytest.approx({"images_per_second": 4.0, "data_seconds": 0.5, "data_share": 0.5})
+    assert pace.data_share == pytest.approx(4.0 / 7.0) and pace.steps == 3
