@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,12 @@ class Panel:
     def __init__(self, dataset: Any, count: int, seed: int):
         generator = torch.Generator().manual_seed(mixed_seed(seed, _PANEL))
         rows = sorted(torch.randperm(len(dataset), generator=generator)[:count].tolist())
-        seeded = SeededItems(dataset, seed, 0)  # as the evaluation sees them
-        self.items = [seeded[row] for row in rows]
+        self.rows, self.seeded = rows, SeededItems(dataset, seed, 0)  # as the evaluation sees them
+
+    @cached_property
+    def items(self) -> list[dict[str, Any]]:
+        """Read at the first drawing."""
+        return [self.seeded[row] for row in self.rows]
 
     def draw(self, model: Any, device: torch.device) -> Image.Image:
         """Two rows: the images with the edges of their masks, and their maps over them.

@@ -374,7 +374,7 @@ class Run:
             return
         try:
             picture = self.panel.draw(self.trained, self.accelerator.device)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever it is: a picture ends no run
             logger.warning("log_images: no maps are drawn for the tracker: %s", error)
             self.panel = None
             return

@@ -114,11 +114,11 @@ def test_a_map_that_cannot_be_drawn_stops_no_run(tmp_path, monkeypatch, caplog):
     pytest.importorskip("tensorboard")
 
     def broken(*arguments, **options):
-        raise ValueError("no map here")
+        raise KeyError("no map here")
 
     monkeypatch.setattr(ar.RefinedModel, "explain", broken)
     train(tmp_path, **RUN, log_with="tensorboard")
-    assert caplog.text.count("no maps are drawn for the tracker: no map here") == 1
+    assert caplog.text.count("no maps are drawn for the tracker: 'no map here'") == 1
 
 
 def test_the_pace_is_of_the_steps_alone(monkeypatch):
