@@ -217,7 +217,7 @@ def cut_out(finder: WordModel, level: float, name: str | Path, revision: str | N
     """
     if finder.kind.finds != "boxes":
         raise ValueError(
-            f"a segmenter cuts out what is in boxes, and a {finder.net.config.model_type} model makes masks itself: leave it "
+            f"a segmenter cuts out what is in boxes, and a {finder.config.model_type} model makes masks itself: leave it "
             "out"
         )
     return CutOut(finder, level, *_loaded(str(name), revision, SEGMENTERS, "cuts out what is in a box"))

@@ -102,10 +102,11 @@ def annotate(
     rows = undecoded(dataset)
     drawn = _drawn(rows)
     texts = [[] if flag else each for flag, each in zip(drawn, _texts(rows, prompt), strict=True)]
-    finder: WordModel | CutOut = load_word_model(model, revision, device)
+    words = load_word_model(model, revision, device)
+    finder: WordModel | CutOut = words
     level = finder.kind.threshold if threshold is None else threshold
     if segmenter is not None:
-        finder = cut_out(finder, level, segmenter)
+        finder = cut_out(words, level, segmenter)
         level = finder.kind.threshold
     column, kind = ("mask", datasets.Image()) if finder.kind.finds == "maps" else ("bbox", BOXES)
     cells: list[Any] = list(rows[column]) if column in rows.column_names else [None] * len(rows)

@@ -61,11 +61,11 @@ class Search:
     """
 
     def __init__(self, values: dict[str, Any], options: SearchOptions):
-        self.values, self.options = values, options
+        self.values, self.options, self.space = values, options, options.space or {}
         self.base = Recipe.from_dict(values)
         self.output = Path(self.base.training.output_dir)
         self.study = self._study()
-        moves = any(path.startswith("data.") for path in options.space)
+        moves = any(path.startswith("data.") for path in self.space)
         self.splits = None if moves else load_splits(self.base.data, self.base.training.seed)
 
     def _study(self) -> optuna.Study:
@@ -155,7 +155,7 @@ class Search:
         return values
 
     def _drawn(self, trial: optuna.Trial) -> dict[str, Any]:
-        return {path: _suggested(trial, path, given) for path, given in self.options.space.items()}
+        return {path: _suggested(trial, path, given) for path, given in self.space.items()}
 
     def recipe_of(self, drawn: Mapping[str, Any], folder: Path) -> Recipe:
         """The recipe with options by path, to be run in a folder."""
@@ -192,18 +192,18 @@ class Search:
         """Write ``trials.csv``, and of each of the best a YAML file that ``finetune`` takes; these files."""
         with atomic_file(self.output / "trials.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(("trial", "state", *self.options.metrics, *self.options.space))
+            writer.writerow(("trial", "state", *self.options.metrics, *self.space))
             for trial in self.study.trials:
                 values = trial.values or [""] * len(self.options.metrics)
-                drawn = [trial.params.get(path, "") for path in self.options.space]
+                drawn = [trial.params.get(path, "") for path in self.space]
                 writer.writerow((trial.number, trial.state.name.lower(), *values, *drawn))
         written = []
         for old in self.output.glob("best*.yaml"):
             old.unlink()
         for trial in self.best():
             name = "best" if len(self.options.metrics) == 1 else f"best-{trial.number:04d}"
-            drawn = {path: _meant(trial.params[path], given) for path, given in self.options.space.items()}
-            recipe = self.recipe_of(drawn, self.output / name)
+            chosen = {path: _meant(trial.params[path], given) for path, given in self.space.items()}
+            recipe = self.recipe_of(chosen, self.output / name)
             recipe.training.resume = False
             with atomic_file(self.output / f"{name}.yaml") as path:
                 path.write_text(recipe.to_yaml(), encoding="utf-8")
