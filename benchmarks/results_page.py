@@ -293,13 +293,19 @@ def draw(target: Path = FIGURE) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(13.5, 5.2), layout="constrained")
+    figure, grid = plt.subplots(2, 2, figsize=(11, 9.6), layout="constrained")
+    axes = grid.flatten()
     found = lines(repair.RESULTS)
-    _arms(axes[0], [each for each in found if each["dataset"] == "places3"], "lies")
-    axes[0].set(title="A shortcut, mended from a few annotations (places3)", ylabel="right where the shortcut lies, %")
-    _arms(axes[1], [each for each in found if each["dataset"] in ("pets3", "cub20")], "overall")
-    axes[1].set(title="No shortcut is known (pets3, cub20)", ylabel="accuracy, %")
+    misled = [each for each in found if each["dataset"] == "places3"]
+    _arms(axes[0], [each for each in misled if each["network"] == "resnet18"], "lies")
+    axes[0].set(title="A shortcut, mended from a few annotations (places3, resnet18)")
+    _arms(axes[1], [each for each in misled if each["network"] != "resnet18"], "lies")
+    axes[1].set(title="The same, other networks")
     for axis in axes[:2]:
+        axis.set_ylabel("right where the shortcut lies, %")
+    _arms(axes[2], [each for each in found if each["dataset"] in ("pets3", "cub20")], "overall")
+    axes[2].set(title="No shortcut is known (pets3, cub20)", ylabel="accuracy, %")
+    for axis in axes[:3]:
         axis.set_xlabel("correlation of the map with the animal (size: CPU seconds)")
     shown = lines(demo.RESULTS)
     for when, said in (
@@ -308,8 +314,8 @@ def draw(target: Path = FIGURE) -> None:
         ("after", "mended from boxes of 5 %"),
     ):
         points = {key: [100 * line[key][when] for line in shown] for key in ("energy_on_cue", "lies")}
-        _point(axes[2], points["energy_on_cue"], points["lies"], 80, COLOURS[when], said)
-    axes[2].set(title="The demo: made images with a badge", xlabel="share of the map on the badge, % (left is better)",
+        _point(axes[3], points["energy_on_cue"], points["lies"], 80, COLOURS[when], said)
+    axes[3].set(title="The demo: made images with a badge", xlabel="share of the map on the badge, % (left is better)",
                 ylabel="right where the badge lies, %")  # fmt: skip
     for axis in axes:
         axis.grid(alpha=0.25)
@@ -337,7 +343,7 @@ def _arms(axis: Any, found: list[dict[str, Any]], measure: str) -> None:
         if arm not in colours:
             colours[arm] = COLOURS.get(arm) or next(palette)
         cost = statistics.mean(each["cpu_prepare"] + each["cpu_train"] for each in of)
-        where = dataset if measure == "overall" else network
+        where = dataset if measure == "overall" else network.removesuffix("_patch16_224")
         label = f"{arm} ({where})" if several else arm
         _point(
             axis,
