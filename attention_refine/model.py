@@ -128,7 +128,8 @@ class RefinedModel(ModelUses):
             check_maps(maps)
         wanted = wanted_objectives(self.objectives, objectives, labels) if compute_losses else []
         batch = {"pixel_values": pixel_values, "labels": labels, "smoothing": smoothing, **columns}
-        unknown, read = unknown_columns(columns, self.objectives.values()), set[str]()
+        unknown = unknown_columns(columns, self.objectives.values())
+        read: set[str] = set()
         for objective in wanted:
             batch = objective.prepare(self, Watched(batch, read) if unknown else batch)
         output = self._pass_for(wanted, batch, maps, compute_aux)

@@ -45,7 +45,7 @@ def total_loss(
 
     Args:
         batch: ``labels`` or None, and the columns that objectives read; of images that hold a part of another,
-            ``mixed_labels`` (B,) and ``mixed_share``, these others' classes and share.
+            ``mixed_classes`` (B,) and ``mixed_share``, these others' classes and share.
         smoothing: of the labels.
 
     Raises:
@@ -80,8 +80,8 @@ def total_loss(
 def _loss_of_labels(logits: Tensor, batch: dict[str, Any], smoothing: float) -> Tensor:
     """The classification loss; of mixed images the cross-entropy of the mixed classes, in which it is linear."""
     loss = classification_loss(logits, batch["labels"], smoothing)
-    if batch.get("mixed_labels") is None:
+    if batch.get("mixed_classes") is None:
         return loss
     return torch.lerp(
-        loss, classification_loss(logits, batch["mixed_labels"], smoothing), batch["mixed_share"].to(loss)
+        loss, classification_loss(logits, batch["mixed_classes"], smoothing), batch["mixed_share"].to(loss)
     )

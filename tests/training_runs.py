@@ -49,15 +49,15 @@ class TinyModel(nn.Module):
         self.classifier = nn.Linear(6, classes)
         self.labels = [f"class {row}" for row in range(classes)]
 
-    def forward(self, pixel_values, labels=None, smoothing=0.0, mixed_labels=None, mixed_share=None):
+    def forward(self, pixel_values, labels=None, smoothing=0.0, mixed_classes=None, mixed_share=None):
         feature = self.backbone(pixel_values)
         maps = self.head(feature).sigmoid()
         logits = self.classifier((feature * (1 + maps)).mean((2, 3)))
         if labels is None:
             return Output(logits, maps=maps)
         task = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        if mixed_labels is not None:
-            other = functional.cross_entropy(logits, mixed_labels, label_smoothing=smoothing)
+        if mixed_classes is not None:
+            other = functional.cross_entropy(logits, mixed_classes, label_smoothing=smoothing)
             task = (1 - mixed_share) * task + mixed_share * other
         losses = {"task": task, "sparsity": 0.1 * maps.mean()}
         return Output(logits, sum(losses.values()), losses, maps)

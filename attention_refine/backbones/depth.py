@@ -27,7 +27,9 @@ def layers_of(net: Any, classes: int) -> dict[str, int]:
     if len(blocks) < 2:
         raise ValueError(f"{type(net).__name__} has no blocks of one kind that follow each other")
     last = {id(parameter) for layer in classifiers(net, classes) for parameter in layer.parameters()}
-    found, begun, between = dict[str, int](), list[str](), list[str]()
+    found: dict[str, int] = {}
+    begun: list[str] = []
+    between: list[str] = []
     for name, parameter in net.named_parameters():
         block = next((each for each in blocks if name.startswith(f"{each}.")), None)
         if block is not None and block not in begun:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 # What ar.data gives beside pixel_values and labels, and what trainers add to a batch.
 COLUMNS = ("boxes", "cue", "edited", "edited_map", "group", "index", "mask", "mask_confidence", "more_clips")
-ADDED = ("darc_holes", "darc_map", "mixed_labels", "mixed_share", "update", "views")
+ADDED = ("darc_holes", "darc_map", "mixed_classes", "mixed_share", "update", "views")
 ARGUMENTS = ("compute_aux", "compute_losses", "labels", "maps", "objectives", "pixel_values", "smoothing")
 BYTES = 20  # times the largest normalised pixel: no normalised photograph reaches that, pixels of 0 to 255 do
 

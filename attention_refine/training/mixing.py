@@ -88,7 +88,7 @@ def mixed(batch: Batch, mix: Mix) -> Batch:
 
     With a box, masks, edited maps and cues get the neighbour's in it, and an image counts as edited where both were;
     boxes go, as what is left of one is none, and a mask has them filled in. Without one, annotations go. Multi-hot labels
-    are mixed; beside class indices come ``mixed_labels`` (B,), the neighbours', and ``mixed_share``, their share.
+    are mixed; beside class indices come ``mixed_classes`` (B,), the neighbours', and ``mixed_share``, their share.
 
     Raises:
         TrainingError: a mask or map of another size than its image.
@@ -112,7 +112,7 @@ def mixed(batch: Batch, mix: Mix) -> Batch:
     if labels.is_floating_point():
         made["labels"] = torch.lerp(labels, labels[other], mix.share)
     else:
-        made |= {"mixed_labels": labels[other], "mixed_share": torch.tensor(mix.share, dtype=torch.float32)}
+        made |= {"mixed_classes": labels[other], "mixed_share": torch.tensor(mix.share, dtype=torch.float32)}
     return made
 
 
@@ -141,9 +141,9 @@ def check_mixing(model: nn.Module, config: TrainingConfig) -> None:
     if config.strategy == "finetune":
         raise TrainingError(f"{said} mixes labelled images, and strategy='finetune' takes no labels: leave it out")
     accepted = inspect.signature(model.forward).parameters
-    if "mixed_labels" not in accepted:
+    if "mixed_classes" not in accepted:
         raise TrainingError(
-            f"{said} gives an image two classes, and {type(model).__name__}.forward takes no mixed_labels and "
+            f"{said} gives an image two classes, and {type(model).__name__}.forward takes no mixed_classes and "
             "mixed_share: wrap it with attention_refine.wrap, or add them to its loss"
         )
     for name, each in objectives_of(model).items():

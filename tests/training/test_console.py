@@ -154,7 +154,7 @@ def test_an_objective_that_begins_after_the_end_is_refused(tmp_path):
         TrainingError, match=r"mining would do nothing: it begins after 4 training passes .* run has 2$"
     ):
         run(tmp_path / "a", made([mining], head=True), rows)
-    run(tmp_path / "b", made([mining], head=True), rows, batch_size=2, gradient_accumulation_steps=2, max_steps=3)
+    run(tmp_path / "b", made([mining], head=True), rows, batch_size=2, gradient_accumulation_steps=2, max_steps=5)
     begun = made([ar.AttentionMining(start_step=4)], head=True)
     begun.objectives["mining"].begun_steps.fill_(3)
     run(tmp_path / "c", begun, rows)

@@ -68,7 +68,7 @@ def test_everything_that_is_of_places_is_cut_alike(clips):
         torch.testing.assert_close(made[name], expected.to(batch[name].dtype))
     assert made["edited"].tolist() == [True, True, False, False]
     torch.testing.assert_close(made["mask_confidence"], torch.tensor([0.125, 0.875, 2.125, 2.875]))
-    assert made["mixed_labels"].tolist() == [1, 0, 3, 2] and made["mixed_share"] == 0.125
+    assert made["mixed_classes"].tolist() == [1, 0, 3, 2] and made["mixed_share"] == 0.125
     assert "boxes" not in made and torch.equal(made["index"], batch["index"])
     assert torch.equal(batch["mask"][0], torch.zeros_like(batch["mask"][0])), "the batch itself stays as it was"
 
@@ -76,8 +76,8 @@ def test_everything_that_is_of_places_is_cut_alike(clips):
 def test_mixup_lays_one_over_the_other_and_the_last_of_an_odd_number_stays():
     made = mixed(batch_of(3), Mix(0.25))
     assert made["pixel_values"][:, 0, 0, 0].tolist() == [0.25, 0.75, 2.0]
-    assert made["mixed_labels"].tolist() == [1, 0, 2]
-    assert made.keys() == {"pixel_values", "labels", "index", "mixed_labels", "mixed_share"}
+    assert made["mixed_classes"].tolist() == [1, 0, 2]
+    assert made.keys() == {"pixel_values", "labels", "index", "mixed_classes", "mixed_share"}
 
 
 # --- oracles ---------------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_what_has_no_meaning_is_refused(tmp_path):
         def forward(self, pixel_values, labels=None):
             return super().forward(pixel_values, labels)
 
-    with pytest.raises(TrainingError, match=r"Plain\.forward takes no mixed_labels"):
+    with pytest.raises(TrainingError, match=r"Plain\.forward takes no mixed_classes"):
         check_mixing(Plain(), mixup)
     coarse = batch_of(2) | {"mask": torch.zeros(2, 1, 2, 2, dtype=torch.uint8)}
     with pytest.raises(TrainingError, match=r"masks, and these are \(2, 2\) beside images of \(4, 4\)"):
