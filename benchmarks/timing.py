@@ -25,12 +25,15 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="images")
     parser.add_argument("--size", type=int, default=224, help="side in pixels")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--denormals", action="store_true",
+        help="keep numbers below 1e-38, on which a CPU is many times slower; gradients of fresh networks have them",
+    )  # fmt: skip
     if "networks" in defaults:
         parser.add_argument("--networks", nargs="+", default=defaults["networks"], choices=defaults["networks"])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    # Fresh networks have gradients below 1e-38, on which a CPU is many times slower; trained ones have not.
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(not given.denormals)
     torch.manual_seed(0)
     given.on = given.device if given.device != "cpu" else f"{given.threads} threads"
     return given

@@ -14,36 +14,37 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .fetching import Fetched, Kind, fetched
 from .transformers_spec import config_of
 
 SAME_OBJECT = 0.5  # IoU from which of two boxes the less sure one is dropped: OWL gives an object many
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of network: transformers' class, what it finds, from which score by default, and a published one."""
+class FindingKind(Kind):
+    """What it finds, and from which score by default."""
 
-    network: str
     finds: str  # "maps" or "boxes"
     threshold: float  # that of the processor's post-processing, where it has one
-    example: str
 
 
 KINDS = {
-    "clipseg": Kind("CLIPSegForImageSegmentation", "maps", 0.5, "CIDAS/clipseg-rd64-refined"),
-    "owlvit": Kind("OwlViTForObjectDetection", "boxes", 0.1, "google/owlvit-base-patch32"),
-    "owlv2": Kind("Owlv2ForObjectDetection", "boxes", 0.1, "google/owlv2-base-patch16-ensemble"),
-    "grounding-dino": Kind("GroundingDinoForObjectDetection", "boxes", 0.25, "IDEA-Research/grounding-dino-tiny"),
+    "clipseg": FindingKind("CLIPSegForImageSegmentation", "CIDAS/clipseg-rd64-refined", "maps", 0.5),
+    "owlvit": FindingKind("OwlViTForObjectDetection", "google/owlvit-base-patch32", "boxes", 0.1),
+    "owlv2": FindingKind("Owlv2ForObjectDetection", "google/owlv2-base-patch16-ensemble", "boxes", 0.1),
+    "grounding-dino": FindingKind(
+        "GroundingDinoForObjectDetection", "IDEA-Research/grounding-dino-tiny", "boxes", 0.25
+    ),
 }
-SEGMENTERS = {"sam": Kind("SamModel", "maps", 0.5, "facebook/sam-vit-base")}  # they take boxes, and read no text
+SEGMENTERS = {"sam": FindingKind("SamModel", "facebook/sam-vit-base", "maps", 0.5)}  # they take boxes, and read no text
 
 
 class WordModel:
     """A network of :data:`KINDS` with its processor: images and a text for each in, maps or boxes out."""
 
-    def __init__(self, net: nn.Module, processor: Any, commit: str | None, device: torch.device):
-        self.net, self.processor, self.commit, self.device = net.float().eval().to(device), processor, commit, device
-        self.config = config_of(net)
+    def __init__(self, found: Fetched, device: torch.device):
+        self.net, self.processor, self.commit, self.device = found.net.to(device), found.inputs, found.commit, device
+        self.config = config_of(found.net)
         self.kind = KINDS[self.config.model_type]
 
     @property
@@ -133,14 +134,14 @@ class CutOut:
     Args:
         finder: finds boxes.
         level: the score from which a box is cut out.
-        segmenter: a network of :data:`SEGMENTERS`, and its processor.
+        segmenter: a network of :data:`SEGMENTERS`.
     """
 
     kind = SEGMENTERS["sam"]
 
-    def __init__(self, finder: WordModel, level: float, segmenter: nn.Module, processor: Any, commit: str | None):
-        self.finder, self.level, self.processor, self.commit = finder, level, processor, commit
-        self.segmenter = segmenter.float().eval().to(finder.device)
+    def __init__(self, finder: WordModel, level: float, segmenter: Fetched):
+        self.finder, self.level, self.processor, self.commit = finder, level, segmenter.inputs, segmenter.commit
+        self.segmenter = segmenter.net.to(finder.device)
         self.net = nn.ModuleList([finder.net, self.segmenter])
         self.tokens = finder.tokens
 
@@ -200,13 +201,13 @@ def load_word_model(
         OSError: it cannot be fetched, or has no safetensors.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    net, processor, commit = _loaded(str(name), revision, KINDS, "finds what a text names")
-    if getattr(processor.image_processor, "do_center_crop", False):
+    found = fetched(name, revision, KINDS, "finds what a text names")
+    if getattr(found.inputs.image_processor, "do_center_crop", False):
         raise ValueError(
             f"the image processor of {name!r} cuts the images' margins off (do_center_crop), and what is found would lie "
             "elsewhere: set do_center_crop to false in its preprocessor_config.json"
         )
-    return WordModel(net, processor, commit, device)
+    return WordModel(found, device)
 
 
 def cut_out(finder: WordModel, level: float, name: str | Path, revision: str | None = None) -> CutOut:
@@ -220,59 +221,4 @@ def cut_out(finder: WordModel, level: float, name: str | Path, revision: str | N
             f"a segmenter cuts out what is in boxes, and a {finder.config.model_type} model makes masks itself: leave it "
             "out"
         )
-    return CutOut(finder, level, *_loaded(str(name), revision, SEGMENTERS, "cuts out what is in a box"))
-
-
-def _loaded(name: str, revision: str | None, kinds: dict[str, Kind], does: str) -> tuple[nn.Module, Any, str | None]:
-    """A network of the kinds, its processor, and their commit on the Hub."""
-    import transformers
-
-    commit = None if Path(name).is_dir() else commit_of(name, revision)
-    options: dict[str, Any] = (
-        {"revision": commit, "trust_remote_code": False} if commit else {"trust_remote_code": False}
-    )
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, **options)
-    except ValueError as error:  # of a type that transformers does not know, or that brings code
-        raise ValueError(_other_kind(name, kinds, does, " ".join(str(error).split())[:120])) from error
-    except OSError as error:
-        raise OSError(not_fetched(name, revision, error)) from error
-    if config.model_type not in kinds:
-        raise ValueError(_other_kind(name, kinds, does, f"its type is {config.model_type!r}"))
-    network = getattr(transformers, kinds[config.model_type].network)
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(name, **options)
-        net, loaded = network.from_pretrained(name, **options, use_safetensors=True, output_loading_info=True)
-    except OSError as error:
-        raise OSError(not_fetched(name, revision, error)) from error
-    missing = sorted(loaded["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"the weights of {name!r} lack {len(missing)} tensors of a {network.__name__} ({missing[0]} first): take a "
-            f"model that was trained to find things, such as {kinds[config.model_type].example}"
-        )
-    return net, processor, commit
-
-
-def commit_of(name: str, revision: str | None) -> str:
-    """The commit that a name on the Hub stands for now; without a connection, the last one that was fetched."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
-    except (OSError, HFValidationError) as error:
-        raise OSError(not_fetched(name, revision, error)) from error
-
-
-def _other_kind(name: str, kinds: dict[str, Kind], does: str, why: str) -> str:
-    known = ", ".join(f"{kind} ({each.example})" for kind, each in kinds.items())
-    return f"{name!r} is no model that {does} ({why}): the kinds are {known}"
-
-
-def not_fetched(name: str, revision: str | None, error: Exception) -> str:
-    at = f" at {revision!r}" if revision else ""
-    return (
-        f"{name!r}{at} cannot be fetched ({' '.join(str(error).split())[:200]}): is the name right, has it safetensors, "
-        "and is the Hub reachable? Without it, pass the folder of a model"
-    )
+    return CutOut(finder, level, fetched(name, revision, SEGMENTERS, "cuts out what is in a box"))

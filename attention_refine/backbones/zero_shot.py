@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .fetching import Kind, fetched
 from .transformers_spec import preprocessing_of
-from .word_models import commit_of, not_fetched
 
 KINDS = {
-    "align": "kakaobrain/align-base",
-    "altclip": "BAAI/AltCLIP",
-    "clip": "openai/clip-vit-base-patch32",
-    "metaclip_2": "facebook/metaclip-2-worldwide-s16",
-    "siglip": "google/siglip-base-patch16-224",
-}  # by model type, a published one each
+    "align": Kind("AlignModel", "kakaobrain/align-base"),
+    "altclip": Kind("AltCLIPModel", "BAAI/AltCLIP"),
+    "clip": Kind("CLIPModel", "openai/clip-vit-base-patch32"),
+    "metaclip_2": Kind("MetaClip2Model", "facebook/metaclip-2-worldwide-s16"),
+    "siglip": Kind("SiglipModel", "google/siglip-base-patch16-224"),
+}
 
 
 class ZeroShotClassifier(nn.Module):
@@ -88,33 +88,5 @@ def load_zero_shot(
         ValueError: a network of another kind, weights that lack some of it, or a text that is too long.
         OSError: it cannot be fetched, or has no safetensors.
     """
-    import transformers
-
-    name = str(name)
-    commit = None if Path(name).is_dir() else commit_of(name, revision)
-    options: dict[str, Any] = {"trust_remote_code": False} | ({"revision": commit} if commit else {})
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, **options)
-        if config.model_type not in KINDS:
-            raise ValueError(f"its type is {config.model_type!r}")
-    except ValueError as error:  # also of a type that transformers does not know, or that brings code
-        kinds = ", ".join(f"{kind} ({example})" for kind, example in KINDS.items())
-        why = " ".join(str(error).split())[:120]
-        raise ValueError(
-            f"{name!r} is no model that compares images with texts ({why}): the kinds are {kinds}"
-        ) from error
-    except OSError as error:
-        raise OSError(not_fetched(name, revision, error)) from error
-    network: Any = transformers.MODEL_MAPPING[type(config)]
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-        net, loaded = network.from_pretrained(name, **options, use_safetensors=True, output_loading_info=True)
-    except OSError as error:
-        raise OSError(not_fetched(name, revision, error)) from error
-    missing = sorted(loaded["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"the weights of {name!r} lack {len(missing)} tensors of a {network.__name__} ({missing[0]} first): take a "
-            f"model that has both towers, such as {KINDS[config.model_type]}"
-        )
-    return ZeroShotClassifier(net.float().eval(), tokenizer, texts).eval(), preprocessing_of(net, name)
+    found = fetched(name, revision, KINDS, "compares images with texts", inputs="AutoTokenizer")
+    return ZeroShotClassifier(found.net, found.inputs, texts).eval(), preprocessing_of(found.net, str(name))
