@@ -69,6 +69,9 @@ def test_it_is_used_as_any_other_model(model, tmp_path):
     assert [bool(each) for each in found.values("correct")] == right.tolist()
     with pytest.raises(NotRebuildable, match="ZeroShotClassifier"):
         model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(NotRebuildable, match="ZeroShotClassifier"):  # at once, not when the first epoch is to be saved
+        ar.finetune(model, rows, ar.TrainingConfig(output_dir=str(tmp_path / "run"), max_steps=2, batch_size=2))
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_refused(model, folders, tmp_path):

@@ -20,8 +20,10 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from attention_refine.backbones.rebuild import describe
 from attention_refine.data import fingerprint
 from attention_refine.data.digests import shared
+from attention_refine.refined import Refined
 from attention_refine.training.batch_norms import check_shared_statistics
 from attention_refine.training.checkpoints import list_checkpoints, restore_folder
 from attention_refine.training.config import TrainingConfig, TrainingError
@@ -93,6 +95,8 @@ def check_setting(
             "the length of an epoch of a stream is not known: give max_steps in place of epochs, and no milestones"
         )
     check_sharding(model, config, accelerator)
+    if isinstance(model, Refined) and model.backbone.spec is None:
+        describe(model.backbone.net)  # says why it could not be saved in the end, before an epoch is spent on it
     check_shared_statistics(model, config, accelerator)
     check_mixing(model, config)
     if accelerator.num_processes == 1 and processes_started() > 1:
