@@ -183,10 +183,11 @@ def sentence(changes: list[Change], boxes: int, images: int) -> str:
             f"lies {_percent(lies.after)} are right, {_percent(lies.before)} before."
         )
     away = ", its map goes off the badge" if energy.better else ""
+    kept = "falls to" if holds.better is False else "stays right on"
     return (
         f"Mended with boxes round the objects of {boxes} of {images} training images, a network that read the badge is "
         f"right on {_percent(lies.after)} of the images whose badge lies instead of {_percent(lies.before)}{away}, and "
-        f"where the badge tells the truth it stays right on {_percent(holds.after)} ({_percent(holds.before)} before)."
+        f"where the badge tells the truth it {kept} {_percent(holds.after)} ({_percent(holds.before)} before)."
     )
 
 

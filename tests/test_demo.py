@@ -70,5 +70,7 @@ def test_the_sentence_claims_no_more_than_the_numbers():
     mended = demo.sentence(changes((0.25, 0.6)), 90, 1800)
     assert "60\u00a0% of the images whose badge lies instead of 25\u00a0%" in mended and "off the badge" in mended
     assert "off the badge" not in demo.sentence(changes((0.25, 0.6), energy=(0.2, 0.2)), 90, 1800)
+    assert "it stays right on 95" in demo.sentence(changes((0.25, 0.6), holds=(0.95, 0.95)), 90, 1800)
+    assert "it falls to 90" in demo.sentence(changes((0.25, 0.6), holds=(0.95, 0.9)), 90, 1800)
     for after in (0.25, 0.1):
         assert "did not mend" in demo.sentence(changes((0.25, after)), 90, 1800)
