@@ -64,10 +64,17 @@ class Loader(DataLoader):
         return None
 
     def _lost(self, error: Exception) -> str | None:
-        if not self.num_workers or not isinstance(error, RuntimeError):
+        handing = isinstance(
+            error, (ConnectionError, EOFError)
+        )  # a worker holds the memory of a batch until it is fetched
+        if not self.num_workers or not (handing or isinstance(error, RuntimeError)):
             return None
         reason = " ".join(str(error).split())
-        if re.match(r"DataLoader worker \(pid", reason):
+        if reason.startswith("Caught "):  # raised in a worker, by what reads the images
+            return None
+        if handing:
+            reason = f"{type(error).__name__} as it handed a batch over"
+        if handing or re.match(r"DataLoader worker \(pid", reason):
             return (
                 f"a worker process that loads images has ended ({reason}){self.waited()}: memory that ran out is the usual "
                 "cause of a kill, an image that crashes its decoder of another signal. Use fewer workers, look at the image"

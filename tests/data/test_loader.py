@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import re
 import sys
 import threading
 import time
@@ -119,10 +120,20 @@ def test_a_worker_that_has_ended_is_said_with_the_rows_or_the_files_of_a_stream(
     assert loader._lost(ValueError("DataLoader worker (pid 12)")) is None
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_ended_as_it_handed_a_batch_over(error):
+    """A batch lies in memory that its worker holds: a worker killed before it is fetched is a connection that ends."""
+    loader = Loader(Holding(None), batch_sampler=[[0, 1], [0], [1]], num_workers=1)
+    next(iter(loader))
+    assert f"has ended ({type(error).__name__} as it handed a batch over) at one of the rows" in loader._lost(error)
+    of_a_reader = type(error)("Caught ConnectionResetError in DataLoader worker process 0. Original Traceback ...")
+    assert loader._lost(of_a_reader) is None
+
+
 def test_a_run_whose_worker_is_killed(tmp_path):
     process = server_of("training_runs").Process(target=worker_killed, args=(tmp_path,))
     process.start()
     process.join(300)
     said = (tmp_path / "said").read_text()
-    assert "a worker process that loads images has ended (DataLoader worker (pid" in said
+    assert re.search(r"a worker process that loads images has ended \((DataLoader worker \(pid|\w+Error as it)", said)
     assert "memory that ran out is the usual cause" in said
