@@ -1,7 +1,8 @@
 """What a dataset holds, in a few digests, so that a run or an evaluation does not go on with other images or labels.
 
 Names count from the folder that holds all files, so a dataset that was moved is the same one. Files are not read but for
-those of 256 images, spread over the dataset; of the others name, size and the time of the last change count.
+those of 256 images, spread over the dataset; of the others name, size and the time of the last change count. Of a stream
+that is read from shards these count, of one that is read from a table its rows.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from torch import nn
 
 from attention_refine.data.adopting import Listed
 from attention_refine.data.class_matching import listed
-from attention_refine.data.columns import VIDEO, label_names
+from attention_refine.data.columns import VIDEO, inner, is_multi_label, label_names, undecoded
 from attention_refine.data.items import Prepared, Reader
+from attention_refine.data.shards import Shards, shards_difference, shards_of
 
 READ = 256  # images whose files are read
 MOST = 1 << 20  # bytes of each
+HEAD = 1 << 16  # bytes of a shard
 STATED = 100_000  # files of a column whose size and time are looked at
 FILES = ("image", "video", "mask", "cue_mask", "maps")
 VALUES = ("bbox", "cue_bbox", "edited", "group", "mask_values", "mask_void", "mask_confidence", "start", "end")
@@ -58,14 +61,20 @@ def fingerprint(dataset: Any) -> dict[str, Any] | None:
 
     Args:
         dataset: what :func:`attention_refine.data.as_prepared` gives. Of a torch dataset of one's own only ``samples``
-            (paths and labels), ``targets`` or ``labels`` are known, through ``Subset`` as well.
+            (paths and labels), ``targets`` or ``labels`` are known, through ``Subset`` as well; of a stream of one's own
+            ``shards`` or ``urls``.
 
     Returns:
-        None of a stream, and of what says nothing of its rows.
+        None of what says nothing of its rows.
     """
+    if isinstance(dataset, torch.utils.data.IterableDataset):
+        shards = shards_of(dataset)
+        return None if shards is None else _of_stream(dataset, shards)
     known = _known(dataset)
-    if known is None:
-        return None
+    return None if known is None else _print(known)
+
+
+def _print(known: _Known) -> dict[str, Any]:
     marks, times, largest = _stated(known.files)
     images = marks.pop("image", [""] * len(known.classes))
     classes: dict[str, Any] = {}
@@ -93,11 +102,16 @@ def difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str
     """How two datasets differ, as a clause; None where they do not, or where one of them says nothing of its rows."""
     if before is None or now is None:
         return None
+    shards = shards_difference(before.get("shards"), now.get("shards"))
+    if shards is not None:
+        return shards
     if before["images"] != now["images"]:
         return f"there are {now['images']} images now, and were {before['images']}"
     old, new = before["classes"], now["classes"]
     if old.keys() != new.keys():
         return f"the classes are {listed(sorted(new))} now, and were {listed(sorted(old))}"
+    if before.get("order of rows") != now.get("order of rows"):
+        return "rows are shuffled, or parts of them taken, in another way (seed, buffer size, number of shards)"
     others = [name for name in new if new[name] != old[name]]
     if others:
         return f"images of {listed(others)} have another name, size or label"
@@ -147,6 +161,40 @@ def _digest(values: Iterable[Any]) -> str:
     return found.hexdigest()
 
 
+# streams ---------------------------------------------------------------------------------------------------------------
+
+
+def _of_stream(dataset: Any, shards: Shards) -> dict[str, Any]:
+    """The print of a table's rows, or none, and of files that hold the rest, which are not read but for their heads."""
+    reader = getattr(dataset, "_reader", None)
+    options = {} if reader is None else _options(reader)
+    found = _print(_of_parts(shards.tables, options) if shards.tables else _Known([], options=options))
+    files = _Files(shards.names, [None] * len(shards.names), lambda row: _head(shards.names[row], HEAD))
+    marks, times, _ = _stated({"shard": files})
+    if shards.names:
+        found |= {"contents": _digest([found["contents"], _contents({"shard": files}, len(shards.names))])}
+        found |= {"whole": False, "times": _digest(times)}
+        found |= {"oldest": min(times, default=0), "newest": max(times, default=0)}
+    named = [mark.removeprefix(os.sep).rsplit(" ", 1) for mark in marks["shard"]]
+    choices = [*shards.choices, f"{len(shards.tables)} tables"] if shards.choices else []
+    return {
+        **found,
+        "shards": [[name, int(size) if size.isdigit() else None] for name, size in named],
+        "order of rows": _digest(choices),
+    }
+
+
+def _of_parts(tables: list[datasets.Dataset], options: dict[str, Any]) -> _Known:
+    """Of the tables of a stream, as they are before it renames anything."""
+    table = undecoded(datasets.concatenate_datasets([table.with_format(None) for table in tables]))
+    pictures = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image) and name not in FILES]
+    if pictures and not {"image", "video"} & set(table.column_names):
+        table = undecoded(table.rename_column(pictures[0], "image"))
+    column = "labels" if is_multi_label(table) else "label"
+    named = isinstance(inner((table.features or {}).get(column)), datasets.ClassLabel)
+    return _of_columns(table, column if named else None, options)
+
+
 # files -----------------------------------------------------------------------------------------------------------------
 
 
@@ -184,11 +232,11 @@ def _contents(columns: dict[str, _Files], rows: int) -> str:
     return found.hexdigest()
 
 
-def _head(path: str) -> bytes:
+def _head(path: str, most: int = MOST) -> bytes:
     """The beginning of a file; nothing of one that cannot be read, which is said where it is needed."""
     try:
         with open(path, "rb") as file:
-            return file.read(MOST)
+            return file.read(most)
     except OSError:
         return b""
 
@@ -226,14 +274,20 @@ def _plain(value: Any) -> Any:
 
 def _of_table(dataset: Prepared) -> _Known:
     table = dataset.dataset.select(dataset.rows) if len(dataset.rows) < len(dataset.dataset) else dataset.dataset
+    column = ("labels" if dataset.is_multi_label else "label") if dataset.labeled else None
+    return _of_columns(table, column, _options(dataset._reader))
+
+
+def _of_columns(table: datasets.Dataset, column: str | None, options: dict[str, Any]) -> _Known:
+    """Of canonical columns, undecoded; ``column`` holds the label or labels."""
     classes: Sequence[Sequence[str]] = [["no label"]] * len(table)
-    if dataset.labeled:
-        column, own = "labels" if dataset.is_multi_label else "label", label_names(table)
+    if column is not None:
+        own = label_names(table)
         cells = table.select_columns([column])[column][:]
-        classes = [[own[label] for label in (cell if dataset.is_multi_label else [cell])] for cell in cells]
+        classes = [[own[label] for label in (cell if column == "labels" else [cell])] for cell in cells]
     files = {"image" if name == "video" else name: _column(table, name) for name in FILES if name in table.column_names}
     values = {name: table.select_columns([name])[name] for name in VALUES if name in table.column_names}
-    return _Known(classes, files, values, _options(dataset._reader))
+    return _Known(classes, files, values, options)
 
 
 def _column(table: datasets.Dataset, name: str) -> _Files:

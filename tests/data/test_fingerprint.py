@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import re
 import shutil
+import tarfile
 import warnings
 from functools import partial
 from importlib import import_module
@@ -17,9 +21,11 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from judged import QUIET, made_model
+from PIL import Image
 from test_folders import PREPROCESSING, classes, image, lines, mask
+from training_runs import TinyModel
 
-from attention_refine import finetune, recipe, shapes
+from attention_refine import data, finetune, recipe, shapes
 from attention_refine.data import as_prepared, difference, fingerprint, load_dataset, prepare
 from attention_refine.evaluation import evaluate
 from attention_refine.training import TrainingConfig, TrainingError
@@ -222,10 +228,142 @@ def test_lists_and_torch_datasets_by_what_they_say(tmp_path):
 
 
 def test_what_says_nothing_of_its_rows_is_not_compared(tmp_path):
-    stream = prepare(load_dataset(classes(tmp_path), streaming=True), PREPROCESSING)
     nothing = torch.utils.data.TensorDataset(torch.zeros(2, 3, 4, 4), torch.zeros(2))
-    assert fingerprint(stream) is fingerprint(nothing) is None
+    generated = datasets.IterableDataset.from_generator(lambda: iter(()), features=SHARD_FEATURES)
+    assert fingerprint(nothing) is fingerprint(prepare(generated, PREPROCESSING)) is None
+    classes(tmp_path)
     assert difference(None, fingerprint(read(tmp_path))) is difference(fingerprint(read(tmp_path)), None) is None
+
+
+# --- streams
+
+SHARD_FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES))})
+
+
+def write_shard(path, first, level=90):
+    """Three samples of WebDataset; ``level`` changes no size."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for row in range(first, first + 3):
+            picture = io.BytesIO()
+            Image.new("RGB", (16, 16), (level, 0, row)).save(picture, "BMP")
+            for ending, content in (("bmp", picture.getvalue()), ("cls", str(row % 3).encode())):
+                entry = tarfile.TarInfo(f"{row:04d}.{ending}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for n in range(3):
+        write_shard(tmp_path / "data" / f"{n}.tar", 3 * n)
+    return tmp_path / "data"
+
+
+def from_shards(folder, buffer=None, seed=0):
+    files = sorted(map(str, folder.glob("*.tar")))
+    found = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+    found = found if buffer is None else found.shuffle(seed=seed, buffer_size=buffer)
+    return data.as_canonical(found, class_names=["0", "1", "2"])
+
+
+@pytest.mark.parametrize("buffer", [None, 4])
+def test_a_stream_from_the_same_shards_is_the_same(shards, tmp_path, buffer):
+    stream = prepare(from_shards(shards, buffer), PREPROCESSING, train=True)
+    before = json.loads(json.dumps(fingerprint(stream)))
+    assert [name for name, _ in sorted(before["shards"])] == ["0.tar", "1.tar", "2.tar"]
+    stream.set_epoch(2)
+    assert len(list(stream)) == 9
+    assert difference(before, fingerprint(stream)) is None, "gone through, and in another epoch"
+    shutil.move(shards, tmp_path / "moved")
+    assert (
+        difference(before, fingerprint(prepare(from_shards(tmp_path / "moved", buffer), PREPROCESSING, True))) is None
+    )
+
+
+def more(folder):
+    write_shard(folder / "3.tar", 9)
+
+
+def replaced(folder):
+    (folder / "1.tar").rename(folder / "other.tar")
+
+
+def longer(folder):
+    with tarfile.open(folder / "1.tar", "a") as tar:
+        tar.add(folder / "0.tar")
+
+
+@pytest.mark.parametrize("buffer", [None, 4])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (more, r"the shard '3\.tar' is new \(there are 4 now, and were 3\)"),
+        (lambda folder: (folder / "1.tar").unlink(), r"the shard '1\.tar' is missing \(there are 2 now, and were 3\)"),
+        (replaced, r"the shard '1\.tar' is missing and the shard 'other\.tar' is new \(there are 3 now, and were 3\)"),
+        (longer, r"the shard '1\.tar' has \d+ bytes now, and had \d+"),
+        (
+            lambda folder: write_shard(folder / "1.tar", 3, 91),
+            "files have other contents under the same names and sizes",
+        ),
+    ],
+)
+def test_other_shards_are_said(shards, buffer, change, said):
+    before = fingerprint(from_shards(shards, buffer))
+    change(shards)
+    assert re.fullmatch(said, difference(before, fingerprint(from_shards(shards, buffer))))
+
+
+def test_another_order_of_shards_and_rows_is_said(shards):
+    before = fingerprint(from_shards(shards, 4))
+    said = difference(before, fingerprint(from_shards(shards, 4, seed=5)))
+    assert re.fullmatch(r"the shards come in another order, '\d\.tar' where '\d\.tar' was: shuffle with .*", said)
+    for other in (from_shards(shards, 5), from_shards(shards, 4).skip(1)):
+        assert difference(before, fingerprint(other)).startswith("rows are shuffled, or parts of them taken, in")
+    assert difference(before, {**before, "shards": None}) == "they are no stream now"
+    small = fingerprint(prepare(from_shards(shards, 4), {**PREPROCESSING, "input_size": [3, 8, 8]}))
+    assert "input_size is [3, 8, 8] now" in difference(
+        fingerprint(prepare(from_shards(shards, 4), PREPROCESSING)), small
+    )
+
+
+def test_a_stream_of_a_table_is_known_by_its_rows(tmp_path):
+    classes(tmp_path, n=3)
+
+    def streamed(seed=1):
+        return prepare(load_dataset(tmp_path, streaming=True).shuffle(seed=seed, buffer_size=4), PREPROCESSING)
+
+    before = fingerprint(streamed())
+    assert difference(before, fingerprint(streamed())) is None
+    assert difference(before, fingerprint(streamed(2))).startswith("rows are shuffled, or parts of them taken, in")
+    image(tmp_path / "bee" / "bee1.png", 91)
+    assert difference(before, fingerprint(streamed())) == "files have other contents under the same names and sizes"
+    image(tmp_path / "bee" / "bee1.png", size=(31, 16))
+    assert difference(before, fingerprint(streamed())) == "images of bee have another name, size or label"
+    (tmp_path / "bee" / "bee1.png").unlink()
+    assert difference(before, fingerprint(streamed())) == "there are 8 images now, and were 9"
+    made = datasets.Dataset.from_dict(
+        {"img": [np.full((8, 8, 3), 9 * i, np.uint8) for i in range(4)], "label": [0, 1, 2, 0]},
+        features=datasets.Features({"img": datasets.Image(), "label": SHARD_FEATURES["label"]}),
+    )
+    one, same, other = (fingerprint(made.select(rows).to_iterable_dataset(2)) for rows in ([0, 1], [0, 1], [0, 2]))
+    assert difference(one, same) is None and difference(one, other) is not None
+
+
+def test_a_stream_of_ones_own_says_its_shards(shards):
+    class Own(torch.utils.data.IterableDataset):
+        def __init__(self, urls):
+            self.urls = urls
+
+        def __iter__(self):
+            return iter(())
+
+    paths = sorted(map(str, shards.glob("*.tar")))
+    assert difference(fingerprint(Own(paths)), fingerprint(Own(list(paths)))) is None
+    assert "'2.tar' is missing" in difference(fingerprint(Own(paths)), fingerprint(Own(paths[:2])))
+    addresses = [f"https://host/{n}.tar" for n in range(2)]
+    assert "'https://host/1.tar' is missing" in difference(fingerprint(Own(addresses)), fingerprint(Own(addresses[:1])))
 
 
 # --- a run and an evaluation
@@ -245,6 +383,27 @@ def test_a_resumed_training_whose_class_folders_were_swapped_is_refused(tmp_path
     with pytest.raises(TrainingError, match=said):
         finetune(made_model(), tmp_path / "data", config(resume=True))
     finetune(made_model(), tmp_path / "data", config(overwrite=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (more, r"the shard '3\.tar' is new"),
+        (lambda folder: (folder / "1.tar").unlink(), r"the shard '1\.tar' is missing"),
+    ],
+)
+def test_a_resumed_run_on_other_shards_is_refused(shards, tmp_path, change, said):
+    def run(**options):
+        model = TinyModel()
+        model.labels, model.preprocessing = ["0", "1", "2"], PREPROCESSING
+        config = TrainingConfig(output_dir=str(tmp_path / "run"), max_steps=3, batch_size=3, progress=False, **options)
+        return finetune(model, from_shards(shards, 4), config)
+
+    run()
+    run(resume=True)
+    change(shards)
+    with pytest.raises(TrainingError, match=f"was made on other training data, .*: {said}.* Put the data back as they"):
+        run(resume=True)
 
 
 def test_validation_data_count_as_well(tmp_path):
