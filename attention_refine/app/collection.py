@@ -24,6 +24,7 @@ from attention_refine.data import (
     save_edits,
 )
 from attention_refine.data.columns import undecoded
+from attention_refine.data.edits import refuse_published
 from attention_refine.data.listing import has_tables
 from attention_refine.data.map_files import is_edited
 
@@ -68,6 +69,7 @@ class Collection:
             )
         if has_tables(self.folder):
             raise DataError(f"{self.folder} holds tables; the editor writes maps beside image files: export them first")
+        refuse_published(self.folder)
         self._writing = threading.Lock()
         self.rows = load_dataset(self.folder, split)
         if "image" not in self.rows.column_names:

@@ -109,7 +109,7 @@ def _split_of(source: str | Path, train: bool) -> str:
         return "test" if "test" in split_folders(folder, "test") else "train"
     except DataError:
         found = split_folders(folder, "train")
-        if found["train"] == folder:
+        if found == {"train": folder}:
             return "train"  # the whole of it
         raise DataError(
             f"{folder} has no split 'test' to judge on, but {', '.join(found)}: name one, "

@@ -11,15 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from attention_refine.data.boxes import as_boxes, check_box_format, check_boxes, from_corners
 from attention_refine.data.clip_sampling import ClipSampling
 from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
-from attention_refine.data.images import read_mask
+from attention_refine.data.images import open_image, read_mask
 from attention_refine.data.labels import ClassIndex, DataError, as_list, check_lists, label_text, sorted_names
-from attention_refine.data.listing import canonical_split, check_source, has_tables, split_folders
+from attention_refine.data.listing import check_source, has_tables, split_folders
 from attention_refine.data.map_files import is_edited, read_map
+from attention_refine.data.published import published_classes, recognise
+from attention_refine.data.split_names import canonical_split
 from attention_refine.data.summary import Summary, describe
 
 HEADERS = 60  # annotated images of a split whose sizes are looked at, spread over it
@@ -101,7 +101,9 @@ def check(
         return Check(str(source), {"train": describe(found)})
     result = Check(str(source))
     try:
-        found = split_folders(folder, _any_split(folder))
+        published = recognise(folder) if image_column is None else None
+        split = published.splits()[0] if published is not None else _any_split(folder)
+        found = split_folders(folder, split, image_column)
     except DataError as error:
         result.problems.append(str(error))
         return result
@@ -114,6 +116,7 @@ def check(
             field = label_field(rows, label_column)
             labels = [as_list(field_value(row, field)) for row in rows]
             check_lists((row.get(field) for row in rows), field)
+            names = published_classes(folder, split, image_column, label_column) or names
             names = names or sorted_names((value for label in labels for value in label), field)
             lines = tuple(left_out_lines(left_out, folder))
             result.splits[split] = _summary(rows, labels, names, group_column or "group", lines)
@@ -121,7 +124,8 @@ def check(
             result.problems.append(str(error))
             continue
         result.problems.extend(_problems(split, rows, labels, field, names, options))
-        result.problems.extend(_copies(split, rows, seen))
+        if published is None:  # a published split is what it is, and one may be a part of another
+            result.problems.extend(_copies(split, rows, seen))
         seen.setdefault(split, rows)
     return result
 
@@ -153,10 +157,10 @@ def _problems(
     found = list(islice(_labels(rows, labels, field, names), SHOWN))
     if split == "train" and len(names) == 1 and len(labels) == sum(len(label) == 1 for label in labels):
         found.append(f"{split} has one class, {names[0]!r}: there is nothing to tell apart")
-    empty = [row["_image"] for row in rows if os.path.getsize(row["_image"]) == 0]
+    empty = [row["_image"] for row in rows if _bytes(row["_image"]) == 0]
     if empty:
         found.append(
-            f"{len(empty)} {'videos' if of_videos(rows) else 'images'} of {split} are empty files: {', '.join(empty[:3])}"
+            f"{len(empty)} {'videos' if of_videos(rows) else 'images'} of {split} are empty files: {', '.join(map(_name, empty[:3]))}"
         )
     found += islice(_groups(rows, options["group_column"]), 1)
     kinds = (_annotations(rows, options["box_format"]), _masks(rows, options), _maps(rows))
@@ -207,7 +211,7 @@ def _annotations(rows: list[dict], box_format: str) -> Iterator[str]:
             for kind in kinds[:2]:
                 if row.get(kind) and _size(row[kind]) != size:
                     width, height = _size(row[kind])
-                    yield f"{row[kind]} is {width}x{height} but its image {row['_image']} is {size[0]}x{size[1]}"
+                    yield f"{_name(row[kind])} is {width}x{height} but its image {_name(row['_image'])} is {size[0]}x{size[1]}"
             for kind in kinds[2:]:
                 if row.get(kind) is not None:
                     boxes = from_corners(row[kind], row["_at"]) if box_format == "xyxy" else row[kind]
@@ -229,14 +233,23 @@ def _videos(rows: list[dict]) -> Iterator[str]:
             yield str(error)
 
 
-def _size(path: str) -> tuple[int, int]:
-    """(width, height) of an image file as it is seen upright, from its header."""
+def _bytes(cell: Any) -> int:
+    return len(cell["bytes"]) if isinstance(cell, dict) else os.path.getsize(cell)
+
+
+def _name(cell: Any) -> str:
+    """What a message calls an image: its file, or its place in the array that it lies in."""
+    return cell["path"] if isinstance(cell, dict) else cell
+
+
+def _size(cell: Any) -> tuple[int, int]:
+    """(width, height) of an image as it is seen upright, from its header."""
     try:
-        with Image.open(path) as image:
+        with open_image(cell) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return image.size[::-1] if turned else image.size
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        raise DataError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from error
+        raise DataError(f"{_name(cell)} cannot be read as an image ({' '.join(str(error).split())})") from error
 
 
 def _masks(rows: list[dict], options: dict[str, Any]) -> Iterator[str]:
@@ -246,8 +259,8 @@ def _masks(rows: list[dict], options: dict[str, Any]) -> Iterator[str]:
         }
         given = {name: as_list(each) if each is not None else None for name, each in given.items()}
         try:
-            if not (read_mask(row["_mask"], f"the mask {row['_mask']}", **given) == 1).any():
-                yield f"the mask {row['_mask']} holds no object: all of it is background, or void"
+            if not (read_mask(row["_mask"], f"the mask {_name(row['_mask'])}", **given) == 1).any():
+                yield f"the mask {_name(row['_mask'])} holds no object: all of it is background, or void"
         except DataError as error:
             yield str(error)
 

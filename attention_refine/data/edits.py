@@ -24,10 +24,12 @@ from attention_refine.core.files import atomic_file, atomic_files, save_array
 from attention_refine.data.columns import undecoded
 from attention_refine.data.folders import read_split
 from attention_refine.data.labels import DataError
-from attention_refine.data.listing import canonical_split, list_folder, split_folders
+from attention_refine.data.listing import list_folder, split_folders
 from attention_refine.data.map_files import checked_map, is_edited, read_map
 from attention_refine.data.metadata import METADATA, existing, metadata_lines
+from attention_refine.data.published import recognise
 from attention_refine.data.sources import load_dataset
+from attention_refine.data.split_names import canonical_split
 
 FORMATS = ("npy", "png")
 
@@ -251,6 +253,7 @@ def _split_of(folder: Path, split: str | None, wanted: Sequence[int | str | Path
     Raises:
         DataError: none does, or several could.
     """
+    refuse_published(folder)
     names = [split] if split is not None else list(split_folders(folder, _any_split(folder)))
     rows = {name: read_split(folder, name)[0] for name in dict.fromkeys(names)}
     if len(rows) == 1:
@@ -269,6 +272,20 @@ def _split_of(folder: Path, split: str | None, wanted: Sequence[int | str | Path
             f"{where} (its splits are {', '.join(rows)}): say which, split='train', and give images by their file's name"
         )
     return next(iter(holding.items()))
+
+
+def refuse_published(folder: Path) -> None:
+    """Refuse a published set as a place for edits: its own tables say what belongs to an image.
+
+    Raises:
+        DataError: it is one; edits of the dataset in memory are the way.
+    """
+    found = recognise(folder)
+    if found is not None:
+        raise DataError(
+            f"{folder} is {found.set.name} as published, and edited maps are written beside plain folders of images alone: "
+            "edit the dataset in memory, save_edits(load_dataset(folder), ...), or copy the images into class folders"
+        )
 
 
 def _any_split(folder: Path) -> str:

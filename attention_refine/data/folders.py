@@ -16,13 +16,14 @@ from attention_refine.data.listing import (
     File,
     LeftOut,
     Listing,
-    canonical_split,
     list_folder,
     readable,
     split_folders,
     without_mask,
 )
 from attention_refine.data.metadata import METADATA, existing, file_field, metadata_lines
+from attention_refine.data.published import recognise
+from attention_refine.data.split_names import canonical_split
 from attention_refine.data.video import FILMS, MOVING
 
 LIKE_MASKS = re.compile(
@@ -59,8 +60,11 @@ def read_split(
     if media not in MEDIA:
         raise ValueError(f"media={media!r} is not one of {', '.join(MEDIA)}")
     root = Path(os.path.normpath(root))
+    published = recognise(root) if image_column is None and media != "video" else None
+    if published is not None:
+        return published.rows(split)
     asked, label_column = label_column, None if label_column == "label" else label_column
-    found = split_folders(root, split)
+    found = split_folders(root, split, image_column)
     here = found[split]
     listing = list_folder(here)
     if here != root:

@@ -13,13 +13,10 @@ from PIL import Image
 
 from attention_refine.data.labels import DataError
 from attention_refine.data.metadata import METADATA
+from attention_refine.data.published import recognise
+from attention_refine.data.split_names import SPLITS, canonical_split
 from attention_refine.data.video import FILMS
 
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval"),
-}
 # Folders of these names hold something about the images beside them, and are no class.
 SIDES = ("masks", "maps", "cue_masks")
 # Kinds of image that Pillow does not open by itself, with what makes it.
@@ -163,18 +160,18 @@ def without_mask(stem: str) -> str:
     return re.sub(rf"[ _.-]({word})$|^({word})[ _.-]", "", stem, flags=re.IGNORECASE)
 
 
-def canonical_split(word: str) -> str | None:
-    """The split that a folder's name means, as it stands or with a word for data behind it; None for other names."""
-    bare = re.sub(r"[ _-]?(set|data|dataset|split|images|imgs)$", "", word.strip().lower())
-    return next((name for name, short in SPLITS.items() if bare in short), None)
-
-
-def split_folders(folder: Path, split: str) -> dict[str, Path]:
+def split_folders(folder: Path, split: str, image_column: str | None = None) -> dict[str, Path]:
     """The folder of each split, the one asked for also under the name it was asked by.
+
+    Of a published set it is the same for all of them, unless its table is to be read as metadata (``image_column``).
 
     Raises:
         DataError: the folder has no such split, or two folders that could be it.
     """
+    published = recognise(folder) if image_column is None else None
+    if published is not None:
+        published.split(split)
+        return dict.fromkeys((*published.splits(), split), folder)
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         name = canonical_split(path.name) if path.is_dir() else None
@@ -200,6 +197,8 @@ def has_tables(folder: Path) -> bool:
     """Whether the folder holds tables that ``datasets`` reads, and no more image files than tables beside them."""
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return True
+    if recognise(folder) is not None:
+        return False
     kinds = [f"{at}*.{kind}" for kind in ("parquet", "arrow", "tar", "zip") for at in ("", "*/")]
     tables = sum(path.name not in METADATA for kind in kinds for path in folder.glob(kind))
     if not tables:

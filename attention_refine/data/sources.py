@@ -24,6 +24,7 @@ from attention_refine.data.columns import (
 from attention_refine.data.folders import field_value, label_field, left_out_lines, of_videos, read_split
 from attention_refine.data.labels import ClassIndex, DataError, as_list, check_lists, sorted_names
 from attention_refine.data.listing import check_source, has_tables, split_folders
+from attention_refine.data.published import published_classes
 from attention_refine.embedded import clips, shapes
 
 EMBEDDED = {"shapes": shapes, "clips": clips}
@@ -57,8 +58,9 @@ def load_dataset(
             :mod:`attention_refine.data.edits`) and ``group``. Files in folders ``masks/``, ``cue_masks/`` and
             ``maps/`` go to the image with their stem. Splits are subfolders (train, validation, test or their usual
             short names), and without any the whole folder is ``train``. A folder of parquet files or one written by
-            ``save_to_disk`` is read as such. Folders of images are read anew at every call: nothing is cached. What
-            is left out of a folder is said by :func:`describe`.
+            ``save_to_disk`` is read as such, and a published set, such as CUB_200_2011, as its archive unpacks
+            (:mod:`attention_refine.data.published`). Folders of images are read anew at every call: nothing is cached.
+            What is left out of a folder is said by :func:`describe`.
         split: name of the split.
         streaming: give an iterable dataset; from the Hub nothing is downloaded beforehand.
         revision, token: of the Hub.
@@ -175,10 +177,12 @@ def _read_folder(
     media: Any,
 ) -> datasets.Dataset:
     asked = {"image_column": image_column, "label_column": label_column, "media": media}
-    found = split_folders(folder, split)
+    found = split_folders(folder, split, image_column)
     rows, left_out = read_split(folder, split, **asked)
     field = label_field(rows, label_column)
     check_lists((row.get(field) for row in rows), field)
+    if names is None:
+        names = published_classes(folder, split, image_column, label_column)
     if names is None:
         other = "train" in found and found["train"] != found[split]
         train = read_split(folder, "train", **asked)[0] if other else rows
