@@ -7,6 +7,7 @@ import multiprocessing.forkserver
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,12 @@ def server_of(module: str) -> multiprocessing.context.BaseContext:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
         multiprocessing.forkserver.ensure_running()
     return context
+
+
+def die(server: multiprocessing.context.BaseContext, function: Callable[..., object], *arguments: object) -> int:
+    """The exit status of a function in a process of :func:`server_of`'s."""
+    process = server.Process(target=function, args=arguments)
+    process.start()
+    process.join(300)
+    assert process.exitcode is not None
+    return process.exitcode

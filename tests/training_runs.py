@@ -206,7 +206,7 @@ def two_processes(folder: str):
     train(f"{folder}/resumed", resume=True, **noisy)
     with pytest.raises(Interrupted), asked_to_end(5 if Accelerator().process_index == 1 else None):
         train(f"{folder}/asked", ema_decay=0.9, **noisy)
-    train(f"{folder}/asked", ema_decay=0.9, resume=True, **noisy)
+    train(f"{folder}/asked", ema_decay=0.9, resume=True, background_checkpoints=True, **noisy)
     train(f"{folder}/unasked", ema_decay=0.9, **noisy)
 
 

@@ -46,9 +46,9 @@ class AveragedWeights:
         """The model has the averaged weights from now on."""
         self._exchange()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, for a checkpoint."""
-        return {name: value.cpu().contiguous() for name, value in self.weights.items()}
+    def tensors(self, copy: bool = False) -> dict[str, Tensor]:
+        """By name, for a checkpoint; with ``copy`` they stay as they are when training goes on."""
+        return {name: value.to("cpu", copy=copy).contiguous() for name, value in self.weights.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put back what :meth:`tensors` gave.

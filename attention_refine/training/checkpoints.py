@@ -172,6 +172,20 @@ def newest_intact(root: Path) -> Path | None:
     return None
 
 
+def check_weights(model: nn.Module, step: int) -> None:
+    """Refuse a checkpoint that would be of no use.
+
+    Raises:
+        TrainingError: a weight is not finite.
+    """
+    for name, value in model.named_parameters():
+        if not torch.isfinite(value).all():
+            raise TrainingError(
+                f"after step {step} the weights {name} are not finite, so no checkpoint was written: "
+                "lower learning_rate or set clip_grad_norm, and resume from the last checkpoint"
+            )
+
+
 def save_checkpoint(
     root: Path,
     step: int,
@@ -186,20 +200,12 @@ def save_checkpoint(
     """Write ``root/step-<step>`` and delete all but the newest ``keep_last`` checkpoints. Main process only.
 
     Args:
+        model: whose weights :func:`check_weights` found finite.
         optimizer: from :func:`optimizer_tensors`.
         state: plain values (JSON) that say where the run is.
         generators: one :func:`generator_states` per process.
         average: of the weights, by name, where one is kept.
-
-    Raises:
-        TrainingError: a weight is not finite, so that the checkpoint would be of no use.
     """
-    for name, value in model.named_parameters():
-        if not torch.isfinite(value).all():
-            raise TrainingError(
-                f"after step {step} the weights {name} are not finite, so no checkpoint was written: "
-                "lower learning_rate or set clip_grad_norm, and resume from the last checkpoint"
-            )
     folder = root / f"step-{step:08d}"
     with atomic_folder(folder) as temporary:
         save_model(model, str(temporary / "model.safetensors"))
@@ -261,10 +267,13 @@ def _of_the_same_model(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, torch.Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, keep: bool = True, copy: bool = False
+) -> dict[str, torch.Tensor]:
     """The optimiser's state as ``"<parameter>.<name>"``. Its options are not saved: they come from the config.
 
-    Where it is in shards every process must ask, and the one that is to save it keeps it.
+    Where it is in shards every process must ask, and the one that is to save it keeps it. With ``copy`` what is given
+    stays as it is when training goes on.
     """
     tensors = {}
     for row, entries in optimizer.state_dict()["state"].items():
@@ -272,7 +281,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, keep: bool = True) -> di
             if torch.is_tensor(value):
                 found = whole(value.detach()).contiguous()
                 if keep:
-                    tensors[f"{row}.{name}"] = found.cpu()
+                    tensors[f"{row}.{name}"] = found.to("cpu", copy=copy)
     return tensors
 
 

@@ -213,6 +213,10 @@ class TrainingConfig(Options):
     save_every_steps: int | None = option(
         None, "optimiser steps between checkpoints as well", at_least=1, may_change=True
     )
+    background_checkpoints: bool = option(
+        False, "write checkpoints while training goes on, from a copy in main memory (weights, optimiser's state, average)",
+        may_change=True,
+    )  # fmt: skip
     keep_last: int = option(2, "checkpoints kept; older ones are deleted", at_least=1, may_change=True)
     log_with: str | None = option(None, "tracker: tensorboard, trackio, wandb, ... (see accelerate)", may_change=True)
     log_every: int = option(10, "optimiser steps between log entries of the tracker", at_least=1, may_change=True)

@@ -22,10 +22,12 @@ from tqdm.auto import tqdm
 from attention_refine.core.files import atomic_text, room_for
 from attention_refine.data import collate as usual_collate
 from attention_refine.training.averaging import AveragedWeights
+from attention_refine.training.background import Held, Writer
 from attention_refine.training.batch_norms import kept_batch_norms, statistics_line
 from attention_refine.training.batches import Collate, check_collated, evaluation_batches
 from attention_refine.training.checkpoints import (
     atomic_folder,
+    check_weights,
     generator_states,
     load_progress,
     load_weights,
@@ -175,7 +177,7 @@ class Run:
         self.progress, self.models = Progress(), BestModels(self.output, self.kept)
         self.supervised = bool(read_by_objectives(model))
         self.hidden = not (config.progress and accelerator.is_main_process)
-        self.request = Request()
+        self.request, self.writer = Request(), Writer()
         if self.resume_from is not None:
             self._stand_where_it_was(self.resume_from)
 
@@ -226,9 +228,15 @@ class Run:
         """Say what begins; trackers and a bar until it ends."""
         if not self.hidden and not self.progress.finished:
             self._say_what_begins()
-        shown = {"total": self.total_steps, "initial": self.progress.step, "disable": self.hidden}
+        shown: dict[str, Any] = {
+            "desc": "finetune",
+            "unit": "step",
+            "total": self.total_steps,
+            "initial": self.progress.step,
+        }
+        shown["disable"] = self.hidden
         lost = lost_processes(self.accelerator, str(self.checkpoints))
-        with lost, trackers(self.accelerator, self.config), tqdm(desc="finetune", unit="step", **shown) as self.bar:
+        with lost, trackers(self.accelerator, self.config), tqdm(**shown) as self.bar, self.writer:
             seen = self.sets["validation"]
             self.panel = panel_for(self.model, seen, self.config.log_images, self.config.seed, self.accelerator)
             yield
@@ -275,6 +283,7 @@ class Run:
     def step(self, parts: list[Part]) -> dict[str, float]:
         """One step, at the rate that is its own; its losses."""
         progress, config = self.progress, self.config
+        self.writer.check()
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.rate(progress.step)
         parts = mixed_parts(parts, config, progress.epoch, progress.step_in_epoch)
@@ -342,6 +351,7 @@ class Run:
         """After a signal, a checkpoint and the end of the process: :mod:`attention_refine.training.interruption`."""
         if self.request.made(self.accelerator):
             self._save()
+            self.writer.wait()
             self.request.obey(self.progress.step, str(self.checkpoints), self.accelerator.is_main_process)
 
     def _averaged(self) -> AbstractContextManager[None]:
@@ -382,23 +392,31 @@ class Run:
 
     def _save(self) -> None:
         """A checkpoint of all that goes on."""
-        accelerator = self.accelerator
+        accelerator, behind = self.accelerator, self.config.background_checkpoints
+        self.writer.wait()  # before there are two copies in memory
         generators = gather_object([generator_states()])
         bring_back(self.trained, self.model)
-        tensors = optimizer_tensors(self.optimizer, keep=accelerator.is_main_process)
+        tensors = optimizer_tensors(self.optimizer, keep=accelerator.is_main_process, copy=behind)
         if accelerator.is_main_process:
+            check_weights(self.model, self.progress.step)
             scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-            save_checkpoint(
-                self.checkpoints, self.progress.step, model=self.model, optimizer=tensors, generators=generators,
+            write = partial(
+                save_checkpoint, self.checkpoints, self.progress.step, model=Held(self.model) if behind else self.model,
+                optimizer=tensors, generators=generators,
                 state={"progress": asdict(self.progress), "identity": self.facts, "scaler": scaler},
-                keep_last=self.config.keep_last, average=None if self.average is None else self.average.tensors(),
+                keep_last=self.config.keep_last, average=None if self.average is None else self.average.tensors(copy=behind),
             )  # fmt: skip
+            if behind:
+                self.writer.start(write)
+            else:
+                write()
         accelerator.wait_for_everyone()
 
     def _remember(self, metrics: dict[str, float]) -> Choice:
         """After an evaluation: which model is the best now, and its weights."""
         progress, config = self.progress, self.config
         check_measured(metrics, config)
+        self.writer.wait()  # best/ never is of a later epoch than the one after the newest checkpoint
         before = progress.best_step
         choice = choose(progress.history, config, {*progress.kept, progress.step}, self.supervised)
         progress.evaluations_since_best = since_best(progress.history, config)

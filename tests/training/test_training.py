@@ -15,7 +15,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from processes import in_two_processes, server_of
+from processes import die, in_two_processes, server_of
 from torch import nn
 from training_runs import (
     SHARED,
@@ -62,14 +62,6 @@ def uninterrupted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server():
     return server_of("training_runs")
-
-
-def die(server, function, *arguments) -> int:
-    process = server.Process(target=function, args=arguments)
-    process.start()
-    process.join(300)
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------
@@ -168,8 +160,11 @@ def test_two_processes_equal_one(tmp_path):
         train(tmp_path / "one" / name, **{**plain, **options})
         assert largest_difference(last_weights(tmp_path / name), last_weights(tmp_path / "one" / name)) < 1e-4
     assert_same(last_weights(tmp_path / "resumed"), last_weights(tmp_path / "noisy"))
-    # a signal to one of them ends both after the same step, with a checkpoint
+    # a signal to one of them ends both after the same step, with a checkpoint; the rest wrote them in the background
     assert_same(last_weights(tmp_path / "asked"), last_weights(tmp_path / "unasked"))
+    newest = [list_checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("asked", "unasked")]
+    for ours, theirs in zip(*(sorted(folder.iterdir()) for folder in newest), strict=True):
+        assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_every_global_batch_is_the_same_however_it_is_divided():
