@@ -59,8 +59,11 @@ def room_for(target: Path, then: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def atomic_files(*targets: Path) -> Iterator[list[Path]]:
+def atomic_files(*targets: Path, flush: bool = True) -> Iterator[list[Path]]:
     """Paths to write to that take their targets' places together when the block ends well, and are gone when not.
+
+    Args:
+        flush: to disk, before they take them; not needed of what is made anew where it is damaged.
 
     Raises:
         DiskFull: there is no room for one of them.
@@ -75,8 +78,9 @@ def atomic_files(*targets: Path) -> Iterator[list[Path]]:
             yield paths
             for path in paths:
                 os.chmod(path, 0o666 & ~_umask())  # mkstemp makes it private
-                with open(path, "rb") as written:
-                    os.fsync(written.fileno())
+                if flush:
+                    with open(path, "rb") as written:
+                        os.fsync(written.fileno())
             for path, target in zip(paths, targets):
                 os.replace(path, target)
     finally:
@@ -85,9 +89,9 @@ def atomic_files(*targets: Path) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def atomic_file(target: Path) -> Iterator[Path]:
+def atomic_file(target: Path, flush: bool = True) -> Iterator[Path]:
     """:func:`atomic_files` for one file."""
-    with atomic_files(target) as (path,):
+    with atomic_files(target, flush=flush) as (path,):
         yield path
 
 

@@ -196,6 +196,7 @@ class Listed(torch.utils.data.Dataset):
             self._reader = Reader(
                 there, preprocessing, settings["train"], settings.get("augment", "default"),
                 settings.get("scale", (0.35, 1.0)), None, settings["seed"], labeled=False, clips=settings.get("clips", 1),
+                cache_images=settings.get("cache_images"),
             )  # fmt: skip
         if self.labeled and isinstance(
             source, (list, tuple)

@@ -264,6 +264,7 @@ def _options(reader: Reader) -> dict[str, Any]:
         said = getattr(augment, "__qualname__", type(augment).__qualname__)
     options = {f"the preprocessing's {name}": _plain(value) for name, value in transform.preprocessing.items()}
     options |= {"the augmentation": said, "the list of classes": list(reader.names)}
+    options |= {"what cache_images shrinks to": None if reader.thumbnails is None else reader.thumbnails.rule}
     options |= {"the number of clips": reader.clips} if reader.sampling is not None else {}
     return options | ({"the augmentation's seed": reader.seed} if reader.random else {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from attention_refine.data.columns import VIDEO, group_names, is_multi_label, la
 from attention_refine.data.images import read_image, read_mask
 from attention_refine.data.labels import ClassIndex, DataError, not_known
 from attention_refine.data.map_files import is_edited, read_map
+from attention_refine.data.thumbnails import Thumbnails, shrunk_boxes, shrunk_mask
 from attention_refine.data.transforms import Transform
 
 
@@ -43,6 +45,7 @@ class Reader:
         seed: Any,
         labeled: Any = True,
         clips: Any = 1,
+        cache_images: Any = None,
     ) -> None:
         self.column = media_column(dataset)
         if self.column == "image" and not isinstance((dataset.features or {}).get("image"), datasets.Image):
@@ -63,6 +66,14 @@ class Reader:
         self.names = list(own if names is None else names)
         self.multi = labeled and is_multi_label(dataset)
         self.transform = Transform(preprocessing, train, augment, scale)
+        self.thumbnails: Thumbnails | None = None
+        if cache_images is not None:
+            if self.column == "video" or not train:
+                what = "videos" if self.column == "video" else "images that are judged: those are read as they are"
+                raise ValueError(
+                    f"cache_images={str(cache_images)!r} keeps images to train on, not {what}; leave it out"
+                )
+            self.thumbnails = Thumbnails(cache_images, self.transform, scale[0])
         self.random, self.seed = train, int(seed)
         self.own_augmentation = train and callable(augment)
         self._own, self._classes = own, ClassIndex(self.names) if labeled else None
@@ -103,31 +114,43 @@ class Reader:
         Raises:
             DataError: an unreadable file, a mask of another size, a malformed box.
         """
-        image, boxes, edited = read_image(row["image"], where), None, None
-        mask = self._mask(row, "mask", image, where) if self._has_mask else None
-        cue_mask = self._mask(row, "cue_mask", image, where) if self._has_cue_mask else None
+        image, size = self._image(row["image"], where)
+        boxes = edited = cue = None
+        mask = self._mask(row, "mask", size, where) if self._has_mask else None
+        cue_mask = self._mask(row, "cue_mask", size, where) if self._has_cue_mask else None
         if self._has_boxes and row["bbox"] is not None and len(row["bbox"]):  # an empty list says nothing of the object
             boxes = as_boxes(row["bbox"], where)
-            check_boxes(boxes, image.size, f"{where}: bbox")
+            check_boxes(boxes, size, f"{where}: bbox")
         if self._has_maps:
             wanted = is_edited(row.get("edited"), row["maps"])
             edited = read_map(row["maps"], f"the map of {where}") if wanted else np.zeros((1, 1), np.float32)
-        cue = as_boxes(row["cue_bbox"], where) if self._has_cue and row["cue_bbox"] is not None else None
-        check_boxes(cue or [], image.size, f"{where}: cue_bbox")
+        if self._has_cue and row["cue_bbox"] is not None:
+            cue = as_boxes(row["cue_bbox"], where)
+            check_boxes(cue, size, f"{where}: cue_bbox")
+        if image.size != size:  # a thumbnail
+            mask, cue_mask = (None if each is None else shrunk_mask(each, image.size) for each in (mask, cue_mask))
+            boxes, cue = (None if each is None else shrunk_boxes(each, size, image.size) for each in (boxes, cue))
         return image, mask, boxes, edited, cue, cue_mask
 
-    def _mask(self, row: dict, name: str, image: Image.Image, where: str) -> np.ndarray | None:
+    def _image(self, cell: Any, where: str) -> tuple[Image.Image, tuple[int, int]]:
+        """The image, or its thumbnail, and the (width, height) that masks and boxes are of."""
+        if self.thumbnails is not None:
+            return self.thumbnails.read(cell, where)
+        image = read_image(cell, where)
+        return image, image.size
+
+    def _mask(self, row: dict, name: str, size: tuple[int, int], where: str) -> np.ndarray | None:
         if row[name] is None:
             return None
         there = " ".join(f"the {name.replace('_', ' ')} {_name(row[name])} of {where}".split())
         options = {"values": row.get("mask_values"), "void": row.get("mask_void")} if name == "mask" else {}
         mask = read_mask(row[name], there, **options)
-        if mask.shape != (image.height, image.width):
-            sizes = f"{mask.shape[1]}x{mask.shape[0]} but its image is {image.width}x{image.height}"
-            turned = mask.shape == (image.width, image.height)
+        height, width = mask.shape
+        if (width, height) != size:
+            sizes = f"{width}x{height} but its image is {size[0]}x{size[1]}"
             remedy = (
                 "images are turned upright by their EXIF data, where they have any: turn the mask as well"
-                if turned
+                if (height, width) == size
                 else "they must agree"
             )
             raise DataError(f"{there} is {sizes} (width x height, upright): {remedy}")
@@ -246,6 +269,9 @@ class Prepared(_Described, torch.utils.data.Dataset):
         seed: of the augmentation.
         progress: show a bar while checking.
         labeled: ``False`` leaves the labels out of the items; the dataset then needs no label column.
+        cache_images: of images to train on, a folder that keeps each of them decoded, as small as random crops allow
+            (:mod:`attention_refine.data.thumbnails`), so that later epochs decode none. With an ``augment`` of one's own
+            ``scale[0]`` says how small a share its crops keep.
         clips: of videos, when not training: how many of each, spread over it. The middle one is ``pixel_values``, the
             others ``more_clips`` (clips - 1, 3, T, H, W); predictions are the mean over all of them.
 
@@ -274,9 +300,12 @@ class Prepared(_Described, torch.utils.data.Dataset):
         progress: bool = True,
         labeled: bool = True,
         clips: int = 1,
+        cache_images: str | os.PathLike | None = None,
     ):
         _check_on_error(on_error)
-        self._reader = Reader(dataset, preprocessing, train, augment, scale, class_names, seed, labeled, clips)
+        self._reader = Reader(
+            dataset, preprocessing, train, augment, scale, class_names, seed, labeled, clips, cache_images
+        )
         self.dataset = undecoded(dataset.with_format(None))
         if labeled:
             self._check_labels()
@@ -421,9 +450,11 @@ class PreparedStream(_Described, torch.utils.data.IterableDataset):
         on_error: str = "raise",
         seed: int = 0,
         clips: int = 1,
+        cache_images: str | os.PathLike | None = None,
     ):
         _check_on_error(on_error)
-        self._reader = Reader(dataset, preprocessing, train, augment, scale, class_names, seed, clips=clips)
+        options = {"clips": clips, "cache_images": cache_images}
+        self._reader = Reader(dataset, preprocessing, train, augment, scale, class_names, seed, **options)
         self.dataset = undecoded(dataset)
         self.on_error = on_error
         self._skipped = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers count into it

@@ -173,7 +173,7 @@ class Transform:
 
     def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
         """``(left, top, right, bottom)``: the part of an image that evaluation keeps, in the image's own pixels."""
-        resized = self._resized([height, width])
+        resized = self.resized([height, width])
         sides = []
         for side, whole, kept in zip((height, width), resized, self.size):
             begin, cell = round((whole - kept) / 2), side / whole  # as torchvision's center_crop rounds
@@ -183,7 +183,7 @@ class Transform:
 
     def _centred(self, sample: dict) -> dict:
         sample = self._bounded(sample)
-        size = self._resized(F.get_size(sample["image"]))
+        size = self.resized(F.get_size(sample["image"]))
         options = {"interpolation": self.interpolation, "antialias": True}
         return {k: F.center_crop(F.resize(v, size, **options), list(self.size)) for k, v in sample.items()}
 
@@ -193,7 +193,7 @@ class Transform:
         Enlarged whole, 20000 x 2 pixels would take gigabytes. Others are left as they are, to the bit.
         """
         given = F.get_size(sample["image"])
-        resized, window = self._resized(given), list(given)
+        resized, window = self.resized(given), list(given)
         for at in (0, 1):
             if resized[at] > LONGEST * self.size[at]:
                 least = math.ceil(LONGEST * self.size[at] * given[at] / resized[at])
@@ -206,10 +206,10 @@ class Transform:
     def _off(self, given: list[int], at: int, side: int) -> tuple[int, float]:
         """How otherwise than the whole a picture cut to ``side`` pixels along ``at`` is enlarged and then cut."""
         cut = [side if axis == at else length for axis, length in enumerate(given)]
-        own, whole = self._resized(cut)[at], self._resized(given)[at]
+        own, whole = self.resized(cut)[at], self.resized(given)[at]
         return (own - whole) % 4, abs(own / side - whole / given[at])  # halves of a pixel round to even; the scale
 
-    def _resized(self, size: list[int]) -> list[int]:
+    def resized(self, size: list[int]) -> list[int]:
         """(height, width) that an image is resized to before the centre crop: timm's rounding."""
         target = [math.floor(side / self.preprocessing["crop_pct"]) for side in self.size]
         if self.preprocessing.get("crop_mode", "center") == "squash":

@@ -122,6 +122,7 @@ def prepare_training(recipe: Recipe, model: Refined, split: Any, labeled: bool =
         on_error=recipe.data.on_error,
         seed=recipe.training.seed,
         progress=recipe.training.progress,
+        cache_images=recipe.data.cache_images,
     )
     return match_classes(prepared, model.labels) if labeled else prepared
 
