@@ -1,4 +1,4 @@
-"""What is made of docs/results.md, docs/abn.md, docs/zoo.md and README.md: the figure, and all that stands between marks.
+"""What is made of docs/results.md, docs/abn.md, docs/zoo.md, docs/published.md and README.md: the figure, and all that stands between marks.
 
     python benchmarks/results_page.py            # after a run has added lines to benchmarks/results/, or a table was changed
 
@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import abn_width
 import clips_table
 import demo
+import published
 import repair
 import zoo
 from repeated import lines, spread
 from scipy import stats
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("docs/results.md", "docs/abn.md", "docs/zoo.md", "README.md")]
+PAGES = [ROOT / name for name in ("docs/results.md", "docs/abn.md", "docs/zoo.md", "docs/published.md", "README.md")]
 FIGURE = ROOT / "docs" / "images" / "results.svg"
 DRAWN = (repair.RESULTS, demo.RESULTS)
 MADE = re.compile(r"(<!-- made: (.*?) -->\n).*?<!-- /made -->", re.DOTALL)
@@ -253,6 +254,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
         "brnpa", ["data", "backbone", "arm", "accuracy", "mask correlation", "energy inside", "iauc"],
         lambda row: row["arm"] in ("plain", "low", "high"),
     ),
+    "published": published.tables,
     "zoo": lambda: zoo.table(full_table),
     "zoo trained": lambda: zoo.table(full_table, trained=True),
 }  # fmt: skip

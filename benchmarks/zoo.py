@@ -17,8 +17,12 @@ import attention_refine as ar
 
 CONFIGS = Path(__file__).parents[1] / "hub_configs"
 WAITS = {
-    "path/to/cub200_2010": "CUB-200-2010", "path/to/cub200_2011": "CUB-200-2011", "path/to/stanford_dogs": "Stanford Dogs",
-    "path/to/voc2012": "PASCAL VOC 2012", "path/to/market1501": "Market-1501", "ILSVRC/imagenet-1k": "ImageNet",
+    "path/to/cub200_2010": "CUB-200 (2010)", "path/to/CUB_200_2011": "CUB-200-2011", "path/to/stanford_dogs": "Stanford Dogs",
+    "path/to/VOCdevkit/VOC2012": "PASCAL VOC 2012", "path/to/VOCdevkit/VOC2007": "PASCAL VOC 2007",
+    "path/to/Market-1501-v15.09.15": "Market-1501", "ILSVRC/imagenet-1k": "ImageNet",
+    "path/to/cifar-100-binary": "CIFAR-100", "path/to/waterbird_complete95_forest2water2": "Waterbirds-95",
+    "path/to/waterbird_1.0_forest2water2": "Waterbirds-100", "path/to/spawrious224": "Spawrious",
+    "path/to/bg_challenge": "ImageNet-9",
 }  # fmt: skip
 OWN = {"path/to/folder": "your folder", "shapes": "embedded images", "clips": "embedded clips"}
 Tables = Callable[[str], Any]

@@ -1,4 +1,4 @@
-"""docs/results.md, docs/abn.md, docs/zoo.md and README.md hold what `python benchmarks/results_page.py` makes of the lines there are."""
+"""The pages hold what `python benchmarks/results_page.py` makes of the lines there are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def made():
         yield results_page
 
 
-@pytest.mark.parametrize("name", ["docs/results.md", "docs/abn.md", "docs/zoo.md", "README.md"])
+@pytest.mark.parametrize("name", ["docs/results.md", "docs/abn.md", "docs/zoo.md", "docs/published.md", "README.md"])
 def test_what_stands_between_marks_is_what_the_lines_say(made, name):
     page = ROOT / name
     assert page in made.PAGES and "<!-- made: " in page.read_text(encoding="utf-8")

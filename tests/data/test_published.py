@@ -213,6 +213,9 @@ def test_cub_2010(tmp_path):
     file.write_bytes(b"no such file")
     with pytest.raises(DataError, match=f"{file.name} cannot be read as a MATLAB file"):
         load_dataset(folder)
+    file.unlink()
+    with pytest.raises(DataError, match=f"{file.name} is missing, a file of the published set"):
+        load_dataset(folder)
 
 
 def test_waterbirds(tmp_path):

@@ -153,10 +153,10 @@ def mat(file: Path | str, *names: str, squeeze: bool = True) -> dict[str, Any]:
     """
     from scipy.io import loadmat  # a second to import
 
+    if not os.path.exists(file):  # its reader says something else
+        raise DataError(f"{file} is missing, a file of the published set: unpack the whole archive")
     try:
         found = loadmat(file, squeeze_me=squeeze, variable_names=list(names))
-    except FileNotFoundError:
-        raise DataError(f"{file} is missing, a file of the published set: unpack the whole archive") from None
     except Exception as error:  # its reader raises ValueError, TypeError, struct and zlib errors
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file} cannot be read as a MATLAB file ({reason}): unpack it again") from None

@@ -53,11 +53,12 @@ def _of(split: str) -> list[Part]:
 
 def _splits(root: Path) -> list[str]:
     """Those of the challenges whose folders are all there: each can be had by itself."""
-    there = {(draw, place) for draw in "01" if has(root, draw) for place in folders_in(root / draw)}
+    places = {(draw, place) for draw in "01" if has(root, draw) for place in folders_in(root / draw)}
+    there = {(draw, place, dog) for draw, place in places for dog in folders_in(root / draw / place)}
     whole = [
         challenge
         for challenge in (*ONE, *MANY)
-        if {part[:2] for test in (False, True) for part in _parts(challenge, test)} <= there
+        if {part[:3] for test in (False, True) for part in _parts(challenge, test)} <= there
     ]
     return [f"{challenge}_{part}" for challenge in whole for part in ("train", "test")]
 
