@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from attention_refine.data.digests import difference, fingerprint
     from attention_refine.data.edits import discard_edits, map_from_clicks, save_edits
+    from attention_refine.data.few_annotations import keep_annotations
     from attention_refine.data.images import read_image, read_mask
     from attention_refine.data.items import Prepared, PreparedStream, collate, prepare
     from attention_refine.data.labels import DataError
@@ -73,6 +74,7 @@ _HOMES = {
     "group_names": "columns",
     "is_multi_label": "columns",
     "is_numbered": "class_matching",
+    "keep_annotations": "few_annotations",
     "load_dataset": "sources",
     "load_unlabeled": "unlabeled",
     "map_from_clicks": "edits",
@@ -110,6 +112,7 @@ __all__ = [
     "group_names",
     "is_multi_label",
     "is_numbered",
+    "keep_annotations",
     "load_dataset",
     "load_unlabeled",
     "map_from_clicks",

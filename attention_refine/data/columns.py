@@ -290,7 +290,7 @@ def split_train_validation(dataset: datasets.Dataset, fraction: float, seed: int
         raise ValueError(f"the validation fraction must be between 0 and 1, both excluded, got {fraction}")
     if isinstance(dataset, datasets.IterableDataset):
         raise DataError("a stream cannot be split: read a validation split, or load the dataset without streaming")
-    groups = _shuffled_by_class(dataset, seed)
+    groups = shuffled_by_class(dataset, seed)
     chosen = [row for rows in groups for row in rows[: min(round(fraction * len(rows)), len(rows) - 1)]]
     if not chosen:
         raise DataError(
@@ -312,14 +312,14 @@ def split_few_labels(dataset: datasets.Dataset, per_class: int, seed: int) -> tu
         raise ValueError(f"per_class must be 1 or more, got {per_class}")
     if isinstance(dataset, datasets.IterableDataset):
         raise DataError("a stream cannot be split: load the dataset without streaming")
-    groups = _shuffled_by_class(dataset, seed)
+    groups = shuffled_by_class(dataset, seed)
     least = min(len(rows) for rows in groups)
     if least < per_class:
         raise DataError(f"{per_class} images of each class are more than there are: a class has {least}")
     return _parted(dataset, [row for rows in groups for row in rows[:per_class]])
 
 
-def _shuffled_by_class(dataset: datasets.Dataset, seed: int) -> list[list[int]]:
+def shuffled_by_class(dataset: datasets.Dataset, seed: int) -> list[list[int]]:
     """The rows of each class, in a random order; a row with several labels counts for the rarest."""
     column = "labels" if is_multi_label(dataset) else "label"
     labels = [as_list(label) for label in dataset.select_columns([column])[column]]

@@ -8,6 +8,7 @@ from ..backbones.sites import UnsupportedBackbone
 from ..data import (
     class_names,
     is_numbered,
+    keep_annotations,
     load_dataset,
     load_unlabeled,
     match_classes,
@@ -41,6 +42,8 @@ def load_splits(options: DataOptions, seed: int = 0) -> dict[str, Any]:
     rest = None
     if options.images_per_class is not None:
         splits["train"], rest = split_few_labels(splits["train"], options.images_per_class, seed)
+    if options.annotated is not None:
+        splits["train"] = keep_annotations(splits["train"], options.annotated, seed)
     if options.unlabeled == "rest":
         if rest is None or len(rest) == 0:
             raise ValueError("data.unlabeled 'rest' takes what images_per_class leaves out, and it leaves out nothing")

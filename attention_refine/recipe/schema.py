@@ -61,6 +61,10 @@ class DataOptions(Options):
     images_per_class: int | None = option(
         None, "labelled training images of each class, drawn by the seed; all if not given", at_least=1
     )
+    annotated: float | None = option(
+        None, "share of the annotated training images of each class that keep their masks, boxes and edited maps, drawn by "
+        "the seed; all if not given", above=0, at_most=1,
+    )  # fmt: skip
     unlabeled: str | None = option(
         None, "images without labels beside them: a source as above, 'shapes:train' for example, or 'rest' for those "
         "that images_per_class leaves out",

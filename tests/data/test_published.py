@@ -229,10 +229,21 @@ def test_waterbirds(tmp_path):
     assert class_names(load_dataset(folder, label_column="place")) == ["land", "water"]
     read = load_dataset(folder, image_column="img_filename", label_column="y")  # as a plain folder with a table
     assert len(read) == 6 and class_names(read) == ["0", "1"]
+    assert "bbox" not in train.column_names
     table = (folder / "metadata.csv").read_text().replace("bird_3.jpg,0,1", "bird_3.jpg,0,3")
     (folder / "metadata.csv").write_text(table)
     with pytest.raises(DataError, match="metadata.csv line 4: split is '3', not one of 0 train, 1 validation, 2 test"):
         load_dataset(folder)
+
+
+def test_waterbirds_has_the_boxes_and_masks_of_cub_beside_it(tmp_path):
+    cub, folder = SETS["cub_2011"](tmp_path), SETS["waterbirds"](tmp_path)
+    (folder / "segmentations").rename(cub / "segmentations")
+    (tmp_path / "segmentations").rename(tmp_path / "elsewhere")
+    text(cub / "images.txt", "7 001.Black_footed_Albatross/bird_1.jpg", "9 002.Laysan_Albatross/bird_9.jpg")
+    text(cub / "bounding_boxes.txt", "7 3.0 2.0 6.5 5.0", "9 1.0 2.0 3.0 4.0")
+    train = load_dataset(folder)
+    assert train["bbox"] == [[[3.0, 2.0, 6.5, 5.0]], None] and drawn(train[0]).sum() == 6 * 3
 
 
 def test_voc(tmp_path):

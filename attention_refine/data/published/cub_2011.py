@@ -26,10 +26,26 @@ def _classes(root: Path, split: str) -> list[str]:
     return [names[number] for number in sorted(names)]
 
 
+BESIDE = ("segmentations", "../segmentations", "../CUB_200_2011/segmentations")
+
+
 def segmentations(root: Path) -> Folder:
-    """The masks, unpacked into the set or beside it."""
-    within = root / "segmentations"
-    return Folder(within if within.is_dir() else root.parent / "segmentations")
+    """The masks, unpacked into a set of CUB's images, beside it, or into CUB beside it."""
+    return Folder(next((root / place for place in BESIDE if (root / place).is_dir()), root / BESIDE[0]))
+
+
+def boxes_beside(root: Path) -> dict[str, list[float]]:
+    """[x, y, width, height] by the image's name, of CUB_200_2011 beside another set of its images; empty without it."""
+    cub = root.parent / "CUB_200_2011"
+    files = cub / "images.txt", cub / "bounding_boxes.txt"
+    if not all(file.exists() for file in files):
+        return {}
+    names, boxes = map(numbered, files)
+    return {name: _box(boxes, number, files[1]) for number, name in names.items()}
+
+
+def _box(boxes: dict[int, str], number: int, file: Path) -> list[float]:
+    return as_numbers(of_image(boxes, number, file), 4, f"{file}: image {number}")
 
 
 def _read(root: Path, split: str) -> Rows:
@@ -54,8 +70,7 @@ def _read(root: Path, split: str) -> Rows:
             )
         row: Row = {"_at": at, "_image": images.path(name, at), "label": classes[int(label) - 1]}
         if "bounding_boxes" in tables:
-            box = of_image(tables["bounding_boxes"], number, files["bounding_boxes"])
-            row["bbox"] = [as_numbers(box, 4, f"{files['bounding_boxes']}: image {number}")]
+            row["bbox"] = [_box(tables["bounding_boxes"], number, files["bounding_boxes"])]
         mask = masks.optional(name.rpartition(".")[0] + ".png")
         if mask is not None:
             row |= {"_mask": mask, "mask_values": MOST_PEOPLE}

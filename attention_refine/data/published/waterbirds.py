@@ -1,7 +1,8 @@
 """Waterbirds (Sagawa et al. 2020), and its form without exceptions in training (Waterbirds-100): a table beside CUB's folders.
 
 ``metadata.csv`` has ``y`` (0 landbird, 1 waterbird), ``place`` (0 land, 1 water) and ``split`` (0 train, 1 validation, 2
-test). The images have the size of CUB's, so CUB's ``segmentations`` in the folder, or beside it, are their masks.
+test). The images have the names and the size of CUB's, so CUB's ``segmentations`` in the folder, beside it or in
+``CUB_200_2011`` beside it are their masks, and the boxes of that are theirs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from attention_refine.data.labels import DataError
 from attention_refine.data.metadata import metadata_lines
 from attention_refine.data.published._files import Folder
 from attention_refine.data.published._layout import PublishedSet, Row, Rows
-from attention_refine.data.published.cub_2011 import MOST_PEOPLE, segmentations
+from attention_refine.data.published.cub_2011 import MOST_PEOPLE, boxes_beside, segmentations
 
 BIRDS = ["landbird", "waterbird"]
 PLACES = ["land", "water"]
@@ -38,7 +39,7 @@ def _coded(line: dict, field: str, names: list[str], at: str) -> str:
 
 
 def _read(root: Path, split: str) -> Rows:
-    images, masks = Folder(root), segmentations(root)
+    images, masks, boxes = Folder(root), segmentations(root), boxes_beside(root)
     rows = []
     for at, line in metadata_lines(root / "metadata.csv"):
         bird, place = _coded(line, "y", BIRDS, at), _coded(line, "place", PLACES, at)
@@ -48,6 +49,8 @@ def _read(root: Path, split: str) -> Rows:
         row: Row = {
             "_at": at, "_image": images.path(name, at), "label": bird, "place": place, "group": f"{bird}/{place}",
         }  # fmt: skip
+        if name in boxes:
+            row["bbox"] = [boxes[name]]
         mask = masks.optional(name.rpartition(".")[0] + ".png")
         if mask is not None:
             row |= {"_mask": mask, "mask_values": MOST_PEOPLE}
@@ -57,11 +60,11 @@ def _read(root: Path, split: str) -> Rows:
 
 SET = PublishedSet(
     name="Waterbirds",
-    files="`metadata.csv` with `img_filename`, `y`, `place`, `split`, `place_filename`; CUB's `segmentations/` in it or beside it",
+    files="`metadata.csv` with `img_filename`, `y`, `place`, `split`, `place_filename`; `CUB_200_2011/` or its `segmentations/` beside it",
     known=_known,
     splits=lambda root: SPLITS,
     classes=lambda root, split: BIRDS,
     read=_read,
     within=("waterbird_complete95_forest2water2", "waterbird_1.0_forest2water2"),
-    holds="groups bird/place, masks",
+    holds="groups bird/place, CUB's masks and boxes",
 )
