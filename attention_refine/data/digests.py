@@ -32,6 +32,7 @@ from attention_refine.data.shards import Shards, shards_difference, shards_of
 READ = 256  # images whose files are read
 MOST = 1 << 20  # bytes of each
 HEAD = 1 << 16  # bytes of a shard
+NAMED = 4096  # shards that a print names; of more, runs of them
 STATED = 100_000  # files of a column whose size and time are looked at
 FILES = ("image", "video", "mask", "cue_mask", "maps")
 VALUES = ("bbox", "cue_bbox", "edited", "group", "mask_values", "mask_void", "mask_confidence", "start", "end")
@@ -175,13 +176,19 @@ def _of_stream(dataset: Any, shards: Shards) -> dict[str, Any]:
         found |= {"contents": _digest([found["contents"], _contents({"shard": files}, len(shards.names))])}
         found |= {"whole": False, "times": _digest(times)}
         found |= {"oldest": min(times, default=0), "newest": max(times, default=0)}
-    named = [mark.removeprefix(os.sep).rsplit(" ", 1) for mark in marks["shard"]]
     choices = [*shards.choices, f"{len(shards.tables)} tables"] if shards.choices else []
-    return {
-        **found,
-        "shards": [[name, int(size) if size.isdigit() else None] for name, size in named],
-        "order of rows": _digest(choices),
-    }
+    return {**found, "shards": _named(marks["shard"]), "order of rows": _digest(choices)}
+
+
+def _named(marks: list[str]) -> list[list[Any]]:
+    """Name and size of each shard, or of runs of them: a stream may be of a file an image."""
+    pairs = [mark.removeprefix(os.sep).rsplit(" ", 1) for mark in marks]
+    shards = [[name, int(size) if size.isdigit() else None] for name, size in pairs]
+    together = -(-len(shards) // NAMED)
+    if together < 2:
+        return shards
+    runs = [shards[at : at + together] for at in range(0, len(shards), together)]
+    return [[f"{run[0][0]} to {run[-1][0]} ({_digest(run)})", None] for run in runs]
 
 
 def _of_parts(tables: list[datasets.Dataset], options: dict[str, Any]) -> _Known:

@@ -62,9 +62,18 @@ def _take(held: Any, found: Shards) -> None:
         found.names.append(os.fspath(held))
     elif isinstance(held, datasets.Dataset):
         found.tables.append(held)
-    elif isinstance(held, (list, tuple, dict)):
-        for each in held.values() if isinstance(held, dict) else held:
+    elif isinstance(held, list):
+        for each in held:
             _take(each, found)
+    elif isinstance(held, (dict, tuple)):  # datasets holds some lists of files twice, and files with where they lie
+        before: list[Any] = []
+        for each in held.values() if isinstance(held, dict) else held:
+            own = Shards()
+            _take(each, own)
+            if [own.names, own.tables] not in before:
+                before.append([own.names, own.tables])
+                found.names += own.names
+                found.tables += own.tables
 
 
 def _text(choice: Any) -> str:
@@ -96,5 +105,5 @@ def shards_difference(before: Sequence[Sequence[Any]] | None, now: Sequence[Sequ
         return f"shards come more than once, and not as often as before ({counts})"
     for (name, _), (was, _) in zip(now, before):
         if name != was:
-            return f"the shards come in another order, {name!r} where {was!r} was: shuffle with the seed of before"
+            return f"the shards come in another order, {name!r} where {was!r} was: shuffle with the same seed"
     return None

@@ -315,6 +315,14 @@ def test_other_shards_are_said(shards, buffer, change, said):
     assert re.fullmatch(said, difference(before, fingerprint(from_shards(shards, buffer))))
 
 
+def test_of_very_many_files_runs_are_named(shards, monkeypatch):
+    monkeypatch.setattr(module, "NAMED", 2)
+    before = fingerprint(from_shards(shards))
+    assert len(before["shards"]) == 2 and difference(before, fingerprint(from_shards(shards))) is None
+    longer(shards)
+    assert "the shard '0.tar to 1.tar (" in difference(before, fingerprint(from_shards(shards)))
+
+
 def test_another_order_of_shards_and_rows_is_said(shards):
     before = fingerprint(from_shards(shards, 4))
     said = difference(before, fingerprint(from_shards(shards, 4, seed=5)))
@@ -349,6 +357,18 @@ def test_a_stream_of_a_table_is_known_by_its_rows(tmp_path):
     )
     one, same, other = (fingerprint(made.select(rows).to_iterable_dataset(2)) for rows in ([0, 1], [0, 1], [0, 2]))
     assert difference(one, same) is None and difference(one, other) is not None
+
+
+def test_other_streams_of_datasets_name_their_files_once(tmp_path):
+    classes(tmp_path)
+    folder = datasets.load_dataset("imagefolder", data_dir=str(tmp_path), split="train", streaming=True)
+    assert [name for name, _ in fingerprint(folder)["shards"]] == [f"{n}/{n}{i}.png" for n in NAMES for i in range(2)]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text('{"label": 1}')
+    stream = datasets.load_dataset("json", data_files=str(tmp_path / "*.json"), split="train", streaming=True)
+    assert fingerprint(stream)["shards"] == [["a.json", 12], ["b.json", 12]]
+    both = fingerprint(datasets.interleave_datasets([stream, stream]))
+    assert "(there are 4 now, and were 2)" in difference(fingerprint(stream), both)
 
 
 def test_a_stream_of_ones_own_says_its_shards(shards):
