@@ -1,34 +1,35 @@
-"""The weight of the energy loss beside a repair: looked for on training images that are held out, one JSON line a cell.
+"""The weight of the energy loss beside a repair or alone: looked for on training images that are held out, one JSON line a cell.
 
     python benchmarks/map_weight.py --data shared/data --weights shared/weights/resnet18.safetensors
     python benchmarks/map_weight.py --table            # the lines, as a table
 
 A quarter of the training images, drawn with seed 7, is held out and judged; of the rest 5 % have boxes, from which a
-segmenter makes the masks of all. Trained as in ``repair.py``, whose arm "map too" has the weight that was taken. ``plain``
-has neither copies nor the loss, weight 0 has the copies alone. One line is no choice but a warning: weight 3 was judged on
-the test images of pets3 (``"judged": "test"``, made by ``repair.py``) before 2 was settled.
+segmenter makes the masks of all. Trained as in ``methods``, whose "repair + energy" has the weight that was taken, and
+"made energy" that without copies. ``plain`` has neither copies nor the loss, weight 0 has the copies alone. One line is no
+choice but a warning: weight 3 was judged on the test images of pets3 (``"judged": "test"``) before 2 was settled.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import repair
 import torch
+from methods.protocol import Cell, Places, annotated, fit, segmented, wrapped
 from repeated import fill, lines
 
 import attention_refine as ar
 from attention_refine import data
 
 RESULTS = Path(__file__).parent / "results" / "map_weight.jsonl"
-CELLS = {
-    "pets3": [("plain", 0.0), (0.0, 0.0), (1.0, 0.0), (5.0, 0.0), (4.0, 0.3)],
-    "cub20": [("plain", 0.0), (0.0, 0.0), (2.0, 0.0), (3.0, 0.0), (4.0, 0.3)],
-}
+CELLS = {  # weight, slack, with copies
+    "pets3": [("plain", 0.0, False), (0.0, 0.0, True), (1.0, 0.0, True), (5.0, 0.0, True), (4.0, 0.3, True),
+              (4.0, 0.0, False), (6.0, 0.0, False)],
+    "cub20": [("plain", 0.0, False), (0.0, 0.0, True), (2.0, 0.0, True), (3.0, 0.0, True), (4.0, 0.3, True),
+              (4.0, 0.0, False), (6.0, 0.0, False)],
+}  # fmt: skip
 
 
 def split(rows: Any) -> tuple[Any, Any]:
@@ -40,21 +41,31 @@ def split(rows: Any) -> tuple[Any, Any]:
     return rows.select([row for row in range(len(rows)) if row not in held]), rows.select(sorted(held))
 
 
-def cell(dataset: str, weight: float | str, slack: float, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def cell(
+    dataset: str, weight: float | str, slack: float, copies: bool, seed: int, arguments: argparse.Namespace
+) -> dict[str, Any]:  # fmt: skip
+    places = Places(arguments.data, arguments.weights.parent)
+    own = Cell(
+        dataset,
+        arguments.weights.stem,
+        "repair + energy",
+        "boxes 5 %",
+        "all",
+        seed,
+        arguments.steps,
+        arguments.image_size,
+    )
     train, held_out = split(data.load_dataset(arguments.data / dataset, "train"))
+    train = annotated(train, own.annotation if weight != "plain" else "none", seed)
     objectives: list[Any] = []
     if weight != "plain":
-        train, _ = repair.segmented(arguments, repair.few(train, seed, boxes=True), seed)
-        objectives.append(ar.Transplant(**repair.TRANSPLANT))
+        train, _ = segmented(own, places, train)
+    if copies:
+        objectives.append(ar.Transplant(replace=True, copies=0.75))
     if weight not in ("plain", 0.0):
-        objectives.append(ar.MapSupervision(**{**repair.MADE, "weight": weight, "slack": slack}))
-    model = repair.wrapped(arguments, data.class_names(train), seed, None, objectives)
-    with tempfile.TemporaryDirectory() as folder:
-        config = ar.TrainingConfig(
-            output_dir=folder, max_steps=arguments.steps, batch_size=32, warmup_ratio=0.1, seed=seed, progress=False,
-            channels_last=True, **repair.CONVOLUTIONAL,
-        )  # fmt: skip
-        ar.finetune(model, data.prepare(train, model.preprocessing, train=True, seed=seed), config)
+        objectives.append(ar.MapSupervision(norm="energy", target="mask", weight=weight, slack=slack))
+    model = wrapped(own, places, data.class_names(train), None, objectives)
+    fit(model, train, own, own.steps)
     measures = ["accuracy", "mask_correlation", "energy_inside"]
     judged = ar.evaluate(
         model, held_out, groups=[], perturbation_images=0, progress=False, measures=measures
@@ -68,7 +79,7 @@ def cell(dataset: str, weight: float | str, slack: float, seed: int, arguments: 
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
-    columns = ("dataset", "weight", "slack", "judged", "accuracy", "mask_correlation", "energy_inside")
+    columns = ("dataset", "weight", "slack", "copies", "judged", "accuracy", "mask_correlation", "energy_inside")
     out = ["| " + " | ".join(columns).replace("_", " ") + " |", "|---" * len(columns) + "|"]
     return out + ["| " + " | ".join(str(line[column]) for column in columns) + " |" for line in found]
 
@@ -90,12 +101,16 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     of_all = {"network": arguments.weights.stem, "steps": arguments.steps, "image_size": arguments.image_size}
     cells = [
-        {"dataset": dataset, "weight": weight, "slack": slack, "seed": seed} | of_all
+        {"dataset": dataset, "weight": weight, "slack": slack, "copies": copies, "seed": seed} | of_all
         for seed in arguments.seeds
         for dataset in arguments.dataset
-        for weight, slack in CELLS[dataset]
+        for weight, slack, copies in CELLS[dataset]
     ]
-    fill(RESULTS, cells, lambda dataset, weight, slack, seed, **_: cell(dataset, weight, slack, seed, arguments))
+    fill(
+        RESULTS,
+        cells,
+        lambda dataset, weight, slack, copies, seed, **_: cell(dataset, weight, slack, copies, seed, arguments),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is made of docs/results.md, docs/abn.md, docs/zoo.md, docs/published.md and README.md: the figure, and all that stands between marks.
+"""What is made of the pages named in PAGES: the figure, and all that stands between marks.
 
     python benchmarks/results_page.py            # after a run has added lines to benchmarks/results/, or a table was changed
 
@@ -13,6 +13,7 @@ import hashlib
 import re
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +21,20 @@ import abn_width
 import clips_table
 import demo
 import published
-import repair
 import zoo
+from methods import tables
+from methods.protocol import DATASETS
+from methods.registry import METHODS
+from methods.tables import interval
 from repeated import lines, spread
-from scipy import stats
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("docs/results.md", "docs/abn.md", "docs/zoo.md", "docs/published.md", "README.md")]
+PAGES = [
+    ROOT / name
+    for name in ("docs/results.md", "docs/benchmark.md", "docs/abn.md", "docs/zoo.md", "docs/published.md", "README.md")
+]
 FIGURE = ROOT / "docs" / "images" / "results.svg"
-DRAWN = (repair.RESULTS, demo.RESULTS)
+DRAWN = (tables.RESULTS, demo.RESULTS)
 MADE = re.compile(r"(<!-- made: (.*?) -->\n).*?<!-- /made -->", re.DOTALL)
 
 
@@ -76,24 +82,42 @@ def picked(name: str, columns: list[str], keep: Callable[[dict[str, str]], bool]
 # what is made ---------------------------------------------------------------------------------------------------------
 
 
-def repaired(dataset: str) -> list[str]:
-    """A sentence, the short table and the full one, of every network that has lines."""
-    found = [line for line in lines(repair.RESULTS) if line["dataset"] == dataset]
+def methods(dataset: str) -> list[str]:
+    """Of every network and number of labels with lines: a short table, and folded all measures and the differences."""
     out = []
-    for network in dict.fromkeys(line["network"] for line in found):
-        of = [line for line in found if line["network"] == network]
-        if dataset == "places3":
-            out += [*(f"* {sentence}" for sentence in _closings(network, of)), ""]
-        head, rule, *rows = repair.table(of)[2:-1]
-        titles, *cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in (head, *rows))
-        wanted = ["arm", "seeds", "overall", "place lies", "worst group", "correlation of the map", "energy inside",
-                  "Grad-CAM's correlation", "closes of the distance"]  # fmt: skip
-        if dataset == "places3":
-            wanted.remove("Grad-CAM's correlation")  # of the heads alone it is another
-        kept = [titles.index(title) for title in wanted if title in titles]
-        short = markdown([titles[column] for column in kept], [[row[column] for column in kept] for row in cells])
-        out += [f"**{dataset}, {network}**", "", *short, ""]
-        out += folded(f"All columns of {dataset}, {network}", [head, rule, *rows])
+    for (of_set, network, labels), found in tables.split(lines(tables.RESULTS)).items():
+        if of_set != dataset:
+            continue
+        where = f"{network}, {'all labels' if labels == 'all' else f'{labels} labelled images a class'}"
+        out += [f"**{where}**", "", *tables.table(found, tables.SHORT), ""]
+        out += folded(f"All measures: {where}", tables.table(found))
+        if len(compared := tables.differences(found)) > 2:
+            out += folded(f"Differences to plain in the same seeds: {where}", compared)
+    return out or ["No cell is there yet."]
+
+
+def described() -> list[str]:
+    """What a method is, and with what it is run."""
+    rows = [[name, of.says, ", ".join(of.annotations)] for name, of in METHODS.items()]
+    return markdown(["method", "what", "annotation"], rows)
+
+
+MENDING = (
+    "plain", "ceiling", "repair", "repair + energy", "repair + abn", "repeated", "energy", "group balance", "group DRO",
+    "DFR", "abn",
+)  # fmt: skip
+MENDED = ("overall", "agrees", "lies", "worst_group", "map_mask_correlation", "map_energy_inside")
+
+
+def repaired() -> list[str]:
+    """A sentence for each kind of annotation, and the table of what mends a shortcut, of every network on places3."""
+    out = []
+    for (dataset, network, labels), found in tables.split(lines(tables.RESULTS)).items():
+        if (dataset, labels) != ("places3", "all"):
+            continue
+        out += [*(f"* {sentence}" for sentence in _closings(network, found)), ""]
+        of = [line for line in found if line["method"] in MENDING]
+        out += [f"**places3, {network}**", "", *tables.table(of, MENDED), ""]
     return out
 
 
@@ -101,42 +125,33 @@ def folded(title: str, body: list[str]) -> list[str]:
     return ['<details markdown="1">', f"<summary>{title}</summary>", "", *body, "", "</details>", ""]
 
 
-def _closings(network: str, of: list[dict[str, Any]]) -> list[str]:
+def _closings(network: str, found: list[dict[str, Any]]) -> list[str]:
     """Of each arm of annotations: how far it gets, where the place lies."""
-    cells = {(each["arm"], each["seed"]): each for each in of}
+    arms = tables.by_arm(found)
     out = []
-    for arm in ("masks 5 %", "boxes 5 %"):
-        seeds = [seed for name, seed in cells if name == arm]
-        if not seeds or not all((name, seed) in cells for name in ("plain", "ceiling") for seed in seeds):
+    for name in ("repair, masks 5 %", "repair, boxes 5 %"):
+        seeds = list(arms.get(name, {}))
+        if not seeds or not all(seed in arms.get(other, {}) for other in ("plain", "ceiling") for seed in seeds):
             continue
         lies = {
-            name: statistics.mean(100 * cells[name, seed]["lies"] for seed in seeds)
-            for name in (arm, "plain", "ceiling")
+            each: statistics.mean(100 * arms[each][seed]["lies"] for seed in seeds)
+            for each in (name, "plain", "ceiling")
         }
         overall = statistics.mean(
-            100 * (cells[arm, seed]["overall"] - cells["plain", seed]["overall"]) for seed in seeds
+            100 * (arms[name][seed]["overall"] - arms["plain"][seed]["overall"]) for seed in seeds
         )
-        closed = repair.closed(arm, seeds, cells)
-        fits = [cells[arm, seed]["true_iou"] for seed in seeds if "true_iou" in cells[arm, seed]]
+        fits = tables.values((arms[name][seed] for seed in seeds), "true_iou")
         made = (
             f" The masks that it made of them fit the true ones with IoU {min(fits):.2f} to {max(fits):.2f}."
             if fits
             else ""
         )
         out.append(
-            f"**From the {arm.split()[0]} of 30 of 600 training images {network} gets {closed} of the way** from a plain training "
-            f"to one without the shortcut, where the shortcut lies ({lies['plain']:.1f} to {lies[arm]:.1f} %; ceiling "
-            f"{lies['ceiling']:.1f} %), and {overall:+.1f} points overall ({len(seeds)} seeds).{made}"
+            f"**From the {name.split()[1]} of 30 of 600 training images {network} gets {tables.closed(name, arms)} of the way** from "
+            f"a plain training to one without the shortcut, where the shortcut lies ({lies['plain']:.1f} to {lies[name]:.1f} %; "
+            f"ceiling {lies['ceiling']:.1f} %), and {overall:+.1f} points overall ({len(seeds)} seeds).{made}"
         )
     return out
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half of the 95 % Student interval; of one value none."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return mean, 0.0
-    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
 
 
 def demonstrated() -> list[str]:
@@ -152,32 +167,39 @@ def demonstrated() -> list[str]:
     return markdown(["", "seeds", *(f"{title}, %" for title in keys.values())], rows)
 
 
+def _beside_plain(
+    arms: dict[str, dict[int, dict[str, Any]]], name: str, keys: tuple[str, ...], factor: float
+) -> tuple[dict[tuple[str, str], float], int]:
+    """Means of an arm and of plain over the seeds that both have, and how many those are."""
+    own, plain = arms.get(name, {}), arms.get("plain", {})
+    seeds = [seed for seed in own if seed in plain]
+    means = {
+        (which, key): statistics.mean(factor * of[seed][key] for seed in seeds)
+        for which, of in (("own", own), ("plain", plain))
+        for key in keys
+        if seeds
+    }
+    return means, len(seeds)
+
+
 def gained() -> list[str]:
     """The table of the README: what was gained where, and what it cost elsewhere."""
     rows = []
-    found = lines(repair.RESULTS)
-    for network in dict.fromkeys(line["network"] for line in found if line["dataset"] == "places3"):
-        cells = {
-            (each["arm"], each["seed"]): each
-            for each in found
-            if (each["dataset"], each["network"]) == ("places3", network)
-        }
-        for arm in ("masks 5 %", "boxes 5 %", "masks 100 %"):
-            seeds = [seed for name, seed in cells if name == arm and ("plain", seed) in cells]
+    found = tables.split(line for line in lines(tables.RESULTS) if line["labels_per_class"] == "all")
+    for (dataset, network, _), of in found.items():
+        arms = tables.by_arm(of)
+        for arm in ("masks 5 %", "boxes 5 %", "masks 100 %") if dataset == "places3" else ():
+            means, seeds = _beside_plain(arms, f"repair, {arm}", ("lies", "overall"), 100)
             if not seeds:
                 continue
-            means = {
-                (name, key): statistics.mean(100 * cells[name, seed][key] for seed in seeds)
-                for name in (arm, "plain") for key in ("lies", "overall")
-            }  # fmt: skip
-            closed = repair.closed(arm, seeds, cells)
-            beside = f"overall {means['plain', 'overall']:.1f} → {means[arm, 'overall']:.1f} %"
+            closed = tables.closed(f"repair, {arm}", arms)
+            beside = f"overall {means['plain', 'overall']:.1f} → {means['own', 'overall']:.1f} %"
             if closed != "-":
                 beside += f"; closes {closed} of the distance to a network that never saw it"
             rows.append([
                 f"[repair](docs/repair.md), {arm.replace(' ', ' of ', 1)} of the images", f"places3 (a shortcut), {network}",
-                "right where the shortcut lies", f"{means['plain', 'lies']:.1f} %", f"**{means[arm, 'lies']:.1f} %**", beside,
-                str(len(seeds)),
+                "right where the shortcut lies", f"{means['plain', 'lies']:.1f} %", f"**{means['own', 'lies']:.1f} %**", beside,
+                str(seeds),
             ])  # fmt: skip
     shown = lines(demo.RESULTS)
     lies, holds = (
@@ -210,28 +232,38 @@ def gained() -> list[str]:
         f"accuracy {few.mean('accuracy', **where, arm='supervised')} → {few.mean('accuracy', **where, arm='both')} %", "5",
     ])  # fmt: skip
     for dataset in ("pets3", "cub20"):
-        cells = {
-            (each["arm"], each["seed"]): each
-            for each in found
-            if (each["dataset"], each["network"]) == (dataset, "resnet18")
-        }
-        seeds = [seed for name, seed in cells if name == "abn" and ("plain", seed) in cells]
-        mean = {
-            (name, key): statistics.mean(cells[name, seed][key] for seed in seeds)
-            for name in ("abn", "plain") for key in ("map_mask_correlation", "overall")
-        }  # fmt: skip
-        rows.append([
-            "[attention branch](docs/abn.md)", f"{dataset}, resnet18", "map's correlation with the animal",
-            f"{mean['plain', 'map_mask_correlation']:.3f}", f"**{mean['abn', 'map_mask_correlation']:.3f}**",
-            f"accuracy {100 * mean['plain', 'overall']:.1f} → {100 * mean['abn', 'overall']:.1f} %", str(len(seeds)),
-        ])  # fmt: skip
+        arms = tables.by_arm(found.get((dataset, "resnet18", "all"), []))
+        mean, seeds = _beside_plain(arms, "abn", ("map_mask_correlation", "overall"), 1)
+        if seeds:
+            rows.append([
+                "[attention branch](docs/abn.md)", f"{dataset}, resnet18", "map's correlation with the animal",
+                f"{mean['plain', 'map_mask_correlation']:.3f}", f"**{mean['own', 'map_mask_correlation']:.3f}**",
+                f"accuracy {100 * mean['plain', 'overall']:.1f} → {100 * mean['own', 'overall']:.1f} %", str(seeds),
+            ])  # fmt: skip
     return markdown(["what", "data, network", "measure", "without", "with", "beside it", "seeds"], rows)
 
 
+def branched() -> list[str]:
+    """The attention branch beside the plain network of the same seeds, on every set that has both."""
+    rows = []
+    for (dataset, network, labels), found in tables.split(lines(tables.RESULTS)).items():
+        keys = ("overall", "map_mask_correlation", "map_energy_inside")
+        mean, seeds = _beside_plain(tables.by_arm(found), "abn", keys, 1)
+        if (network, labels) == ("resnet18", "all") and seeds:
+            factors = {key: tables.SHOWN[key][1] for key in keys}
+            cells = [
+                spread([factors[key] * mean[which, key]], factors[key]) for key in keys for which in ("plain", "own")
+            ]
+            rows.append([dataset, str(seeds), *cells])
+    columns = [f"{tables.SHOWN[key][0]}, {name}" for key in keys for name in ("plain", "abn")]
+    return markdown(["set", "seeds", *columns], rows)
+
+
 BLOCKS: dict[str, Callable[[], list[str]]] = {
-    "repair places3": lambda: repaired("places3"),
-    "repair pets3": lambda: repaired("pets3"),
-    "repair cub20": lambda: repaired("cub20"),
+    "repair places3": repaired,
+    "branch": branched,
+    "methods": described,
+    **{f"methods {dataset}": partial(methods, dataset) for dataset in DATASETS},
     "demo": demonstrated,
     "abn width": lambda: abn_width.table(lines(abn_width.RESULTS)),
     "clips table": lambda: clips_table.tables(lines(clips_table.RESULTS)) or ["No run is finished yet."],
@@ -297,7 +329,7 @@ def draw(target: Path = FIGURE) -> None:
 
     figure, grid = plt.subplots(2, 2, figsize=(11, 9.6), layout="constrained")
     axes = grid.flatten()
-    found = lines(repair.RESULTS)
+    found = [{**line, "arm": tables.arm(line)} for line in lines(tables.RESULTS) if line["labels_per_class"] == "all"]
     misled = [each for each in found if each["dataset"] == "places3"]
     _arms(axes[0], [each for each in misled if each["network"] == "resnet18"], "lies")
     axes[0].set(title="A shortcut, mended from a few annotations (places3, resnet18)")

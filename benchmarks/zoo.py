@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import repair
 import torch
 import yaml
+from methods import tables
 from repeated import lines
 
 import attention_refine as ar
@@ -28,19 +28,17 @@ OWN = {"path/to/folder": "your folder", "shapes": "embedded images", "clips": "e
 Tables = Callable[[str], Any]
 
 
-def _repaired(arm: str) -> Callable[[Tables], str | None]:
+def _repaired(name: str) -> Callable[[Tables], str | None]:
     """Of ResNet-18 on places3, beside the plain network of the same seeds; None while there is no line."""
 
     def said(_: Tables) -> str | None:
-        found = [
-            line for line in lines(repair.RESULTS) if (line["dataset"], line["network"]) == ("places3", "resnet18")
-        ]
-        lies = {(line["arm"], line["seed"]): 100 * line["lies"] for line in found}
-        seeds = [seed for name, seed in lies if name == arm and ("plain", seed) in lies]
+        found = tables.split(lines(tables.RESULTS)).get(("places3", "resnet18", "all"), [])
+        lies = {(tables.arm(line), line["seed"]): 100 * line["lies"] for line in found}
+        seeds = [seed for arm, seed in lies if arm == name and ("plain", seed) in lies]
         if not seeds:
             return None
-        own, plain = (statistics.mean(lies[name, seed] for seed in seeds) for name in (arm, "plain"))
-        against = "" if arm == "plain" else f" against {plain:.1f}"
+        own, plain = (statistics.mean(lies[each, seed] for seed in seeds) for each in (name, "plain"))
+        against = "" if name == "plain" else f" against {plain:.1f}"
         return f"places3, right where the shortcut lies: {own:.1f}{against} %"
 
     return said
@@ -49,8 +47,8 @@ def _repaired(arm: str) -> Callable[[Tables], str | None]:
 def _beside(
     table: str, column: str, arm: str, other: str, says: str, unit: str = "", **where: str
 ) -> Callable[[Tables], str]:
-    def said(tables: Tables) -> str:
-        found = tables(table)
+    def said(full: Tables) -> str:
+        found = full(table)
         key = next(title for title in ("arm", "method", "model", "") if title in found.titles)
         own, against = (found.mean(column, **where, **{key: name}) for name in (arm, other))
         return f"{says}: {own} against {against}{unit}"
@@ -74,9 +72,9 @@ GAINS: dict[str, Callable[[Tables], str | None]] = {
     "group_dro_folder": _repaired("group DRO"),
     "mining_folder": _beside("mining", "mask correlation", "mining", "abn", "cub20, map's correlation", **CUB),
     "plain_folder": _repaired("plain"),
-    "plain_shapes": lambda tables: f"right where the cue lies: {tables('shapes').mean('accuracy', model='plain')} %",
+    "plain_shapes": lambda full: f"right where the cue lies: {full('shapes').mean('accuracy', model='plain')} %",
     "r3d18_clips": lambda _: "learns the badge: 19.5 % at test, chance 20 %",
-    "repair_folder": _repaired("masks 5 %"),
+    "repair_folder": _repaired("repair, masks 5 %"),
     "supervision_folder": lambda _: "4 masks of 24 photographs, map's correlation: 0.63 to 0.70, no control",
     "supervision_shapes": _beside(
         "edited maps", "cue broken", "map supervision", "abn", "edited maps of 5 %, right where the cue lies", " %"
@@ -111,12 +109,12 @@ def _refiners(model: dict[str, Any]) -> str:
     return ", ".join(each["name"] if isinstance(each, dict) else each for each in entries if each) or "plain"
 
 
-def table(tables: Tables, trained: bool = False) -> list[str]:
+def table(full: Tables, trained: bool = False) -> list[str]:
     """Markdown, a config a row: those with a gain first. ``trained`` leaves out what was not measured here."""
     rows: dict[bool, list[str]] = {True: [], False: []}
     for file in sorted(CONFIGS.glob("*.yaml")):
         name, source = file.stem, yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["source"]
-        gain = GAINS[name](tables) if name in GAINS else None
+        gain = GAINS[name](full) if name in GAINS else None
         data = OWN.get(source) or WAITS[source]
         said = gain or (f"not trained: waits for {data}" if source in WAITS else "not measured")
         model = _model(name)

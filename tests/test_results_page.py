@@ -20,7 +20,9 @@ def made():
         yield results_page
 
 
-@pytest.mark.parametrize("name", ["docs/results.md", "docs/abn.md", "docs/zoo.md", "docs/published.md", "README.md"])
+@pytest.mark.parametrize(
+    "name", ["docs/results.md", "docs/benchmark.md", "docs/abn.md", "docs/zoo.md", "docs/published.md", "README.md"]
+)
 def test_what_stands_between_marks_is_what_the_lines_say(made, name):
     page = ROOT / name
     assert page in made.PAGES and "<!-- made: " in page.read_text(encoding="utf-8")
@@ -32,26 +34,27 @@ def test_the_figure_is_drawn_from_the_lines_that_are_there(made):
 
 
 def test_a_further_arm_has_its_row_and_its_sentence(made, monkeypatch, tmp_path):
-    found = [json.loads(line) for line in made.repair.RESULTS.read_text(encoding="utf-8").splitlines()]
-    found = [line for line in found if line["network"] != "deit_tiny_patch16_224"]
-    masks = [line for line in found if line["arm"] == "masks 5 %"]
-    boxes = [{**line, "arm": "boxes 5 %", "lies": line["lies"] - 0.02, "true_iou": 0.7} for line in masks]
-    rest = [line for line in found if line["arm"] != "boxes 5 %"]
-    other = [{**line, "network": "deit_tiny_patch16_224"} for line in rest if line["dataset"] == "places3"]
+    found = [json.loads(line) for line in made.tables.RESULTS.read_text(encoding="utf-8").splitlines()]
+    masks = [line for line in found if (line["method"], line["annotation"]) == ("repair", "masks 5 %")]
+    boxes = [{**line, "annotation": "boxes 5 %", "lies": line["lies"] - 0.02, "true_iou": 0.7} for line in masks]
+    rest = [
+        line
+        for line in found
+        if line["network"] == "resnet18" and (line["method"], line["annotation"]) != ("repair", "boxes 5 %")
+    ]
+    networks = ("resnet50", "mobilenetv2_100")
+    other = [{**line, "network": name} for name in networks for line in rest if line["dataset"] == "places3"]
     more = [*rest, *boxes, *other]
     read = made.lines
-    monkeypatch.setattr(made, "lines", lambda file: more if file == made.repair.RESULTS else read(file))
-    text = "\n".join(made.repaired("places3"))
+    monkeypatch.setattr(made, "lines", lambda file: more if file == made.tables.RESULTS else read(file))
+    text = "\n".join(made.repaired())
     mean = 100 * sum(line["lies"] for line in boxes) / len(boxes)
     assert f"to {mean:.1f} %; ceiling" in text and "with IoU 0.70 to 0.70" in text
-    assert text.count("| boxes 5 % |") == 2 and "**places3, deit_tiny_patch16_224**" in text
-    assert (
-        "| arm | seeds | overall | correlation of the map | energy inside | Grad-CAM's correlation |"
-        in made.repaired("pets3")
-    )
+    assert text.count("| repair, boxes 5 % |") == 1 and text.count("| repair, masks 5 % |") == 3
+    assert "**places3, resnet50**" in text and "| plain |" in "\n".join(made.methods("pets3"))
     made.draw(tmp_path / "drawn.svg")
     figure = (tmp_path / "drawn.svg").read_text(encoding="utf-8")
-    assert ">boxes 5 %<" in figure and ">plain (deit_tiny)<" in figure
+    assert ">repair, boxes 5 %<" in figure and ">plain (resnet50)<" in figure
 
 
 def test_a_cell_is_one_row_of_a_full_table(made):

@@ -1,0 +1,62 @@
+"""Which cells there are, and which of those without a line is the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from typing import Any
+
+from .protocol import DATASETS, NETWORKS, Cell, image_size
+from .registry import METHODS
+
+LABELS: tuple[int | str, ...] = ("all", 4, 16, 2, 8)
+SEEDS = 3
+# What is wanted first has the smaller number; a cell's turn is the sum of its numbers. A further seed of a cell that has
+# one tells less than the first of another, so seeds count most.
+WANTED = {
+    "seed": 3.0,
+    "dataset": {"places3": 0.0, "pets3": 0.5, "cub20": 1.0, "shapes": 6.0},
+    "network": {"resnet18": 0.0, "deit_tiny_patch16_224": 4.0, "resnet50": 8.0, "mobilenetv2_100": 9.0},
+    "labels": {"all": 0.0, 4: 4.0, 16: 6.0, 2: 10.0, 8: 11.0},
+    "annotation": 2.5,  # for every one before it in the method's row
+}
+FIRST = ("plain", "ceiling")  # every other cell is compared with these
+
+
+def cells(
+    datasets: Iterable[str] = DATASETS, networks: Iterable[str] = NETWORKS, methods: Iterable[str] = tuple(METHODS),
+    labels: Iterable[int | str] = LABELS, seeds: Iterable[int] = tuple(range(SEEDS)),
+) -> list[Cell]:  # fmt: skip
+    """All that can be run of these, the most wanted first."""
+    found = []
+    for dataset, network, name, per_class, seed in product(datasets, networks, methods, labels, seeds):
+        method = METHODS[name]
+        if dataset not in method.datasets or network not in method.networks:
+            continue
+        if per_class != "all" and (name == "ceiling" or "groups" in method.annotations):
+            continue  # groups of four images are those of one place
+        for annotation in method.annotations:
+            if dataset != "cub20" or not annotation.startswith("masks"):
+                found.append(Cell(dataset, network, name, annotation, per_class, seed, image_size=image_size(network)))
+    return sorted(found, key=turn)
+
+
+def turn(cell: Cell) -> float:
+    """How early a cell comes: the smaller the earlier."""
+    if cell.method in FIRST:
+        own = -1.0
+    else:
+        offered = [
+            each for each in METHODS[cell.method].annotations if cell.dataset != "cub20" or not each.startswith("masks")
+        ]
+        own = WANTED["annotation"] * offered.index(cell.annotation)
+    return (
+        WANTED["seed"] * cell.seed + WANTED["dataset"][cell.dataset] + WANTED["network"][cell.network]
+        + WANTED["labels"][cell.labels_per_class] + own
+    )  # fmt: skip
+
+
+def missing(wanted: Iterable[Cell], lines: Iterable[dict[str, Any]]) -> list[Cell]:
+    """Those without a line, in the order given."""
+    there = [line for line in lines]
+    return [cell for cell in wanted if not any(cell.key.items() <= line.items() for line in there)]

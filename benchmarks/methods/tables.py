@@ -1,0 +1,157 @@
+"""Tables of the lines: means over seeds, differences to plain in the same seeds with intervals, Holm over a table."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from repeated import spread
+from scipy import stats
+
+from attention_refine.metrics import holm
+
+from .registry import METHODS
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "methods.jsonl"
+Line = dict[str, Any]
+SHOWN = {  # a line's key: the column, its factor; of all sets those that have it
+    "overall": ("accuracy", 100),
+    "agrees": ("where the shortcut holds", 100),
+    "lies": ("where it lies", 100),
+    "worst_group": ("worst group", 100),
+    "macro_f1": ("macro F1", 100),
+    "map_mask_correlation": ("map's correlation", 1),
+    "map_energy_inside": ("energy inside", 1),
+    "map_energy_on_cue": ("energy on the cue", 1),
+    "map_max_box_acc": ("MaxBoxAcc", 100),
+    "map_map_average_precision": ("pixel AP", 1),
+    "map_pointing_game": ("pointing game", 100),
+    "map_insertion": ("insertion", 1),
+    "map_deletion": ("deletion", 1),
+    "map_road": ("ROAD", 1),
+    "map_sparsity": ("sparsity", 1),
+    "grad_cam_mask_correlation": ("Grad-CAM's correlation", 1),
+    "grad_cam_energy_inside": ("its energy inside", 1),
+    "relative": ("cost of an update", 1),
+    "gmacs": ("GMACs", 1),
+}
+SHORT = (
+    "overall",
+    "lies",
+    "worst_group",
+    "map_mask_correlation",
+    "map_energy_inside",
+    "grad_cam_mask_correlation",
+    "relative",
+)
+COMPARED = ("overall", "lies", "map_mask_correlation", "map_energy_inside")
+
+
+def arm(line: Line) -> str:
+    """What a row is called: the method, and what it is annotated with where that is masks or boxes."""
+    annotation = line["annotation"]
+    return line["method"] if annotation in ("none", "groups", "cues") else f"{line['method']}, {annotation}"
+
+
+def by_arm(lines: Iterable[Line]) -> dict[str, dict[int, Line]]:
+    """``{arm: {seed: line}}`` of lines of one table, in the order of the registry."""
+    found: dict[str, dict[int, Line]] = defaultdict(dict)
+    order = [(name, annotation) for name, of in METHODS.items() for annotation in of.annotations]
+    for line in sorted(lines, key=lambda line: (order.index((line["method"], line["annotation"])), line["seed"])):
+        found[arm(line)][line["seed"]] = line
+    return dict(found)
+
+
+def split(lines: Iterable[Line]) -> dict[tuple[str, str, int | str], list[Line]]:
+    """The lines of each set, network and number of labels: those that can stand in one table."""
+    found: dict[tuple[str, str, int | str], list[Line]] = defaultdict(list)
+    for line in lines:
+        found[line["dataset"], line["network"], line["labels_per_class"]].append(line)
+    return dict(found)
+
+
+def values(lines: Iterable[Line], key: str) -> list[float]:
+    return [line[key] for line in lines if line.get(key) is not None]
+
+
+def table(lines: Sequence[Line], columns: Sequence[str] = tuple(SHOWN), closes: bool = True) -> list[str]:
+    """Markdown, an arm a row: mean ± standard deviation over its seeds."""
+    arms = by_arm(lines)
+    shown = [key for key in columns if any(values(of.values(), key) for of in arms.values())]
+    closes = closes and "ceiling" in arms and "plain" in arms
+    titles = ["method", "seeds", *(SHOWN[key][0] for key in shown), *(["closes of the distance"] if closes else [])]
+    out = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, of in arms.items():
+        cells = []
+        for key in shown:
+            found = [SHOWN[key][1] * value for value in values(of.values(), key)]
+            cells.append(
+                f"{statistics.mean(found):.2f}"
+                if key in ("relative", "gmacs") and found
+                else spread(found, SHOWN[key][1])
+            )
+        if closes:
+            cells.append(closed(name, arms))
+        out.append(f"| {name} | {len(of)} | " + " | ".join(cells) + " |")
+    return out
+
+
+def closed(name: str, arms: dict[str, dict[int, Line]]) -> str:
+    """Of the distance from plain to the ceiling where the shortcut lies, seed by seed; 95 % Student interval of the mean."""
+    shared = [seed for seed in arms[name] if seed in arms.get("plain", {}) and seed in arms.get("ceiling", {})]
+    if name in ("plain", "ceiling") or not shared:
+        return "-"
+    shares = []
+    for seed in shared:
+        plain, ceiling, own = (arms[each][seed]["lies"] for each in ("plain", "ceiling", name))
+        shares.append(100 * (own - plain) / (ceiling - plain))
+    mean, half = interval(shares)
+    return f"{mean:.0f} %" if len(shares) < 2 else f"{mean:.0f} % [{mean - half:.0f}, {mean + half:.0f}]"
+
+
+def interval(found: Sequence[float]) -> tuple[float, float]:
+    """Mean and half of the 95 % Student interval; of one value none."""
+    mean = statistics.mean(found)
+    if len(found) < 2:
+        return mean, 0.0
+    return mean, float(stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))
+
+
+def differences(lines: Sequence[Line], columns: Sequence[str] = COMPARED) -> list[str]:
+    """Markdown, an arm a row: the mean difference to plain in the same seeds with its 95 % Student interval.
+
+    A star: the paired t test's p, corrected by Holm over all comparisons of the table, is below 0.05. Arms with one seed
+    have no interval and are not tested.
+    """
+    arms = by_arm(lines)
+    plain = arms.pop("plain", {})
+    found: dict[tuple[str, str], list[float]] = {}
+    for name, of in arms.items():
+        for key in columns:
+            pairs = [(of[seed].get(key), plain[seed].get(key)) for seed in of if seed in plain]
+            found[name, key] = [
+                SHOWN[key][1] * (own - other) for own, other in pairs if own is not None and other is not None
+            ]
+    tested = [each for each, pairs in found.items() if len(pairs) > 1 and statistics.stdev(pairs) > 0]
+    sure = dict(zip(tested, holm([float(stats.ttest_1samp(found[each], 0).pvalue) for each in tested])))
+    shown = [key for key in columns if any(found[name, key] for name in arms)]
+    out = ["| minus plain | " + " | ".join(SHOWN[key][0] for key in shown) + " |", "|---" * (1 + len(shown)) + "|"]
+    for name in arms:
+        if any(found[name, key] for key in shown):
+            cells = [_difference(found[name, key], SHOWN[key][1], sure.get((name, key), 1.0)) for key in shown]
+            out.append(f"| {name} | " + " | ".join(cells) + " |")
+    return out
+
+
+def _difference(pairs: list[float], factor: int, p: float) -> str:
+    if not pairs:
+        return "-"
+    mean, half = interval(pairs)
+    digits = 1 if factor == 100 else 3
+    if len(pairs) < 2:
+        return f"{mean:+.{digits}f}"
+    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]" + "*" * (p < 0.05)

@@ -1,0 +1,164 @@
+"""The benchmark of every method: each trains and is judged, a plan names each cell once, tables hold what lines say."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from attention_refine import data, shapes
+
+ROOT = Path(__file__).parents[1]
+NETWORK = "test_resnet"
+
+
+@pytest.fixture(scope="module")
+def methods():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        import methods.plan
+        import methods.protocol
+        import methods.registry
+        import methods.running
+        import methods.tables
+
+        yield methods
+
+
+@pytest.fixture(scope="module")
+def places(methods, tmp_path_factory):
+    """A folder with sets as those of the benchmark, and weights."""
+    root = tmp_path_factory.mktemp("benchmark")
+    for name in ("places3", "places3_fair"):
+        for split, n in (("train", 24), ("test", 12)):
+            shapes.write(root / name, (split,), n, size=64)
+            table = root / name / split / "metadata.jsonl"
+            rows = [json.loads(line) for line in table.read_text().splitlines()]
+            for i, row in enumerate(rows):
+                row.pop("cue_bbox", None)
+                row |= {"group": f"{row['label']}/{'sea' if i % 3 else 'sky'}", "aligned": str(i % 3 > 0)}
+            table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    torch.manual_seed(0)
+    save_file(timm.create_model(NETWORK, zero_init_last=False).state_dict(), root / f"{NETWORK}.safetensors")
+    return methods.protocol.Places(root, root)
+
+
+def cell(methods, method, annotation=None, dataset="places3", **fields):
+    annotation = annotation or methods.registry.METHODS[method].annotations[0]
+    return methods.protocol.Cell(dataset, NETWORK, method, annotation, image_size=64, **{"steps": 3, **fields})
+
+
+def names():
+    text = (ROOT / "benchmarks" / "methods" / "registry.py").read_text().split("METHODS: dict", 1)[1]
+    return [line.split('"')[1] for line in text.splitlines() if line.startswith('    "') and '": Method(' in line]
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_method_trains(methods, places, name):
+    method = methods.registry.METHODS[name]
+    own = cell(methods, name, dataset="places3" if "places3" in method.datasets else "shapes")
+    full = methods.protocol.training_rows(own, places)
+    rows = methods.protocol.annotated(full, own.annotation, own.seed)
+    if method.propagate:
+        rows, said = methods.protocol.segmented(own, places, rows)
+        assert 0 <= methods.protocol.true_iou(rows, full) <= 1 and said["empty"] >= 0
+    model = methods.running._made(own, method, places, data.class_names(rows), rows)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    methods.running._train(own, method, model, rows)
+    moved = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    assert any(key.startswith("backbone") for key in moved)
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point())
+
+
+def test_names_are_those_of_the_registry(methods):
+    assert names() == list(methods.registry.METHODS)
+
+
+def test_a_cell_says_the_same_twice_and_has_every_measure(methods, places):
+    own = cell(methods, "plain")
+    first, again = (methods.running.run(own, places) for _ in range(2))
+    timed = {key for key in first if key.startswith("cpu")} | {"relative"}
+    assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in again.items() if k not in timed}
+    assert {"overall", "macro_f1", "agrees", "lies", "worst_group", "relative", "gmacs"} <= first.keys()
+    wanted = {f"{of}_{key}" for of in ("map", "random", "centre") for key in methods.running.ON_MAP}
+    assert wanted <= first.keys() and all(math.isfinite(first[key]) for key in wanted)
+
+
+def test_the_squeezed_network_begins_nearly_as_the_plain_one(methods, places):
+    rows = methods.protocol.training_rows(cell(methods, "plain"), places)
+    network = methods.registry.METHODS["squeeze and excitation"].network
+    images = torch.rand(2, 3, 64, 64)
+    plain, squeezed = (
+        methods.protocol.wrapped(cell(methods, "plain"), places, data.class_names(rows), network=each).eval() for each in (None, network)
+    )  # fmt: skip
+    gates = [name for name, _ in squeezed.named_modules() if name.endswith(".se")]
+    before, after = (model.backbone.net.forward_features(images) for model in (plain, squeezed))
+    assert len(gates) == len(plain.backbone.net.layer1) * 4
+    assert 0 < (before - after).norm() / before.norm() < 0.05
+
+
+def test_annotations_are_those_asked_for_and_nothing_else(methods, places):
+    full = methods.protocol.training_rows(cell(methods, "plain"), places)
+    annotated = methods.protocol.annotated
+    bare = annotated(full, "none", 0)
+    assert not {"mask", "bbox", "cue_bbox"} & set(bare.column_names)
+    for annotation, per_class in (("masks 25 %", 1), ("masks 50 %", 2), ("masks 100 %", 4), ("boxes 1 %", 1)):
+        rows = annotated(full, annotation, 0)
+        column = "mask" if annotation.startswith("masks") else "bbox"
+        assert not {"mask", "bbox"} - {column} & set(rows.column_names)
+        there = [label for label, value in zip(rows["label"], rows[column]) if value is not None]
+        assert [there.count(label) for label in range(6)] == [per_class] * 6
+    masks = full.remove_columns("bbox")
+    drawn = annotated(masks, "boxes 100 %", 0)
+    for mask, (box,) in zip(full["mask"], drawn["bbox"]):
+        y, x = np.nonzero(np.asarray(mask))
+        assert box == [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
+    with pytest.raises(ValueError, match="no masks; accepted are boxes"):
+        annotated(full.remove_columns("mask"), "masks 5 %", 0)
+
+
+def test_the_plan_names_each_cell_once_and_what_is_there_no_more(methods):
+    cells = methods.plan.cells()
+    assert len(set(cells)) == len(cells) and cells[0].method == "plain"
+    lines = [{**each.key, "overall": 0.5} for each in cells[:100]]
+    assert methods.plan.missing(cells[:250], lines) == cells[100:250]
+    assert not [each for each in cells if each.dataset == "cub20" and each.annotation.startswith("masks")]
+    assert not [each for each in cells if each.transformer and each.method == "brnpa, finer"]
+    assert not [each for each in cells if each.annotation == "groups" and each.labels_per_class != "all"]
+    turns = [methods.plan.turn(each) for each in cells]
+    assert turns == sorted(turns)
+    assert {each.network for each in cells[:40]} == {"resnet18"} and {each.seed for each in cells[:40]} == {0}
+
+
+def line(method, seed, annotation="none", **found):
+    return {"dataset": "places3", "network": "resnet18", "method": method, "annotation": annotation, "labels_per_class": "all",
+            "seed": seed, **found}  # fmt: skip
+
+
+def test_tables_hold_what_the_lines_say(methods):
+    found = [
+        *(line("plain", seed, lies=0.6, overall=0.70 + 0.02 * seed) for seed in (0, 1, 2)),
+        *(line("ceiling", seed, lies=0.8, overall=0.9) for seed in (0, 1, 2)),
+        *(line("repair", seed, "boxes 5 %", lies=0.7 + 0.02 * seed, overall=0.80 + 0.02 * seed) for seed in (0, 1, 2)),
+        line("abn", 1, lies=0.65, overall=0.71, map_mask_correlation=0.5),
+    ]
+    table = methods.tables.table(found)
+    assert table[0] == "| method | seeds | accuracy | where it lies | map's correlation | closes of the distance |"
+    assert "| plain | 3 | 72.0 ± 2.0 | 60.0 ± 0.0 | - | - |" in table
+    assert "| abn | 1 | 71.0 | 65.0 | 0.500 | 25 % |" in table
+    half = 4.302652729911275 * 10 / 3**0.5  # Student's 97.5 % with two degrees of freedom; shares 50, 60, 70
+    assert f"| 60 % [{60 - half:.0f}, {60 + half:.0f}] |" in next(row for row in table if row.startswith("| repair"))
+    compared = methods.tables.differences(found)
+    assert compared[0] == "| minus plain | accuracy | where it lies |"
+    repair = next(row for row in compared if row.startswith("| repair"))
+    half = 4.302652729911275 * 2 / 3**0.5
+    assert f"+12.0 [{12 - half:+.1f}, {12 + half:+.1f}]*" in repair and "+10.0 [+10.0, +10.0] " in repair.replace(
+        "*", " "
+    )
+    assert next(row for row in compared if row.startswith("| abn")) == "| abn | -1.0 | +5.0 |"
