@@ -11,6 +11,7 @@ import functools
 import pytest
 import torch
 from cases import BY_NAME, CASES, OBJECTIVE_OPTIONS, Case
+from safetensors.torch import save_model
 
 import attention_refine as ar
 from attention_refine import maps, shapes
@@ -18,6 +19,7 @@ from attention_refine.cli import main
 from attention_refine.evaluation.measures import MEASURES
 from attention_refine.objectives._base import objectives
 from attention_refine.training import run as training_run
+from attention_refine.training.background import Held
 
 DEVICE = "cuda"
 SIDE = 64
@@ -208,11 +210,23 @@ def test_a_resumed_run_goes_on_from_the_same_numbers(images, tmp_path, monkeypat
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training_run, "take_step", cut_short)
-        run(tmp_path / "parts")
+        run(tmp_path / "parts", background_checkpoints=True)
     resumed = run(tmp_path / "parts", resume=True)
     for (key, ours), theirs in zip(resumed.state_dict().items(), whole.state_dict().values()):
         assert ours.device.type == DEVICE
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_what_a_background_checkpoint_holds_is_in_main_memory_and_stays(tmp_path):
+    model = fresh("resnet18", labels=shapes.CLASSES)
+    save_model(model, str(tmp_path / "own"))
+    held = Held(model)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(1)
+    assert {value.device.type for value in held.state_dict().values()} == {"cpu"}
+    save_model(held, str(tmp_path / "held"))
+    assert (tmp_path / "held").read_bytes() == (tmp_path / "own").read_bytes()
 
 
 def test_a_saved_model_is_loaded_onto_the_device_and_used_there(images, tmp_path, capsys):

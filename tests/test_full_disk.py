@@ -103,9 +103,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_disk_that_fills_up_anywhere_in_a_run(small_disk, tmp_path):
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_disk_that_fills_up_anywhere_in_a_run(small_disk, tmp_path, behind):
     """With room for a part of what the run writes, drawn anew each time: it stops, all is whole, and it goes on."""
-    options = {"epochs": 2, "save_every_steps": 2, "ema_decay": 0.9, "keep_last": 2}
+    options = {"epochs": 2, "save_every_steps": 2, "ema_decay": 0.9, "keep_last": 2, "background_checkpoints": behind}
     tiny_run(tmp_path / "whole", **options)
     needed = sum(4096 * -(-path.stat().st_size // 4096) for path in (tmp_path / "whole").rglob("*") if path.is_file())
     rng, stopped = random.Random(0), 0

@@ -50,9 +50,9 @@ class Writer:
 
     def wait(self) -> None:
         """Let a write end, and raise what it raised."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
         error, self._error = self._error, None
         if error is not None:
             raise error
