@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from published_sets import SETS, photograph
 
 from attention_refine import cli
@@ -34,7 +36,11 @@ def published():
 
 
 def commands(published) -> list[list[str]]:
-    return [shlex.split(command) for each in published.protocols() for command in each["commands"]]
+    """Those of the command line; the others are scripts of benchmarks/."""
+    every = [shlex.split(command) for each in published.protocols() for command in each["commands"]]
+    scripts = [words[1] for words in every if words[0] == "python"]
+    assert scripts and all((ROOT / script).is_file() for script in scripts)
+    return [words for words in every if words[0] != "python"]
 
 
 def parsed(words: list[str]):
@@ -94,7 +100,7 @@ def test_every_config_of_a_published_set_is_one_of_a_protocol(published):
         for file in (ROOT / "hub_configs").glob("*.yaml")
         if Recipe.load(file).data.source in EXAMPLES and "contrastive" not in file.stem  # pretraining has no table
     }
-    assert told == waiting and all(each["config"] in told for each in published.protocols())
+    assert told == waiting and all(each["config"] in {*told, None} for each in published.protocols())
 
 
 def test_what_one_command_goes_on_from_is_what_the_one_before_leaves(published):
@@ -103,6 +109,34 @@ def test_what_one_command_goes_on_from_is_what_the_one_before_leaves(published):
         if recipe.model.checkpoint is not None:
             assert str(Path(recipe.model.checkpoint).parent) in left, command
         left.add(recipe.training.output_dir)
+
+
+class ByBrightness(torch.nn.Module):
+    """Of 4 classes the one that a picture's brightness names: 50 (original) 0, 80 (mixed_same) 1, 110 (mixed_rand) 2."""
+
+    def __init__(self, labels: list[str]):
+        super().__init__()
+        self.labels, self.preprocessing = labels, {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear"}
+        self.none = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, pixels):
+        first = ((pixels.mean((1, 2, 3)) * 255 - 50) / 30).round().long()
+        return SimpleNamespace(logits=torch.nn.functional.one_hot(first, len(self.labels)))
+
+
+def test_the_backgrounds_challenge_counts_a_class_for_the_one_of_nine_that_it_belongs_to(published, tmp_path):
+    import backgrounds_challenge as challenge
+
+    folder = SETS["imagenet9"](tmp_path)  # one image of each of two classes
+    model = ByBrightness(["tench", "terrier", "cock", "truck"])
+    of_class = {"0": 0, "1": 1, "2": -1, "3": 0}
+    found = [challenge.accuracy(model, folder, split, of_class) for split in challenge.VARIATIONS]
+    assert found == [0.5, 0.5, 0.0]  # always dog, always bird, never one of the nine
+    assert challenge.accuracy(ByBrightness(["01_bird", "00_dog"]), folder, "original", None) == 0.5
+    with pytest.raises(ValueError, match="the network has 4 classes, not ImageNet-9's: say --map"):
+        challenge.accuracy(model, folder, "original", None)
+    with pytest.raises(ValueError, match="the map is of 1 classes and the network has 4"):
+        challenge.accuracy(model, folder, "original", {"0": 0})
 
 
 def test_a_row_says_where_its_number_is_from_and_what_was_measured_here(published):
