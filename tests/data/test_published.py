@@ -195,7 +195,7 @@ def test_a_table_of_cub_2011_that_is_missing_or_no_text_is_named(tmp_path):
         load_dataset(folder)
     (folder / "classes.txt").unlink()
     with pytest.raises(
-        DataError, match="classes.txt is missing, a file of the published set: unpack the whole archive"
+        DataError, match="classes.txt is missing, a part of the published set: unpack the whole archive"
     ):
         load_dataset(folder)
 
@@ -214,7 +214,7 @@ def test_cub_2010(tmp_path):
     with pytest.raises(DataError, match=f"{file.name} cannot be read as a MATLAB file"):
         load_dataset(folder)
     file.unlink()
-    with pytest.raises(DataError, match=f"{file.name} is missing, a file of the published set"):
+    with pytest.raises(DataError, match=f"{file.name} is missing, a part of the published set"):
         load_dataset(folder)
 
 
@@ -324,6 +324,9 @@ def test_imagenet_as_kaggle_packs_it(tmp_path):
     assert labels(train) == ["n01440764", "n01443537"] and train["bbox"] == [[[1, 2, 8, 6]], None]
     assert labels(validation) == ["n01440764", "n01443537"]
     assert validation["bbox"] == [[[1, 2, 8, 6], [3, 3, 3, 4]], [[0, 0, 20, 16]]]
+    text(folder / "LOC_val_solution.csv", "ImageId,PredictionString", "ILSVRC2012_val_00000001,n01440764 1 2 a 4")
+    with pytest.raises(DataError, match="LOC_val_solution.csv line 2: '1 2 a 4' is not 4 numbers"):
+        load_dataset(folder, "validation")
     text(folder / "LOC_val_solution.csv", "ImageId,PredictionString", "ILSVRC2012_val_00000001,n01440764 1 2")
     with pytest.raises(
         DataError, match="LOC_val_solution.csv line 2 is not an image and, for each box, a class and four"

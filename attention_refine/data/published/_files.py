@@ -14,6 +14,10 @@ from PIL import Image
 from attention_refine.data.labels import DataError
 
 
+def missing(path: Path | str) -> DataError:
+    return DataError(f"{path} is missing, a part of the published set: unpack the whole archive")
+
+
 def lines(file: Path) -> Iterator[tuple[str, str]]:
     """(where, text) of each line that is not empty.
 
@@ -23,7 +27,7 @@ def lines(file: Path) -> Iterator[tuple[str, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{file} is missing, a file of the published set: unpack the whole archive") from None
+        raise missing(file) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not text ({error.reason} at byte {error.start}): unpack it again") from None
     for number, line in enumerate(text.splitlines(), 1):
@@ -102,7 +106,7 @@ def images_in(folder: Path, endings: Iterable[str] = (".jpg", ".jpeg", ".png")) 
         DataError: no such folder.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is missing, a folder of the published set: unpack the whole archive")
+        raise missing(folder)
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     return [os.path.join(folder, name) for name in names if os.path.splitext(name)[1].lower() in endings]
 
@@ -110,7 +114,7 @@ def images_in(folder: Path, endings: Iterable[str] = (".jpg", ".jpeg", ".png")) 
 def folders_in(folder: Path) -> list[str]:
     """Names of the folders right in a folder, sorted; without hidden ones."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is missing, a folder of the published set: unpack the whole archive")
+        raise missing(folder)
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__")))
 
@@ -140,7 +144,7 @@ def xml_objects(file: Path | str) -> list[dict[str, Any]]:
             found.append({"name": name, "difficult": each.findtext("difficult", "0").strip() == "1", "bbox": box})
         return found
     except FileNotFoundError:
-        raise DataError(f"{file} is missing, a file of the published set: unpack the whole archive") from None
+        raise missing(file) from None
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{file} is not an annotation in VOC's XML ({error}): unpack it again") from None
 
@@ -154,15 +158,15 @@ def mat(file: Path | str, *names: str, squeeze: bool = True) -> dict[str, Any]:
     from scipy.io import loadmat  # a second to import
 
     if not os.path.exists(file):  # its reader says something else
-        raise DataError(f"{file} is missing, a file of the published set: unpack the whole archive")
+        raise missing(file)
     try:
         found = loadmat(file, squeeze_me=squeeze, variable_names=list(names))
     except Exception as error:  # its reader raises ValueError, TypeError, struct and zlib errors
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file} cannot be read as a MATLAB file ({reason}): unpack it again") from None
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise DataError(f"{file} has no {missing[0]!r}: it is not the file of the published set")
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise DataError(f"{file} has no {absent[0]!r}: it is not the file of the published set")
     return {name: found[name] for name in names}
 
 

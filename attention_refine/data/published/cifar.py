@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from attention_refine.data.labels import DataError
-from attention_refine.data.published._files import has, lines, picture
+from attention_refine.data.published._files import has, lines, missing, picture
 from attention_refine.data.published._layout import PublishedSet, Rows
 
 SIDE = 32
@@ -26,7 +26,7 @@ def _names(file: Path) -> list[str]:
 def _records(file: Path, labels: int) -> tuple[np.ndarray, np.ndarray]:
     """(n, labels) and (n, 32, 32, 3) uint8."""
     if not file.exists():
-        raise DataError(f"{file} is missing, a file of the published set: unpack the whole archive")
+        raise missing(file)
     flat, size = np.fromfile(file, np.uint8), labels + 3 * SIDE * SIDE
     if not len(flat) or len(flat) % size:
         raise DataError(f"{file} has {len(flat)} bytes, not {size} for each image: unpack it again")

@@ -1,7 +1,7 @@
 """CUB-200-2011 (Wah et al. 2011): 200 birds, a box each, and masks where ``segmentations`` was unpacked too.
 
 Numbers of images and classes count from 1. A pixel of a mask is 51 times the number of the five people who drew it as
-bird: three of them or more make it the object here.
+bird; half of the scale and above, three of them or more, is the object here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from attention_refine.data.labels import DataError
 from attention_refine.data.published._files import Folder, as_numbers, has, numbered, of_image
 from attention_refine.data.published._layout import PublishedSet, Row, Rows
 
-MOST_PEOPLE = [153, 204, 255]
+MOST_PEOPLE = list(range(128, 256))
 
 
 def _known(root: Path) -> bool:

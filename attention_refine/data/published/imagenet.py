@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from attention_refine.data.labels import DataError
-from attention_refine.data.published._files import Folder, folders_in, has, images_in, lines, mat
+from attention_refine.data.published._files import Folder, as_numbers, folders_in, has, images_in, lines, mat
 from attention_refine.data.published._layout import PublishedSet, Row, Rows
 
 SYNSET = re.compile(r"n\d{8}")
@@ -51,9 +51,9 @@ def _read(root: Path, split: str) -> Rows:
         found = [(within.path(f"{name}.JPEG", str(root / "LOC_val_solution.csv")), boxes[name][0]) for name in boxes]
     else:
         found = list(_validation(root))
-    rows = []
+    rows, known = [], set(classes)
     for path, label in found:
-        if label not in classes:
+        if label not in known:
             raise DataError(f"{path} is of the class {label}, which has no folder in {images / 'train'}")
         row: Row = {"_at": path, "_image": path, "label": label}
         box = boxes.get(os.path.splitext(os.path.basename(path))[0])
@@ -86,7 +86,8 @@ def _solutions(root: Path, split: str) -> dict[str, tuple[str, list[list[float]]
             words = (line.get("PredictionString") or "").split()
             if not line.get("ImageId") or not words or len(words) % 5:
                 raise DataError(f"{file} line {number} is not an image and, for each box, a class and four numbers")
-            boxes = [[float(word) for word in words[start + 1 : start + 5]] for start in range(0, len(words), 5)]
+            given = [" ".join(words[start + 1 : start + 5]) for start in range(0, len(words), 5)]
+            boxes = [as_numbers(each, 4, f"{file} line {number}") for each in given]
             found[line["ImageId"]] = words[0], [[x, y, right - x, lower - y] for x, y, right, lower in boxes]
     return found
 
