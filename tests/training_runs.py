@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -204,8 +205,15 @@ def two_processes(folder: str):
         shutil.copytree(f"{folder}/noisy/checkpoints/step-00000003", f"{folder}/resumed/checkpoints/step-00000003")
     Accelerator().wait_for_everyone()
     train(f"{folder}/resumed", resume=True, **noisy)
+    flush = checkpoints._flush
+    checkpoints._flush = lambda path: (time.sleep(0.5 * (path.name == "state.json")), flush(path))
     with pytest.raises(Interrupted), asked_to_end(5 if Accelerator().process_index == 1 else None):
-        train(f"{folder}/asked", ema_decay=0.9, **noisy)
+        train(f"{folder}/asked", ema_decay=0.9, background_checkpoints=True, **noisy)
+    checkpoints._flush = flush
+    left = checkpoints.list_checkpoints(Path(folder) / "asked" / "checkpoints")
+    assert left[-1].name == "step-00000005" and checkpoints.damage(left[-1]) is None, (
+        "written before either process ends"
+    )
     train(f"{folder}/asked", ema_decay=0.9, resume=True, background_checkpoints=True, **noisy)
     train(f"{folder}/unasked", ema_decay=0.9, **noisy)
 

@@ -228,13 +228,8 @@ class Run:
         """Say what begins; trackers and a bar until it ends."""
         if not self.hidden and not self.progress.finished:
             self._say_what_begins()
-        shown: dict[str, Any] = {
-            "desc": "finetune",
-            "unit": "step",
-            "total": self.total_steps,
-            "initial": self.progress.step,
-        }
-        shown["disable"] = self.hidden
+        shown: dict[str, Any] = {"desc": "finetune", "unit": "step", "disable": self.hidden}
+        shown |= {"total": self.total_steps, "initial": self.progress.step}
         lost = lost_processes(self.accelerator, str(self.checkpoints))
         with lost, trackers(self.accelerator, self.config), tqdm(**shown) as self.bar, self.writer:
             seen = self.sets["validation"]
@@ -352,6 +347,7 @@ class Run:
         if self.request.made(self.accelerator):
             self._save()
             self.writer.wait()
+            self.accelerator.wait_for_everyone()  # torchrun ends those that are left soon after the first
             self.request.obey(self.progress.step, str(self.checkpoints), self.accelerator.is_main_process)
 
     def _averaged(self) -> AbstractContextManager[None]:

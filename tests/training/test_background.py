@@ -88,6 +88,11 @@ def test_all_files_are_those_of_the_foreground_though_training_goes_on_meanwhile
     assert threading.enumerate() == before
 
 
+def test_workers_that_start_while_a_checkpoint_is_written_change_nothing(tmp_path, foreground, slow):
+    train(tmp_path, **BEHIND, num_workers=2)
+    assert contents(tmp_path) == contents(foreground)
+
+
 def test_killed_while_writing_it_goes_on_to_the_same_bits(tmp_path, server, foreground):
     """At calls to the disk of one thread or the other, and at steps."""
     for count, function in [*((n, killed_at_disk_call) for n in range(15, 36, 5)), (4, killed_at_forward)]:
