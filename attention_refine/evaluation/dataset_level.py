@@ -1,4 +1,4 @@
-"""Figures that are no mean over images (macro F1, mean average precision, MaxBoxAcc), made for many resampled sets."""
+"""Figures that are no mean over images (macro F1, mean average precision, MaxBoxAcc, PxAP), made for many resampled sets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score, multilabel_f1_score
+
+from attention_refine.metrics import pixel_precision
 
 Statistic = Callable[[Tensor], Tensor]
 
@@ -28,11 +30,17 @@ def statistic_of(measure: str, samples: Sequence[Mapping[str, Any]], classes: in
     return lambda rows: score(a[rows], b[rows], classes, average="macro", validate_args=False)
 
 
-def max_box_accuracy(overlaps: Tensor, at: Sequence[float] = (0.3, 0.5, 0.7), **_: Any) -> Statistic:
+def max_box_accuracy(
+    overlaps: Tensor, at: Sequence[float] = (0.3, 0.5, 0.7), chosen: Sequence[float] | None = None, **_: Any
+) -> Statistic:
     """:func:`attention_refine.metrics.max_box_accuracy` of resampled rows of ``overlaps`` (n, thresholds) without NaN.
 
-    The best threshold is found anew in every resampled set, as it is in the whole one.
+    The best threshold is found anew in every resampled set, as it is in the whole one; with ``chosen`` thresholds, one
+    for each of ``at``, there is nothing to find.
     """
+    if chosen is not None:
+        right = (overlaps >= torch.tensor(list(at), dtype=overlaps.dtype)).double().mean(1)
+        return lambda rows: right[rows].mean()
     reached = torch.stack([overlaps >= overlap for overlap in at], dim=1).flatten(1).double()
 
     def statistic(rows: Tensor) -> Tensor:
@@ -43,7 +51,17 @@ def max_box_accuracy(overlaps: Tensor, at: Sequence[float] = (0.3, 0.5, 0.7), **
     return statistic
 
 
-MAP_STATISTICS = {"max_box_acc": max_box_accuracy}
+def pooled_precision(counts: Tensor, **_: Any) -> Statistic:
+    """:func:`attention_refine.metrics.pixel_precision` of resampled rows of ``counts`` (n, 2 thresholds) without NaN."""
+
+    def statistic(rows: Tensor) -> Tensor:
+        times = torch.bincount(rows, minlength=len(counts)).double()
+        return pixel_precision((times @ counts.double()).view(1, 2, -1))
+
+    return statistic
+
+
+MAP_STATISTICS = {"max_box_acc": max_box_accuracy, "pxap": pooled_precision}
 
 
 def mean_average_precision(logits: Tensor, labels: Tensor) -> Statistic:

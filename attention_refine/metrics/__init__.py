@@ -75,7 +75,16 @@ from .sanity import (
 from .score_correlation import CausalResult, dauc, iauc
 from .shape import diversity, entropy, mean_activation, sparsity
 from .temporal import temporal_pointing
-from .thresholds import BestIoU, MaxBoxAcc, best_iou, box_overlaps, max_box_accuracy, threshold_grid
+from .thresholds import (
+    BestIoU,
+    MaxBoxAcc,
+    best_iou,
+    box_overlaps,
+    max_box_accuracy,
+    pixel_counts,
+    pixel_precision,
+    threshold_grid,
+)
 from .token_drop import token_deletion, token_insertion, token_insertion_and_deletion
 from .tubes import tube_deletion, tube_insertion
 
@@ -211,7 +220,9 @@ __all__ = [
     "paired_test",
     "parameter_randomisation",
     "pearson",
+    "pixel_counts",
     "pixel_flipping",
+    "pixel_precision",
     "pointing_centre",
     "pointing_game",
     "pointing_with_centre",

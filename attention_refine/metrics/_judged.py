@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import localisation, perturbation
 from ._registry import Measure, measures, register_measure
-from .thresholds import box_overlaps, threshold_grid
+from .thresholds import box_overlaps, pixel_counts, threshold_grid
 
 _MADE = {
     "accuracy": Measure("Accuracy", True, "labels", multi_label=False, column="correct"),
@@ -49,9 +49,29 @@ def max_box_overlaps(
     at: Sequence[float] = (0.3, 0.5, 0.7),
     thresholds: int = 101,
     largest_only: bool = False,
+    chosen: Sequence[float] | None = None,
 ) -> Tensor:
-    """``(B, thresholds)`` of :func:`attention_refine.metrics.box_overlaps`; ``at`` is for the whole set's figure."""
-    return box_overlaps(maps, boxes, image_size, threshold_grid(thresholds), largest_only)
+    """``(B, thresholds)`` of :func:`attention_refine.metrics.box_overlaps`; ``at`` is for the whole set's figure.
+
+    ``chosen``: thresholds found on other images, one for each of ``at``, in place of the best of this set.
+
+    Raises:
+        ValueError: as many thresholds as overlaps were not chosen, or one lies outside [0, 1].
+    """
+    if chosen is None:
+        return box_overlaps(maps, boxes, image_size, threshold_grid(thresholds), largest_only)
+    if len(chosen) != len(at) or not all(0 <= each <= 1 for each in chosen):
+        raise ValueError(f"chosen={list(chosen)}: give one threshold in [0, 1] for each overlap of at={list(at)}")
+    each = [box_overlaps(maps, boxes, image_size, torch.tensor([threshold]), largest_only) for threshold in chosen]
+    return torch.cat(each, dim=1)
+
+
+@register_measure("pxap", title="PxAP (pixels of all images)", better=True, needs="truth")
+def pooled_pixels(
+    maps: Tensor, truth: Tensor, image_size: tuple[int, int] | None = None, thresholds: int = 101
+) -> Tensor:
+    """``(B, 2 thresholds)`` of :func:`attention_refine.metrics.pixel_counts`, from which the whole set's figure is made."""
+    return pixel_counts(maps, truth, image_size, threshold_grid(thresholds)).flatten(1)
 
 
 @register_measure(

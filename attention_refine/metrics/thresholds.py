@@ -1,8 +1,8 @@
-"""Localisation over all thresholds: an image's best IoU, a data set's MaxBoxAcc (Choe et al. 2020)."""
+"""Localisation over all thresholds: an image's best IoU, a data set's MaxBoxAcc and PxAP (Choe et al. 2020)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,21 +55,57 @@ def best_iou(
     thresholds = (threshold_grid() if thresholds is None else thresholds).to(maps.device)
     if thresholds.ndim != 1 or len(thresholds) == 0 or bool((thresholds.diff() <= 0).any()):
         raise ValueError("thresholds must be a 1-D tensor in increasing order")
-    scaled = minmax(to_size(maps, ground.size)).flatten(1)
-    # A pixel of value v is positive at the thresholds <= v: count pixels by their last one, then sum from the top.
-    level = torch.searchsorted(thresholds, scaled.contiguous(), right=True)
     positive, valid = ground.object.flatten(1), ground.valid.flatten(1)
-    shape = (len(maps), len(thresholds) + 1)
-
-    def at_least(weights: Tensor) -> Tensor:
-        counts = torch.zeros(shape, dtype=torch.long, device=maps.device).scatter_add_(1, level, weights.long())
-        return counts.flip(1).cumsum(1).flip(1)[:, 1:]
-
+    at_least = _counter(minmax(to_size(maps, ground.size)).flatten(1), thresholds)
     both = wide(at_least(positive))
     either = wide(at_least(valid & ~positive)) + positive.sum(1, keepdim=True)
     curve = (both / either.clamp_min(1)).float().masked_fill(~ground.usable[:, None], torch.nan)
     best, at = curve.max(1)
     return BestIoU(best, thresholds[at].masked_fill(~ground.usable, torch.nan), curve)
+
+
+def _counter(scaled: Tensor, thresholds: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function of pixels ``(B, n)``, 0 and 1: how many of them are at least so bright, ``(B, T)``."""
+    # A pixel of value v is positive at the thresholds <= v: count pixels by their last one, then sum from the top.
+    level = torch.searchsorted(thresholds, scaled.contiguous(), right=True)
+    shape = (len(scaled), len(thresholds) + 1)
+
+    def at_least(pixels: Tensor) -> Tensor:
+        counts = torch.zeros(shape, dtype=torch.long, device=scaled.device).scatter_add_(1, level, pixels.long())
+        return counts.flip(1).cumsum(1).flip(1)[:, 1:]
+
+    return at_least
+
+
+def pixel_counts(
+    maps: Tensor, truth: Tensor | Boxes, image_size: tuple[int, int] | None = None, thresholds: Tensor | None = None
+) -> Tensor:
+    """``(B, 2, T)`` float64: pixels of the object, and pixels in all, where ``min-max map >= threshold``.
+
+    Void pixels are not counted. NaN rows for images without ground truth. :func:`pixel_precision` makes PxAP of all
+    images together.
+    """
+    maps = check_maps(maps)
+    ground = read_truth(maps, truth, image_size)
+    thresholds = (threshold_grid() if thresholds is None else thresholds).to(maps.device)
+    at_least = _counter(minmax(to_size(maps, ground.size)).flatten(1), thresholds)
+    counts = torch.stack([at_least(ground.object.flatten(1)), at_least(ground.valid.flatten(1))], dim=1).double()
+    return counts.masked_fill(~ground.usable[:, None, None], torch.nan)
+
+
+def pixel_precision(counts: Tensor) -> Tensor:
+    """PxAP of Choe et al. 2020 (eq. 4): average precision of all pixels of a set, pooled, from :func:`pixel_counts`.
+
+    :math:`\\sum_l P(\\tau_l) (R(\\tau_l) - R(\\tau_{l-1}))`, thresholds falling; the lowest must be 0, where every pixel of
+    a map that was scaled to [0, 1] is positive. Large objects count by their area, as there.
+
+    Args:
+        counts: ``(N, 2, T)``, all images together; NaN rows are left out. Without any the result is NaN.
+    """
+    hits, marked = counts[~counts.flatten(1).isnan().any(1)].sum(0).flip(1)
+    recall = hits / hits[-1]
+    gained = torch.diff(recall, prepend=torch.zeros_like(recall[:1]))
+    return (gained * hits / marked.clamp_min(1)).sum()
 
 
 def box_overlaps(

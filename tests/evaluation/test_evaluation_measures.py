@@ -134,6 +134,51 @@ def test_max_box_acc_resampled_and_compared(items):
     assert cell["value"] is None and (cell["count"], cell["excluded"]) == (0, 2)
 
 
+def test_pxap_is_of_all_pixels_of_the_set_resampled_and_compared(items, tmp_path):
+    model = made_model()
+    partly = [*items[:5], {key: value for key, value in items[5].items() if key not in ("mask", "boxes")}]
+    found = judged(model, partly, {"pxap": {"thresholds": 21}}, batch_size=2)
+    grid = metrics.threshold_grid(21)
+    counts = torch.cat(
+        [metrics.pixel_counts(made, item["mask"][None], thresholds=grid) for item, made in zip(items[:5], grad_cams(model, items[:5]))]
+    )  # fmt: skip
+    cell = found.summary["maps"]["model"]["pxap"]
+    assert cell["value"] == pytest.approx(float(metrics.pixel_precision(counts)), abs=1e-4)
+    assert (cell["count"], cell["excluded"]) == (5, 1) and cell["low"] <= cell["value"] <= cell["high"]
+    found.to_json(tmp_path / "a.json")
+    assert Evaluation.from_json(tmp_path / "a.json") == found
+    found.to_csv(tmp_path / "a.csv")
+    assert "pxap" not in (tmp_path / "a.csv").read_text()
+    a, b = (judged(made_model(seed=seed), items, ["pxap"]) for seed in (1, 2))
+    one = compare({"a": a, "b": b}).of("b", "pxap", "model")
+    gap = b.summary["maps"]["model"]["pxap"]["value"] - a.summary["maps"]["model"]["pxap"]["value"]
+    assert one.difference == pytest.approx(gap) and one.low <= one.difference <= one.high
+
+
+def test_thresholds_that_were_chosen_on_other_images(items):
+    """Choe et al.'s discipline: what is tuned is tuned on a split that is not the one judged."""
+    model, at = made_model(), [0.3, 0.5]
+    held_out, test = items[:3], items[3:]
+    found = judged(model, held_out, {"max_box_acc": {"at": at, "thresholds": 21}})
+    best = metrics.max_box_accuracy(found.values("model/max_box_acc"), at).threshold
+    chosen = metrics.threshold_grid(21)[best].tolist()
+    value = judged(model, test, {"max_box_acc": {"at": at, "chosen": chosen}}).summary["maps"]["model"]["max_box_acc"][
+        "value"
+    ]
+    tried = sorted(set(chosen))
+    pairs = zip(test, grad_cams(model, test))
+    each = [metrics.box_overlaps(made, [item["boxes"]], (SIDE, SIDE), torch.tensor(tried)) for item, made in pairs]
+    overlaps, columns = torch.cat(each), [tried.index(threshold) for threshold in chosen]
+    expected = sum((overlaps[:, column] >= delta).double().mean() for column, delta in zip(columns, at)) / 2
+    assert value == pytest.approx(float(expected))
+    again = judged(model, held_out, {"max_box_acc": {"at": at, "chosen": chosen}}).summary["maps"]["model"][
+        "max_box_acc"
+    ]["value"]
+    assert again == pytest.approx(found.summary["maps"]["model"]["max_box_acc"]["value"])
+    with pytest.raises(ValueError, match="one threshold in .0, 1. for each overlap of at="):
+        judged(model, test, {"max_box_acc": {"at": at, "chosen": [0.5]}})
+
+
 def test_attribution_is_of_the_models_integrated_gradients(items):
     model, few = made_model(), items[:4]
     names = ["attribution_mass", "attribution_detail", "completeness_error"]

@@ -1,4 +1,4 @@
-"""Best IoU and MaxBoxAcc against a loop that draws every box, and on maps whose answer is known."""
+"""Best IoU, MaxBoxAcc and PxAP against loops, and on maps whose answer is known."""
 
 from __future__ import annotations
 
@@ -87,3 +87,37 @@ def test_best_iou_curve():
     assert result.iou.item() == 1 and result.threshold.item() == 0.75
     with pytest.raises(ValueError, match="increasing"):
         metrics.best_iou(maps, masks, thresholds=torch.tensor([0.5, 0.1]))
+
+
+def test_pxap_equals_a_loop_over_all_pixels_of_all_images():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(4, 1, 6, 7, generator=generator)
+    masks = (torch.rand(4, 1, 12, 14, generator=generator) < 0.4).to(torch.uint8)
+    masks[1][torch.rand(1, 12, 14, generator=generator) < 0.2] = 255  # void
+    masks[3] = 0  # nothing to find: not counted
+    grid = metrics.threshold_grid(11)
+    counts = metrics.pixel_counts(maps, masks, thresholds=grid)
+    assert counts.shape == (4, 2, 11) and counts[3].isnan().all()
+    resized = torch.nn.functional.interpolate(maps, (12, 14), mode="bilinear", align_corners=False).numpy()
+    expected, before = 0.0, 0.0
+    scaled = [(m - m.min()) / (m.max() - m.min()) for m in resized[:3, 0]]
+    total = sum(int((mask == 1).sum()) for mask in masks[:3])
+    for threshold in grid.flip(0).tolist():
+        hits = marked = 0
+        for values, mask in zip(scaled, masks[:3, 0].numpy()):
+            for value, kind in zip(values.flatten(), mask.flatten()):
+                if kind != 255 and np.float32(value) >= np.float32(threshold):
+                    hits, marked = hits + (kind == 1), marked + 1
+        expected += hits / max(marked, 1) * (hits / total - before)
+        before = hits / total
+    assert metrics.pixel_precision(counts).item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_pxap_on_maps_whose_answer_is_known():
+    masks = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    masks[0, :, :4], masks[1, :, :2] = 1, 1
+    assert metrics.pixel_precision(metrics.pixel_counts(masks.float(), masks)) == 1
+    flat = metrics.pixel_counts(torch.ones(2, 1, 8, 8), masks)
+    assert metrics.pixel_precision(flat).item() == pytest.approx(48 / 128)  # the objects' share of all pixels
+    nothing = metrics.pixel_counts(torch.ones(2, 1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    assert metrics.pixel_precision(nothing).isnan()
