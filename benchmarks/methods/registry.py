@@ -165,7 +165,7 @@ METHODS: dict[str, Method] = {
     ),
     "repair + abn": Method(
         "repair, and a branch whose map learns the made masks", FEW, head=branch,
-        objectives=lambda cell: [_transplant(), ar.MapSupervision(norm="bce", target="mask", weight=3.0)], propagate=True,
+        objectives=lambda cell: [_transplant(), ar.MapSupervision(norm="bce", target="mask", weight=10.0)], propagate=True,
     ),
     "made energy": Method(
         "the energy loss on masks for all from a segmenter", FEW,
@@ -173,7 +173,7 @@ METHODS: dict[str, Method] = {
     ),
     "made abn": Method(
         "a branch whose map learns masks for all from a segmenter", FEW, head=branch,
-        objectives=lambda cell: [ar.MapSupervision(norm="bce", target="mask", weight=3.0)], propagate=True,
+        objectives=lambda cell: [ar.MapSupervision(norm="bce", target="mask", weight=10.0)], propagate=True,
     ),
     "energy": Method("Grad-CAM's energy on what is annotated", SHARES, objectives=_energy),
     "l2": Method(

@@ -17,7 +17,7 @@ from .protocol import BATCH, Cell, Places, annotated, fit, segmented, test_rows,
 from .registry import METHODS, Method
 
 ON_MAP = (
-    "mask_correlation", "energy_inside", "max_box_acc", "map_average_precision", "pointing_game", "sparsity",
+    "mask_correlation", "energy_inside", "max_box_acc", "pxap", "map_average_precision", "pointing_game", "sparsity",
     "insertion", "deletion", "road",
 )  # fmt: skip
 PERTURBED, PERTURBATIONS = 32, 10

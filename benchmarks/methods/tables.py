@@ -28,6 +28,7 @@ SHOWN = {  # a line's key: the column, its factor; of all sets those that have i
     "map_energy_inside": ("energy inside", 1),
     "map_energy_on_cue": ("energy on the cue", 1),
     "map_max_box_acc": ("MaxBoxAcc", 100),
+    "map_pxap": ("PxAP", 1),
     "map_map_average_precision": ("pixel AP", 1),
     "map_pointing_game": ("pointing game", 100),
     "map_insertion": ("insertion", 1),
