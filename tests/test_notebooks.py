@@ -3,8 +3,10 @@ committed small, with its outputs."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SWITCH = re.compile(r"^(DATA, NETWORK.*) = .*$", re.MULTILINE)  # the line that says which data and network
 EVERY_TIME = ("03", "10")  # on photographs; the others too by `pytest -m sweep`
 CLIPS = ("11",)  # no photographs
+BOXED = ("09",)  # photographs some of which have boxes
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,9 @@ def photographs(tmp_path_factory) -> Path:
 
 def on_photographs() -> list:
     """The notebooks that have the line, those that are tried less often marked so."""
-    chosen = [path for path in NOTEBOOKS if not path.stem.startswith(CLIPS) and '"DATA, NETWORK' in path.read_text()]
+    chosen = [
+        path for path in NOTEBOOKS if not path.stem.startswith(CLIPS + BOXED) and '"DATA, NETWORK' in path.read_text()
+    ]
     often = {path for path in chosen if path.stem.startswith(EVERY_TIME)}
     return [pytest.param(path, id=path.stem, marks=() if path in often else pytest.mark.sweep) for path in chosen]
 
@@ -94,6 +99,18 @@ def test_one_line_switches_it_to_photographs_without_masks(path, kernel, photogr
     nbformat = pytest.importorskip("nbformat")
     notebook = nbformat.read(path, as_version=4)
     switched(notebook, DATA=str(photographs), NETWORK="resnet18", PRETRAINED=False, SIZE=96, SITE="auto")
+    run(notebook, kernel)
+
+
+@pytest.mark.sweep
+def test_one_line_switches_looking_mending_and_proving_to_photographs_with_boxes(kernel, photographs, tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    folder = shutil.copytree(photographs, tmp_path / "boxed")
+    files = sorted((folder / "train").glob("*/*.jpg"))[::3]
+    rows = [{"file_name": str(file.relative_to(folder / "train")), "bbox": [[40, 20, 40, 40]]} for file in files]
+    (folder / "train" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notebook = nbformat.read(next(path for path in NOTEBOOKS if path.stem.startswith(BOXED)), as_version=4)
+    switched(notebook, DATA=str(folder), NETWORK="resnet18", PRETRAINED=False, SIZE=96)
     run(notebook, kernel)
 
 
