@@ -89,7 +89,7 @@ def methods(dataset: str) -> list[str]:
         if of_set != dataset:
             continue
         where = f"{network}, {'all labels' if labels == 'all' else f'{labels} labelled images a class'}"
-        out += [f"**{where}**", "", *tables.table(found, tables.SHORT), ""]
+        out += [f"**{where}**", "", *tables.table(found, tables.SHORT), "", *tables.controls(found)]
         out += folded(f"All measures: {where}", tables.table(found))
         if len(compared := tables.differences(found)) > 2:
             out += folded(f"Differences to plain in the same seeds: {where}", compared)

@@ -154,6 +154,14 @@ def test_tables_hold_what_the_lines_say(methods):
     assert "| abn | 1 | 71.0 | 65.0 | 0.500 | 25 % |" in table
     half = 4.302652729911275 * 10 / 3**0.5  # Student's 97.5 % with two degrees of freedom; shares 50, 60, 70
     assert f"| 60 % [{60 - half:.0f}, {60 + half:.0f}] |" in next(row for row in table if row.startswith("| repair"))
+    assert methods.tables.controls(found) == []
+    beside = {
+        f"{name}_{key}": 0.25
+        for name in ("random", "centre")
+        for key in ("energy_inside", "mask_correlation", "max_box_acc")
+    }
+    said, _ = methods.tables.controls([*found, line("plain", 3, **beside)])
+    assert "random map has energy inside 0.250" in said and "MaxBoxAcc 25.0" in said
     compared = methods.tables.differences(found)
     assert compared[0] == "| minus plain | accuracy | where it lies |"
     repair = next(row for row in compared if row.startswith("| repair"))

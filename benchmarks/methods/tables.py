@@ -101,6 +101,24 @@ def table(lines: Sequence[Line], columns: Sequence[str] = tuple(SHOWN), closes: 
     return out
 
 
+def controls(lines: Sequence[Line]) -> list[str]:
+    """A sentence on maps that look at nothing, where a line has them: a random one's energy is the object's share."""
+    of = [line for line in lines if "random_energy_inside" in line]
+    if not of:
+        return []
+    shown = {
+        (name, key): statistics.mean(values(of, f"{name}_{key}"))
+        for name in ("random", "centre")
+        for key in ("energy_inside", "mask_correlation", "max_box_acc")
+    }
+    return [
+        f"*On these images a random map has energy inside {shown['random', 'energy_inside']:.3f}, the objects' share of them; a map of "
+        f"the middle has energy inside {shown['centre', 'energy_inside']:.3f}, correlation {shown['centre', 'mask_correlation']:.3f} and "
+        f"MaxBoxAcc {100 * shown['centre', 'max_box_acc']:.1f}.*",
+        "",
+    ]
+
+
 def closed(name: str, arms: dict[str, dict[int, Line]]) -> str:
     """Of the distance from plain to the ceiling where the shortcut lies, seed by seed; 95 % Student interval of the mean."""
     shared = [seed for seed in arms[name] if seed in arms.get("plain", {}) and seed in arms.get("ceiling", {})]
