@@ -61,7 +61,7 @@ def pooled_precision(counts: Tensor, **_: Any) -> Statistic:
     return statistic
 
 
-MAP_STATISTICS = {"max_box_acc": max_box_accuracy, "pxap": pooled_precision}
+MAP_STATISTICS: dict[str, Callable[..., Statistic]] = {"max_box_acc": max_box_accuracy, "pxap": pooled_precision}
 
 
 def mean_average_precision(logits: Tensor, labels: Tensor) -> Statistic:
