@@ -32,7 +32,7 @@ from .repairing.changes import changes as of_audits
 from .repairing.page import Examined, write_page
 from .training import TrainingConfig, finetune
 
-SIDE = 96  # pixels that images are drawn with; the network sees 64. Drawn with 64 the mended network lost up to 1.7 points where the badge holds
+SIDE = 96  # pixels that images are drawn with; the network sees 64. Drawn with 64 some seeds lost where the badge holds
 SHARE = 0.05  # of the training images get a box
 EPOCHS = 5  # of mending
 COPIES = 0.5  # of the images go on other images' places; the rest keep the badge as weak evidence (chosen on seed 5)

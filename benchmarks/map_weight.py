@@ -6,8 +6,8 @@
 A quarter of the training images, drawn with seed 7, is held out and judged; of the rest 5 % have boxes, from which a
 segmenter makes the masks of all. Trained as in ``methods``: "repair + energy" has the weight that was taken with copies,
 "made energy" that without. With a branch ("made abn") the loss is binary cross-entropy on its map. ``plain`` has neither
-copies nor a loss, weight 0 the copies alone. One line is no choice but a warning: weight 3 was judged on the test images of
-pets3 (``"judged": "test"``) before 2 was settled.
+copies nor a loss, weight 0 the copies alone. Lines that were ``"judged": "test"`` are no choice but a
+warning: weight 3 was judged on test images before 2, and with a branch 10, was settled.
 """
 
 from __future__ import annotations

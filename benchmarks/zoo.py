@@ -28,18 +28,20 @@ OWN = {"path/to/folder": "your folder", "shapes": "embedded images", "clips": "e
 Tables = Callable[[str], Any]
 
 
-def _repaired(name: str) -> Callable[[Tables], str | None]:
-    """Of ResNet-18 on places3, beside the plain network of the same seeds; None while there is no line."""
+def _by_protocol(
+    name: str, dataset: str = "places3", key: str = "lies", says: str = "right where the shortcut lies"
+) -> Callable[[Tables], str | None]:
+    """Of ResNet-18 in per cent, beside the plain network of the seeds that both have; None while there is no line."""
 
     def said(_: Tables) -> str | None:
-        found = tables.split(lines(tables.RESULTS)).get(("places3", "resnet18", "all"), [])
-        lies = {(tables.arm(line), line["seed"]): 100 * line["lies"] for line in found}
-        seeds = [seed for arm, seed in lies if arm == name and ("plain", seed) in lies]
+        found = tables.split(lines(tables.RESULTS)).get((dataset, "resnet18", "all"), [])
+        cells = {(tables.arm(line), line["seed"]): 100 * line[key] for line in found if line.get(key) is not None}
+        seeds = [seed for arm, seed in cells if arm == name and ("plain", seed) in cells]
         if not seeds:
             return None
-        own, plain = (statistics.mean(lies[each, seed] for seed in seeds) for each in (name, "plain"))
+        own, plain = (statistics.mean(cells[each, seed] for seed in seeds) for each in (name, "plain"))
         against = "" if name == "plain" else f" against {plain:.1f}"
-        return f"places3, right where the shortcut lies: {own:.1f}{against} %"
+        return f"{dataset}, {says}: {own:.1f}{against} %"
 
     return said
 
@@ -68,13 +70,14 @@ GAINS: dict[str, Callable[[Tables], str | None]] = {
         "few labels", "mask correlation", "both", "supervised", "cub20, 4 labels a class, map's correlation", **CUB, setting="4"
     ),
     "darc_folder": _beside("darc", "mask correlation", "N 1, sides 30 to 50 %", "plain", "pets3, map's correlation", **PETS),
-    "energy_folder": _repaired("energy, masks 5 %"),
-    "group_dro_folder": _repaired("group DRO"),
+    "energy_folder": _by_protocol("energy, masks 5 %"),
+    "group_dro_folder": _by_protocol("group DRO"),
     "mining_folder": _beside("mining", "mask correlation", "mining", "abn", "cub20, map's correlation", **CUB),
-    "plain_folder": _repaired("plain"),
+    "plain_folder": _by_protocol("plain"),
     "plain_shapes": lambda full: f"right where the cue lies: {full('shapes').mean('accuracy', model='plain')} %",
+    "propagate_map_folder": _by_protocol("made abn, boxes 5 %", "cub20", "map_max_box_acc", "MaxBoxAcc"),
     "r3d18_clips": lambda _: "learns the badge: 19.5 % at test, chance 20 %",
-    "repair_folder": _repaired("repair, masks 5 %"),
+    "repair_folder": _by_protocol("repair, masks 5 %"),
     "supervision_folder": lambda _: "4 masks of 24 photographs, map's correlation: 0.63 to 0.70, no control",
     "supervision_shapes": _beside(
         "edited maps", "cue broken", "map supervision", "abn", "edited maps of 5 %, right where the cue lies", " %"

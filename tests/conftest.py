@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Read at import by huggingface_hub, so before anything else: tests never reach a real Hub.
@@ -25,6 +26,14 @@ settings.load_profile("unhurried")
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[None]:
+    """The scripts of benchmarks/ can be imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from torch import nn
 import attention_refine as ar
 from attention_refine import shapes
 from attention_refine.auditing import SCENES, scenes
+from attention_refine.auditing.audit import examined
+from attention_refine.auditing.page import Drawer
 from attention_refine.auditing.partners import Candidates
 from attention_refine.cli import main
 from attention_refine.data import prepare
@@ -128,6 +130,14 @@ def test_a_model_of_the_cue_is_seen_through():
     for sample in found.samples:
         scene = sample["scenes"]["cue_moved"]
         assert scene["prediction"] == found.samples[scene["partner"]]["label"] != sample["label"]
+
+
+@pytest.mark.parametrize(("lies", "mostly"), [(0.8, False), (0.2, True)])
+def test_the_first_picture_is_of_an_image_that_fares_as_most_do(lies, mostly):
+    found = examined(Rule("place"), images(60, lies=lies), map="gradient", progress=False)
+    (typical, words), _ = Drawer(*found).telling({})
+    assert words == "the map, on a typical image"
+    assert bool(typical["correct"]) == mostly == (2 * sum(bool(s["correct"]) for s in found[0].samples) >= 60)
 
 
 def test_a_model_uneven_over_groups():

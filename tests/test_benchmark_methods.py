@@ -19,16 +19,14 @@ NETWORK = "test_resnet"
 
 
 @pytest.fixture(scope="module")
-def methods():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        import methods.plan
-        import methods.protocol
-        import methods.registry
-        import methods.running
-        import methods.tables
+def methods(benchmarks):
+    import methods.plan
+    import methods.protocol
+    import methods.registry
+    import methods.running
+    import methods.tables
 
-        yield methods
+    return methods
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,10 @@ REMEDY = "run: python benchmarks/results_page.py"
 
 
 @pytest.fixture(scope="module")
-def made():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        import results_page
+def made(benchmarks):
+    import results_page
 
-        yield results_page
+    return results_page
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ class Drawer:
         """The samples of :meth:`pair`, each with the name of its scene, or with a caption where it is as it is."""
         samples = self.audit.samples
         known = [s for s in samples if s["energy"]["object"] is not None] or samples
+        mostly = 2 * sum(bool(s["correct"]) for s in known) >= len(known)  # right or wrong, as a typical image is
+        known = [s for s in known if bool(s["correct"]) == mostly]
         known = sorted(known, key=lambda s: s["energy"]["object"] or 0.0)
         typical = known[len(known) // 2]
         first = (typical, "the map, on a typical image")

@@ -53,8 +53,6 @@ def best_iou(
     maps = check_maps(maps)
     ground = read_truth(maps, truth, image_size)
     thresholds = (threshold_grid() if thresholds is None else thresholds).to(maps.device)
-    if thresholds.ndim != 1 or len(thresholds) == 0 or bool((thresholds.diff() <= 0).any()):
-        raise ValueError("thresholds must be a 1-D tensor in increasing order")
     positive, valid = ground.object.flatten(1), ground.valid.flatten(1)
     at_least = _counter(minmax(to_size(maps, ground.size)).flatten(1), thresholds)
     both = wide(at_least(positive))
@@ -66,6 +64,8 @@ def best_iou(
 
 def _counter(scaled: Tensor, thresholds: Tensor) -> Callable[[Tensor], Tensor]:
     """A function of pixels ``(B, n)``, 0 and 1: how many of them are at least so bright, ``(B, T)``."""
+    if thresholds.ndim != 1 or len(thresholds) == 0 or bool((thresholds.diff() <= 0).any()):
+        raise ValueError("thresholds must be a 1-D tensor in increasing order")
     # A pixel of value v is positive at the thresholds <= v: count pixels by their last one, then sum from the top.
     level = torch.searchsorted(thresholds, scaled.contiguous(), right=True)
     shape = (len(scaled), len(thresholds) + 1)
@@ -84,6 +84,9 @@ def pixel_counts(
 
     Void pixels are not counted. NaN rows for images without ground truth. :func:`pixel_precision` makes PxAP of all
     images together.
+
+    Raises:
+        ValueError: thresholds that do not increase.
     """
     maps = check_maps(maps)
     ground = read_truth(maps, truth, image_size)

@@ -35,10 +35,14 @@ def cells(
             continue
         if per_class != "all" and (name == "ceiling" or "groups" in method.annotations):
             continue  # groups of four images are those of one place
-        for annotation in method.annotations:
-            if dataset != "cub20" or not annotation.startswith("masks"):
-                found.append(Cell(dataset, network, name, annotation, per_class, seed, image_size=image_size(network)))
+        for annotation in offered(name, dataset):
+            found.append(Cell(dataset, network, name, annotation, per_class, seed, image_size=image_size(network)))
     return sorted(found, key=turn)
+
+
+def offered(method: str, dataset: str) -> list[str]:
+    """The annotations of a method that a set can have: cub20 has no masks."""
+    return [each for each in METHODS[method].annotations if dataset != "cub20" or not each.startswith("masks")]
 
 
 def turn(cell: Cell) -> float:
@@ -46,10 +50,7 @@ def turn(cell: Cell) -> float:
     if cell.method in FIRST:
         own = -1.0
     else:
-        offered = [
-            each for each in METHODS[cell.method].annotations if cell.dataset != "cub20" or not each.startswith("masks")
-        ]
-        own = WANTED["annotation"] * offered.index(cell.annotation)
+        own = WANTED["annotation"] * offered(cell.method, cell.dataset).index(cell.annotation)
     return (
         WANTED["seed"] * cell.seed + WANTED["dataset"][cell.dataset] + WANTED["network"][cell.network]
         + WANTED["labels"][cell.labels_per_class] + own
@@ -58,5 +59,5 @@ def turn(cell: Cell) -> float:
 
 def missing(wanted: Iterable[Cell], lines: Iterable[dict[str, Any]]) -> list[Cell]:
     """Those without a line, in the order given."""
-    there = [line for line in lines]
+    there = list(lines)
     return [cell for cell in wanted if not any(cell.key.items() <= line.items() for line in there)]

@@ -79,11 +79,11 @@ def values(lines: Iterable[Line], key: str) -> list[float]:
     return [line[key] for line in lines if line.get(key) is not None]
 
 
-def table(lines: Sequence[Line], columns: Sequence[str] = tuple(SHOWN), closes: bool = True) -> list[str]:
+def table(lines: Sequence[Line], columns: Sequence[str] = tuple(SHOWN)) -> list[str]:
     """Markdown, an arm a row: mean ± standard deviation over its seeds."""
     arms = by_arm(lines)
     shown = [key for key in columns if any(values(of.values(), key) for of in arms.values())]
-    closes = closes and "ceiling" in arms and "plain" in arms
+    closes = "ceiling" in arms and "plain" in arms
     titles = ["method", "seeds", *(SHOWN[key][0] for key in shown), *(["closes of the distance"] if closes else [])]
     out = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, of in arms.items():

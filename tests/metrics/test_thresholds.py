@@ -113,6 +113,13 @@ def test_pxap_equals_a_loop_over_all_pixels_of_all_images():
     assert metrics.pixel_precision(counts).item() == pytest.approx(expected, abs=1e-9)
 
 
+def test_thresholds_that_do_not_increase_are_refused():
+    maps, masks = torch.rand(1, 1, 4, 4), torch.ones(1, 1, 4, 4, dtype=torch.uint8)
+    for measure in (metrics.pixel_counts, metrics.best_iou):
+        with pytest.raises(ValueError, match="1-D tensor in increasing order"):
+            measure(maps, masks, thresholds=torch.tensor([0.5, 0.2]))
+
+
 def test_pxap_on_maps_whose_answer_is_known():
     masks = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     masks[0, :, :4], masks[1, :, :2] = 1, 1

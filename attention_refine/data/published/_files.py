@@ -52,7 +52,7 @@ def of_image(table: dict[int, str], number: int, file: Path) -> str:
     """What a table says of an image.
 
     Raises:
-        DataError: nothing.
+        DataError: it has no line for the image.
     """
     if number not in table:
         raise DataError(f"{file} has no line for image {number}: unpack it again")

@@ -54,7 +54,7 @@ class Found:
         """The published split that a word names.
 
         Raises:
-            DataError: none; the message lists those that there are.
+            DataError: the set has none such; the message lists those that it has.
         """
         splits = self.splits()
         name = word if word in splits else canonical_split(word)

@@ -34,6 +34,12 @@ def segmentations(root: Path) -> Folder:
     return Folder(next((root / place for place in BESIDE if (root / place).is_dir()), root / BESIDE[0]))
 
 
+def mask_of(name: str, masks: Folder) -> Row:
+    """The columns of an image's mask; none where it has no mask."""
+    mask = masks.optional(name.rpartition(".")[0] + ".png")
+    return {} if mask is None else {"_mask": mask, "mask_values": MOST_PEOPLE}
+
+
 def boxes_beside(root: Path) -> dict[str, list[float]]:
     """[x, y, width, height] by the image's name, of CUB_200_2011 beside another set of its images; empty without it."""
     cub = root.parent / "CUB_200_2011"
@@ -71,10 +77,7 @@ def _read(root: Path, split: str) -> Rows:
         row: Row = {"_at": at, "_image": images.path(name, at), "label": classes[int(label) - 1]}
         if "bounding_boxes" in tables:
             row["bbox"] = [_box(tables["bounding_boxes"], number, files["bounding_boxes"])]
-        mask = masks.optional(name.rpartition(".")[0] + ".png")
-        if mask is not None:
-            row |= {"_mask": mask, "mask_values": MOST_PEOPLE}
-        rows.append(row)
+        rows.append(row | mask_of(name, masks))
     return rows, {}
 
 

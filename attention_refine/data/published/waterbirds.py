@@ -14,7 +14,7 @@ from attention_refine.data.labels import DataError
 from attention_refine.data.metadata import metadata_lines
 from attention_refine.data.published._files import Folder
 from attention_refine.data.published._layout import PublishedSet, Row, Rows
-from attention_refine.data.published.cub_2011 import MOST_PEOPLE, boxes_beside, segmentations
+from attention_refine.data.published.cub_2011 import boxes_beside, mask_of, segmentations
 
 BIRDS = ["landbird", "waterbird"]
 PLACES = ["land", "water"]
@@ -51,10 +51,7 @@ def _read(root: Path, split: str) -> Rows:
         }  # fmt: skip
         if name in boxes:
             row["bbox"] = [boxes[name]]
-        mask = masks.optional(name.rpartition(".")[0] + ".png")
-        if mask is not None:
-            row |= {"_mask": mask, "mask_values": MOST_PEOPLE}
-        rows.append(row)
+        rows.append(row | mask_of(name, masks))
     return rows, {}
 
 
