@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datasets
 import pytest
 import timm
 import torch
 
 import attention_refine as ar
 from attention_refine import data
+from attention_refine.mending.propagation import propagation
 
 NETWORKS = ("resnet18", "resnet50", "deit_tiny_patch16_224", "mobilenetv2_100")
 
@@ -48,3 +50,35 @@ def test_an_untrained_map_lies_on_the_animals(shared, photographs, name, least, 
         truth = torch.stack([item["mask"] for item in items])
         assert ar.metrics.mask_correlation(maps, truth).mean() > wanted, split
     assert model.explained_by() == before, "until training has brought it in"
+
+
+@pytest.mark.parametrize("annotated, least", [(0, 0.45), (9, 0.6)])
+def test_what_stands_out_is_the_animal_and_in_a_box_more_so(shared, annotated, least):
+    """The masks of pets3 from nothing, and from a few boxes, against the true ones (all 300: 0.52 and 0.71)."""
+    rows = data.load_dataset(shared / "data" / "pets3", "train")
+    rows = rows.select(range(0, len(rows), 5))
+    true = rows.cast_column("mask", datasets.Image(decode=False))["mask"]
+    few = rows.remove_columns("mask")
+    if annotated:
+        boxes = [[_box(data.read_mask(cell))] if row % 6 == 0 else None for row, cell in enumerate(true)]
+        few = few.add_column("bbox", boxes, feature=datasets.List(datasets.List(datasets.Value("float32"))))
+    model = ar.wrap("resnet18", labels=data.class_names(rows), pretrained=shared / "weights" / "resnet18.safetensors")
+    found = propagation(
+        model, few, method="segmenter" if annotated else "unsupervised", image_size=224, flip=False, progress=False
+    )
+    assert found.annotated == (10 if annotated else 0) and found.empty == 0
+    made = found.dataset.cast_column("mask", datasets.Image(decode=False))["mask"]
+    overlaps = []
+    for source, own, other in zip(found.dataset["mask_source"], made, true):
+        if source == "model":
+            own, other = data.read_mask(own), data.read_mask(other)
+            known = other != 255
+            both, either = ((own == 1) & (other == 1) & known).sum(), (((own == 1) | (other == 1)) & known).sum()
+            overlaps.append(both / either)
+    assert sum(overlaps) / len(overlaps) > least
+
+
+def _box(mask) -> list[float]:
+    """x, y, width and height of the box round the object."""
+    y, x = (mask == 1).any(1).nonzero()[0], (mask == 1).any(0).nonzero()[0]
+    return [float(v) for v in (x[0], y[0], x[-1] - x[0] + 1, y[-1] - y[0] + 1)]

@@ -14,7 +14,7 @@ from ._target import Target, refuse_target
 
 KINDS = ("site", "pixels", "attention", "sampled")
 # What stands for a map elsewhere: the head's own, and the controls of an evaluation.
-TAKEN = ("auto", "centre", "head", "model", "random", "segmenter")
+TAKEN = ("auto", "centre", "head", "model", "random", "segmenter", "unsupervised")
 _OURS = ("net", "pixel_values", "target", "site", "create_graph", "progress")
 
 maps: Registry[Map] = Registry("map")

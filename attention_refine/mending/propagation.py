@@ -1,7 +1,8 @@
 """The map becomes the mask: what a model supervised by a few masks shows of all other images, cut into masks for them.
 
 The map may also be that of a :mod:`~attention_refine.mending.segmenter` fitted to the annotated images on the network's frozen
-features (``method="segmenter"``): no training, seconds, and the surest masks that we measured (docs/propagate.md).
+features (``method="segmenter"``): no training, seconds, and the surest masks that we measured (docs/propagate.md). With
+``method="unsupervised"`` the segmenter learns from what stands out in the images themselves, and nobody annotates.
 
 The cut is the one that fits the annotated images best. Rows that have an annotation keep it; the masks of the others say
 of themselves that a model made them (``mask_source``) and how sure it was (``mask_confidence``). A second training learns
@@ -35,6 +36,9 @@ from ..refined import Refined
 from .segmenter import Segmenter, SegmenterConfig, fit_segmenter
 
 CUTS = np.linspace(0.02, 0.98, 49)
+SURE = 0.7  # the cut of a segmenter that no outline taught; chosen on true masks of training photographs
+SEGMENTERS = ("segmenter", "unsupervised")
+FORM = 2  # of what a segmenter learns: maps of another form in a cache are made anew
 CHUNK = 256  # rows whose maps are one file of the cache
 
 
@@ -93,15 +97,17 @@ def propagation(
     ``sum of the map inside the mask / (pixels of the mask + sum of the map outside)``.
 
     Args:
-        model: trained on the dataset's annotated rows, so that its map is one of the object; for ``"segmenter"`` any
+        model: trained on the dataset's annotated rows, so that its map is one of the object; for a segmenter any
             model with pretrained weights, its head and classifier are not used.
         dataset: canonical columns, as from :func:`attention_refine.data.load_dataset`. A row is annotated where it has a
             ``mask``, boxes (``bbox``), or an edited map.
-        method: ``"model"``, the head's map (Grad-CAM without a head), the name of a map in ``ar.maps``, or
-            ``"segmenter"``: fitted here to the annotated rows, on the network's frozen features.
+        method: ``"model"``, the head's map (Grad-CAM without a head), the name of a map in ``ar.maps``,
+            ``"segmenter"``: fitted here to the annotated rows, on the network's frozen features, or ``"unsupervised"``:
+            a segmenter of what stands out in the images, whether or not rows are annotated.
         cut: from which value of the map a pixel is object, or ``"auto"``: where the mean IoU with the annotated rows is
             largest, of the map as it is and stretched to [0, 1]. A segmenter's is chosen on maps of rows that it was not
-            fitted to (two halves, each mapped from the other); from boxes, by the box round the mask.
+            fitted to (two halves, each mapped from the other); where nobody drew an outline it is 0.7, or so
+            much that nine rows in ten get a mask.
         flip: the mean over the image and its mirror image.
         min_confidence: rows whose mask is less sure stay without one.
         image_size: side in pixels at which the network sees the images; the model's own if not given. Convolutional
@@ -120,8 +126,8 @@ def propagation(
         found.
 
     Raises:
-        DataError: a stream, columns that are not canonical, classes that are not the model's, or ``cut="auto"`` without
-            an annotated row.
+        DataError: a stream, columns that are not canonical, classes that are not the model's, or no annotated row
+            where one is needed: for ``"segmenter"``, and for ``cut="auto"`` of any other but ``"unsupervised"``.
         ValueError: an option out of range, or an unknown map.
     """
     if isinstance(dataset, datasets.IterableDataset):
@@ -130,7 +136,8 @@ def propagation(
         raise ValueError(f"cut must be between 0 and 1, both excluded, or 'auto', got {cut!r}")
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"min_confidence must be between 0 and 1, got {min_confidence}")
-    if method not in ("model", "segmenter"):
+    taught = method in SEGMENTERS
+    if method != "model" and not taught:
         by_name(method)
     whole = {**model.preprocessing, "crop_pct": 1.0, "crop_mode": "squash"}  # the map is of the whole image
     if image_size is not None:
@@ -139,25 +146,29 @@ def propagation(
     items = match_classes(Prepared(begun, whole, progress=progress), model.labels)
     # A head's map is one in [0, 1]; another has no scale of its own.
     scales = ("none", "minmax") if method == "model" and model.head is not None else ("minmax",)
-    scales = ("none",) if method == "segmenter" else scales
+    scales = ("none",) if taught else scales
     annotated = [any(flags) for flags in zip(*_annotations(items))] or [False] * len(items)
-    if cut == "auto" and not any(annotated):
+    unguided = taught and (method == "unsupervised" or (any(annotated) and not any(_outlined(items))))
+    if cut == "auto" and not unguided and not any(annotated):
         raise DataError(
             "no row has a mask, boxes or an edited map to choose the cut by: give cut=0.5, for example, or annotate a few"
         )
     facts = {"preprocessing": whole, "method": method, "flip": flip}
     unseen: dict[int, Tensor] = {}
-    if method == "segmenter":
+    if taught:
         config = segmenter if isinstance(segmenter, SegmenterConfig) else SegmenterConfig(**(segmenter or {}))
-        facts |= {"segmenter": asdict(config), "seed": seed, "annotations": _digest_of_annotations(items)}
-        fitted, unseen = _fitted(model, items, annotated, config, seed, flip, batch_size)
+        facts |= {"segmenter": asdict(config), "seed": seed, "annotations": _digest_of_annotations(items), "form": FORM}
+        teachers = None if method == "unsupervised" else annotated
+        fitted, unseen = _fitted(model, items, teachers, config, seed, flip, batch_size)
     folder = None if cache is None else _opened(Path(cache).expanduser(), model, items, facts)
-    read = partial(_segmented, model, fitted) if method == "segmenter" else partial(_one_way, model, method=method)
+    read = partial(_segmented, model, fitted) if taught else partial(_one_way, model, method=method)
     maps = torch.cat(list(_maps(model, items, read, flip, batch_size, folder, progress)))
+    if cut == "auto" and unguided:
+        cut = _unguided_cut(maps)
     judged = maps.clone()
     for row, map in unseen.items():
         judged[row] = map
-    scale, level, iou, left_out = _best_cut(items, judged, annotated, scales, cut, boxed=method == "segmenter")
+    scale, level, iou, left_out = _best_cut(items, judged, annotated, scales, cut, boxed=taught)
     maps = normalize(maps, "minmax") if scale == "minmax" else maps
     edited = items.annotations.get("edited_map", [False] * len(items))
     return _with_masks(
@@ -167,6 +178,13 @@ def propagation(
 
 def _annotations(items: Prepared) -> list[list[bool]]:
     return [flags for column, flags in items.annotations.items() if column != "cue"]
+
+
+def _outlined(items: Prepared) -> list[bool]:
+    """The rows whose annotation follows the object: a mask or an edited map, not a box."""
+    drawn = [flags for name, flags in items.annotations.items() if name == "edited_map"]
+    drawn += [[cell is not None for cell in items.dataset["mask"]]] if "mask" in items.dataset.column_names else []
+    return [any(flags) for flags in zip(*drawn)] if drawn else [False] * len(items)
 
 
 # The maps --------------------------------------------------------------------------------------------------------------
@@ -230,26 +248,34 @@ def _segmented(model: Refined, segmenter: Segmenter, pixels: Tensor, labels: Ten
 
 
 def _fitted(
-    model: Refined, items: Prepared, annotated: list[bool], config: SegmenterConfig, seed: int, flip: bool,
+    model: Refined, items: Prepared, annotated: list[bool] | None, config: SegmenterConfig, seed: int, flip: bool,
     batch_size: int,
 ) -> tuple[Segmenter, dict[int, Tensor]]:  # fmt: skip
-    """A segmenter of all annotated rows, and the maps ``(1, h, w)`` of these rows from segmenters that lack them."""
-    rows = [row for row, flag in enumerate(annotated) if flag]
+    """A segmenter of all annotated rows, and the maps ``(1, h, w)`` of these rows from segmenters that lack them.
+
+    With ``None`` all rows teach by what stands out in them, and no annotation is looked at.
+    """
+    rows = [row for row in range(len(items)) if annotated is None or annotated[row]]
+    follows = _outlined(items)
     if not rows:
         raise DataError("no row has a mask, boxes or an edited map to fit a segmenter to: annotate a few")
     if len(rows) > config.max_images:  # from all over the dataset: its rows may be sorted by class
         rows = [rows[i] for i in np.linspace(0, len(rows) - 1, config.max_images).round().astype(int)]
     device, net = next(model.parameters()).device, model.backbone.net
 
-    def annotations(of: list[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def annotations(of: list[int]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         for first in range(0, len(of), batch_size):
             batch = collate([items[row] for row in of[first : first + batch_size]])
             batch["pixel_values"] = batch["pixel_values"].to(device)
-            target, known, _ = map_targets(batch, "auto")
-            yield batch["pixel_values"], target, known
+            if annotated is None:
+                target = known = torch.ones_like(batch["pixel_values"][:, :1])
+            else:
+                target, known, _ = map_targets(batch, "auto")
+            rough = torch.tensor([annotated is None or not follows[row] for row in of[first : first + batch_size]])
+            yield batch["pixel_values"], target, known, rough
 
     unseen: dict[int, Tensor] = {}
-    if len(rows) >= ENOUGH_TO_HALVE:
+    if annotated is not None and len(rows) >= ENOUGH_TO_HALVE:
         for half, other in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
             read = partial(_segmented, model, fit_segmenter(net, annotations(half), config, seed=seed))
             for first in range(0, len(other), batch_size):
@@ -290,6 +316,11 @@ def _opened(folder: Path, model: Refined, items: Prepared, facts: dict[str, Any]
 # The cut ---------------------------------------------------------------------------------------------------------------
 
 
+def _unguided_cut(maps: Tensor) -> float:
+    """``SURE``, or less where more than a tenth of the maps would be left without a mask."""
+    return max(0.02, min(SURE, float(maps.amax((1, 2, 3)).quantile(0.1))))
+
+
 def _best_cut(
     items: Prepared, maps: Tensor, annotated: list[bool], scales: tuple[str, ...], cut: float | str, boxed: bool = False
 ) -> tuple[str, float, float | None, float | None]:
@@ -297,11 +328,10 @@ def _best_cut(
 
     Where rows have boxes alone and the map follows the object's outline (``boxed``), the boxes round the cut maps count.
     """
-    kinds = items.annotations
-    drawn = [flags for name, flags in kinds.items() if name == "edited_map"]
-    drawn += [[cell is not None for cell in items.dataset["mask"]]] if "mask" in items.dataset.column_names else []
-    outlined = [any(flags) for flags in zip(*drawn)] if drawn else [False] * len(maps)
+    outlined = _outlined(items)
     rows = [row for row, flag in enumerate(annotated) if flag]
+    if boxed and any(outlined):
+        rows = [row for row in rows if outlined[row]]  # the box round a mask says less of where to cut
     levels = CUTS if cut == "auto" else np.array([float(cut)])
     tables: dict[str, list[Any]] = {scale: [] for scale in scales}
     for row in rows:

@@ -9,6 +9,9 @@ location and standardised by channel, goes through a 1x1 convolution :math:`W_l`
 with a 3x3 convolution :math:`K` to one channel, trained by binary cross-entropy. It is a hypercolumn classifier
 (Hariharan et al., CVPR 2015) whose convolutions run before the enlargement, which gives the same numbers for a fraction
 of the memory. No gradient reaches the network, so fitting takes seconds.
+
+Of an image whose annotation only says about where the object is, or nothing, it learns the cells that stand out in the
+network's deepest features (:mod:`~attention_refine.mending.salience`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 
 from ..backbones.contexts import quiet
 from ..backbones.pyramid import Level, find_levels, read_levels
+from .salience import outlined
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Segmenter(nn.Module):
 
 def fit_segmenter(
     net: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]],
     config: SegmenterConfig | None = None,
     *,
     seed: int = 0,
@@ -98,7 +102,7 @@ def fit_segmenter(
     Args:
         net: the network whose features are read, unchanged; it is run in evaluation mode.
         batches: of ``(pixel_values (B, 3, H, W), target (B, 1, H, W) in [0, 1], known (B, 1, H, W), 1 where the target
-            counts)``, read once.
+            counts, rough (B,) bool, where the target only holds the object somewhere)``, read once.
         config: the options; defaults where None.
         seed: of the start, the order of the images and the dropout.
 
@@ -106,8 +110,8 @@ def fit_segmenter(
         ValueError: no annotated image.
     """
     config = config or SegmenterConfig()
-    features, targets, knowns, levels = [], [], [], list[Level]()
-    for pixel_values, target, known in batches:
+    features, targets, knowns, roughs, levels = [], [], [], [], list[Level]()
+    for pixel_values, target, known, rough in batches:
         if not levels:
             levels = find_levels(net, pixel_values[:1])
         with quiet(net):
@@ -116,13 +120,16 @@ def fit_segmenter(
         share = F.adaptive_avg_pool2d(known.float(), (height, width))
         targets.append(F.adaptive_avg_pool2d(target.float() * known, (height, width)) / share.clamp_min(1e-6))
         knowns.append((share > 0.5).float())
+        roughs.append(rough.to(share.device))
         features.append([each.half() if each.device.type == "cpu" else each for each in found])
         if sum(map(len, targets)) >= config.max_images:
             break
     if not targets:
         raise ValueError("no annotated image: a segmenter needs a few masks, boxes or edited maps to learn from")
     columns = [torch.cat(each)[: config.max_images] for each in zip(*features, strict=True)]
-    target, known = (torch.cat(each)[: config.max_images] for each in (targets, knowns))
+    target, known, rough = (torch.cat(each)[: config.max_images] for each in (targets, knowns, roughs))
+    if rough.any():
+        target[rough], known[rough] = outlined(columns[-1][rough], target[rough], known[rough])
     device = target.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(seed)

@@ -162,11 +162,12 @@ def fit(
 
 
 def segmented(cell: Cell, places: Places, rows: datasets.Dataset) -> tuple[datasets.Dataset, dict[str, Any]]:
-    """The rows with masks for all, from a segmenter on the features of the network as it was published."""
+    """The rows with masks for all, from a segmenter on the features of the network as it was published: taught by what
+    is annotated, or by what stands out."""
     model = wrapped(cell, places, data.class_names(rows))
     found = propagation(
-        model, rows, method="segmenter", image_size=None if cell.transformer else 224,
-        segmenter={} if "mask" in rows.column_names else {"steps": 15}, seed=cell.seed, flip=False, progress=False,
+        model, rows, method="unsupervised" if cell.annotation == "none" else "segmenter",
+        image_size=None if cell.transformer else 224, seed=cell.seed, flip=False, progress=False,
     )  # fmt: skip
     return found.dataset, {"cut": found.cut, "expected_iou": found.iou, "empty": found.empty}
 

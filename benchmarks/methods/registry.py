@@ -20,6 +20,7 @@ SHORTCUT = ("places3", "shapes")  # sets with a known shortcut, and the same ima
 EVERYWHERE = ("places3", "pets3", "cub20", "shapes")
 CONVOLUTIONAL = tuple(network for network in NETWORKS if not is_transformer(network))
 FEW = ("boxes 5 %", "masks 5 %")
+MADE = ("boxes 5 %", "none", "masks 5 %")  # with nothing annotated masks are made of what stands out
 SHARES = tuple(f"{kind} {share} %" for share in (5, 100, 25, 1) for kind in ("boxes", "masks"))
 
 
@@ -43,7 +44,7 @@ class Method:
         resolution: how much finer the last grid is.
         augment: a recipe of its own, given the image's size.
         network: makes another network of the published weights' file.
-        propagate: a segmenter makes masks for all images of those that are annotated.
+        propagate: a segmenter makes masks for all images of those that are annotated, or of what stands out.
         taught: distilled from the same network without the finer grid, trained first.
         then: a second part.
         retrain: the last layer is fitted anew on equal groups.
@@ -156,23 +157,23 @@ METHODS: dict[str, Method] = {
     "abn + cutmix": Method("attention branch, CutMix 1.0", head=branch, training={"cutmix_alpha": 1.0}),
     # from masks or boxes
     "repair": Method(
-        "masks for all from a segmenter, objects on other images' places", (*FEW, "masks 100 %"),
+        "masks for all from a segmenter, objects on other images' places", (*MADE, "masks 100 %"),
         objectives=lambda cell: [_transplant()], propagate=True,
     ),
     "repair + energy": Method(
-        "repair, and the energy loss on the made masks", FEW,
+        "repair, and the energy loss on the made masks", MADE,
         objectives=lambda cell: [_transplant(), ar.MapSupervision(norm="energy", target="mask", weight=2.0)], propagate=True,
     ),
     "repair + abn": Method(
-        "repair, and a branch whose map learns the made masks", FEW, head=branch,
+        "repair, and a branch whose map learns the made masks", MADE, head=branch,
         objectives=lambda cell: [_transplant(), ar.MapSupervision(norm="bce", target="mask", weight=10.0)], propagate=True,
     ),
     "made energy": Method(
-        "the energy loss on masks for all from a segmenter", FEW,
+        "the energy loss on masks for all from a segmenter", MADE,
         objectives=lambda cell: [ar.MapSupervision(norm="energy", target="mask", weight=2.0)], propagate=True,
     ),
     "made abn": Method(
-        "a branch whose map learns masks for all from a segmenter", FEW, head=branch,
+        "a branch whose map learns masks for all from a segmenter", MADE, head=branch,
         objectives=lambda cell: [ar.MapSupervision(norm="bce", target="mask", weight=10.0)], propagate=True,
     ),
     "energy": Method("Grad-CAM's energy on what is annotated", SHARES, objectives=_energy),

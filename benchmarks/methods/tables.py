@@ -18,6 +18,7 @@ from .registry import METHODS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "methods.jsonl"
 Line = dict[str, Any]
+UNANNOTATED = "nothing annotated"
 SHOWN = {  # a line's key: the column, its factor; of all sets those that have it
     "overall": ("accuracy", 100),
     "agrees": ("where the shortcut holds", 100),
@@ -53,8 +54,10 @@ COMPARED = ("overall", "lies", "map_mask_correlation", "map_energy_inside")
 
 
 def arm(line: Line) -> str:
-    """What a row is called: the method, and what it is annotated with where that is masks or boxes."""
+    """What a row is called: the method, and what it is annotated with where that is masks or boxes, or could be."""
     annotation = line["annotation"]
+    if annotation == "none" and METHODS[line["method"]].propagate:
+        return f"{line['method']}, {UNANNOTATED}"
     return line["method"] if annotation in ("none", "groups", "cues") else f"{line['method']}, {annotation}"
 
 

@@ -321,7 +321,9 @@ def test_a_segmenter_makes_masks_and_chooses_its_cut_on_rows_it_did_not_see(six)
     for half, other in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
         batch = ar.data.collate([items[row] for row in half])
         target, known, _ = ar.objectives.map_targets(batch, "mask")
-        fitted = module.fit_segmenter(model.backbone.net, [(batch["pixel_values"], target, known)], config, seed=0)
+        fitted = module.fit_segmenter(
+            model.backbone.net, [(batch["pixel_values"], target, known, torch.zeros(len(half)).bool())], config, seed=0
+        )
         for row in other:
             pixels = items[row]["pixel_values"][None]
             one, mirrored = (fitted.predict(model.backbone.net, each) for each in (pixels, pixels.flip(-1)))
@@ -344,9 +346,14 @@ def test_the_same_call_gives_the_same_masks_and_the_cache_none_anew(six, tmp_pat
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("maps-*")} != stamps
 
 
-def test_from_boxes_the_box_round_the_mask_chooses_the_cut(six):
+def test_from_boxes_the_cut_is_given_and_boxes_are_compared(six):
     found = propagation(plain(), six.remove_columns("mask"), **FEW)
     assert found.annotated == 6 and found.iou is not None and 0 < found.iou <= 1
+    assert 0.02 <= found.cut <= module.SURE and found.empty <= 2, "of ten maps nine have a mask"
+    bright = torch.linspace(0, 1, 21)[:, None, None, None].expand(21, 1, 4, 4)
+    assert module._unguided_cut(bright) == pytest.approx(0.1)
+    assert module._unguided_cut(bright / 2 + 0.5) == pytest.approx(0.55)
+    assert module._unguided_cut(bright / 4 + 0.75) == module.SURE
     values = torch.zeros(8, 8)
     values[2:4, 1:6] = 0.5
     values[3, 3] = 0.9
@@ -366,6 +373,33 @@ def test_the_network_may_see_larger_images_than_it_is_used_with(six):
 def test_a_segmenter_needs_annotated_rows(six):
     with pytest.raises(ar.data.DataError, match="no row has a mask, boxes or an edited map to fit"):
         propagation(plain(), six.select_columns(["image", "label"]), cut=0.5, **FEW)
+
+
+def test_masks_of_what_stands_out_need_no_annotation_and_look_at_none(six):
+    bare = six.select_columns(["image", "label"])
+    options = {**FEW, "method": "unsupervised", "image_size": 192}
+    found = propagation(plain(), bare, **options)
+    assert (found.annotated, found.made + found.empty, found.iou) == (0, 12, None) and found.cut <= module.SURE
+    assert set(found.dataset["mask_source"]) <= {"model", None} and found.made > 6
+    beside = propagation(plain(), six, **options)  # a person's masks stay, and teach nothing
+    assert beside.annotated == 6 and beside.iou is not None and beside.cut == found.cut
+    for row in range(0, 12, 2):
+        one, other = cells(found.dataset)[row], cells(beside.dataset)[row]
+        assert (one and one["bytes"]) == (other and other["bytes"])
+    chosen = propagation(plain(), six, cut=0.4, **options)
+    assert chosen.cut == 0.4
+    with pytest.raises(ValueError, match="give larger images"):
+        propagation(plain(), bare, **{**options, "image_size": None})
+
+
+def test_masks_of_what_stands_out_come_from_the_cache(six, tmp_path):
+    bare = six.select_columns(["image", "label"])
+    options = {**FEW, "method": "unsupervised", "image_size": 192, "cache": tmp_path}
+    first = propagation(plain(), bare, **options)
+    stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("maps-*")}
+    again = propagation(plain(), bare, **options)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("maps-*")} == stamps
+    assert first.to_dict() == again.to_dict()
 
 
 def test_a_recipe_with_a_segmenter_trains_once(tmp_path):

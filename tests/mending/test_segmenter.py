@@ -11,6 +11,7 @@ from backbones.networks import NETWORKS, build
 from cases import BY_NAME
 
 from attention_refine.backbones.pyramid import find_levels, read_levels
+from attention_refine.mending import segmenter
 from attention_refine.mending.segmenter import Segmenter, SegmenterConfig, fit_segmenter
 
 SIZE = 64
@@ -26,6 +27,11 @@ def scenes(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         image[:, top : top + 24, left : left + 24] += 2
         mask[:, top : top + 24, left : left + 24] = 1
     return images, masks
+
+
+def outlines(images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A batch whose masks follow the objects."""
+    return images, masks, torch.ones_like(masks), torch.zeros(len(images), dtype=torch.bool)
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -48,7 +54,7 @@ def test_a_few_masks_teach_it_other_images(name):
     net = BY_NAME[name].make().eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     images, masks = scenes(24, seed=0)
-    fitted = fit_segmenter(net, [(images, masks, torch.ones_like(masks))], SegmenterConfig(steps=80, batch_size=12))
+    fitted = fit_segmenter(net, [outlines(images, masks)], SegmenterConfig(steps=80, batch_size=12))
     others, truth = scenes(8, seed=1)
     found = F.interpolate(fitted.predict(net, others), (SIZE, SIZE), mode="bilinear", align_corners=False)
     assert found[truth == 1].mean() - found[truth == 0].mean() > 0.3
@@ -58,7 +64,7 @@ def test_a_few_masks_teach_it_other_images(name):
 def test_the_same_seed_gives_the_same_and_the_generator_stays():
     net, _ = build("resnet18")
     images, masks = scenes(4, seed=0)
-    batches = [(images, masks, torch.ones_like(masks))]
+    batches = [outlines(images, masks)]
     torch.manual_seed(3)
     state = torch.get_rng_state()
     first, again = (fit_segmenter(net, batches, SegmenterConfig(steps=5), seed=4) for _ in range(2))
@@ -73,20 +79,20 @@ def test_mixing_before_enlarging_is_the_hypercolumn_classifier():
     """The equation of the module, with the features enlarged first, in float64."""
     torch.manual_seed(0)
     features = [torch.randn(2, 5, 8, 8), torch.randn(2, 7, 4, 4)]
-    segmenter = Segmenter([], [5, 7], SegmenterConfig(hidden=6)).eval()
+    fresh = Segmenter([], [5, 7], SegmenterConfig(hidden=6)).eval()
     for i in range(len(features)):
-        getattr(segmenter, f"mean_{i}").normal_()
-        getattr(segmenter, f"std_{i}").uniform_(0.5, 2)
+        getattr(fresh, f"mean_{i}").normal_()
+        getattr(fresh, f"std_{i}").uniform_(0.5, 2)
     columns, weights = [], []
     for i, feature in enumerate(features):
         unit = feature.double() / feature.double().norm(dim=1, keepdim=True)
-        standard = (unit - getattr(segmenter, f"mean_{i}").double()) / getattr(segmenter, f"std_{i}").double()
+        standard = (unit - getattr(fresh, f"mean_{i}").double()) / getattr(fresh, f"std_{i}").double()
         columns.append(F.interpolate(standard, (8, 8), mode="bilinear", align_corners=False))
-        weights.append(segmenter.mix[i].weight.double())
-    hidden = F.conv2d(torch.cat(columns, 1), torch.cat(weights, 1), segmenter.mix[0].bias.double()).relu()
-    last = segmenter.decide[-1]
+        weights.append(fresh.mix[i].weight.double())
+    hidden = F.conv2d(torch.cat(columns, 1), torch.cat(weights, 1), fresh.mix[0].bias.double()).relu()
+    last = fresh.decide[-1]
     wanted = F.conv2d(hidden, last.weight.double(), last.bias.double(), padding=1)
-    torch.testing.assert_close(segmenter.logits(features).double(), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fresh.logits(features).double(), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_void_teaches_nothing():
@@ -96,8 +102,37 @@ def test_what_is_void_teaches_nothing():
     known[:, :, :32] = 0
     wrong = masks.clone()
     wrong[:, :, :32] = 1 - wrong[:, :, :32]
-    fitted = [fit_segmenter(net, [(images, each, known)], SegmenterConfig(steps=5)) for each in (masks, wrong)]
+    fitted = [
+        fit_segmenter(net, [(images, each, known, torch.zeros(4, dtype=torch.bool))], SegmenterConfig(steps=5))
+        for each in (masks, wrong)
+    ]
     assert torch.equal(fitted[0].predict(net, images), fitted[1].predict(net, images))
+
+
+def test_a_rough_region_teaches_what_stands_out_in_it(monkeypatch):
+    """The rows that only bound their object go through ``outlined`` with the deepest features; the others do not."""
+    net, _ = build("resnet18")
+    images, masks = scenes(4, seed=0)
+    rough = torch.tensor([True, False, True, False])
+    seen = []
+
+    def stub(feature, region, known):
+        seen.append((feature, region, known))
+        return torch.zeros_like(region), torch.zeros_like(known)
+
+    monkeypatch.setattr(segmenter, "outlined", stub)
+    batches = [(images, masks, torch.ones_like(masks), rough)]
+    found = fit_segmenter(net, batches, SegmenterConfig(steps=5, batch_size=4))
+    levels = find_levels(net, images[:1])
+    ((feature, region, known),) = seen
+    torch.testing.assert_close(feature.float(), read_levels(net, levels, images)[-1][rough], atol=1e-2, rtol=1e-2)
+    assert len(region) == len(known) == 2 and known.all()
+    unknown = torch.ones_like(masks)
+    unknown[rough] = 0  # nothing of the rough rows counts, as the stub says
+    monkeypatch.undo()
+    batches = [(images, masks * unknown, unknown, torch.zeros(4, dtype=torch.bool))]
+    wanted = fit_segmenter(net, batches, SegmenterConfig(steps=5, batch_size=4))
+    assert torch.equal(found.predict(net, images), wanted.predict(net, images))
 
 
 def test_refusals():
