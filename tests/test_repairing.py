@@ -14,7 +14,7 @@ import attention_refine as ar
 from attention_refine import shapes
 from attention_refine.auditing.audit import examined
 from attention_refine.cli import main
-from attention_refine.recipe import Recipe, shipped
+from attention_refine.recipe import Recipe, shipped, shown_objects
 from attention_refine.repairing.changes import Change, changes, headline, sentence
 from attention_refine.repairing.page import pictures, write_page
 from attention_refine.repairing.repair import plain_of
@@ -203,8 +203,10 @@ def test_a_saved_model_is_audited_as_it_is_and_goes_on(repaired, folder, tmp_pat
     assert "no control was trained" in Page((tmp_path / "again" / "repair.html").read_text()).text
 
 
-def test_without_anything_to_mend_with_the_plain_model_is_audited(tmp_path, folder):
-    bare = tmp_path / "bare"
+@pytest.fixture(scope="module")
+def bare(folder, tmp_path_factory):
+    """The same images in folders of their classes, and nothing that says where anything is."""
+    bare = tmp_path_factory.mktemp("bare") / "images"
     for file in folder.rglob("*.png"):
         split = file.relative_to(folder).parts[0]
         if "mask" in str(file.relative_to(folder)):
@@ -216,6 +218,35 @@ def test_without_anything_to_mend_with_the_plain_model_is_audited(tmp_path, fold
         target = bare / split / str(label) / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
+    return bare
+
+
+def test_nothing_annotated_is_mended_and_judged_by_what_stands_out(tmp_path, bare):
+    overrides = {
+        **TINY,
+        "data": {"propagate": {"method": "unsupervised", "image_size": 192, "segmenter": {"steps": 2}}},
+    }
+    lines: list[str] = []
+    out = tmp_path / "out"
+    done = ar.repair("test_resnet", bare, out, goal="shortcut", overrides=overrides, limit=12, say=lines.append)
+    assert done.recommendation.name == "a suspected shortcut and nothing annotated"
+    assert "nobody annotated the test images: what stands out in them is taken for the object" in lines
+    found = json.loads((out / "after" / "propagate" / "propagation.json").read_text())
+    assert found["annotated"] == 0 and found["made"] > 0 and found["iou"] is None
+    assert done.after is not None and "mixed_rand" in done.after.scenes and done.before.settings["made"] > 6
+    rough = f"Of {done.before.settings['made']} of 12 images a model made the masks"
+    assert rough in Page(done.page.read_text()).text
+
+
+def test_test_images_that_people_annotated_are_judged_as_they_are(folder, bare):
+    recipe = Recipe.load(shipped("repair_folder"), {"data": {"propagate": {"method": "unsupervised"}}})
+    annotated = ar.data.load_dataset(folder, "test")
+    assert shown_objects(recipe, annotated) is annotated
+    plain = ar.data.load_dataset(bare, "test")
+    assert shown_objects(Recipe.load(shipped("repair_folder")), plain) is plain
+
+
+def test_without_anything_to_mend_with_the_plain_model_is_audited(tmp_path, bare):
     done = ar.repair("test_resnet", bare, tmp_path / "out", overrides=TINY, say=lambda line: None)
     assert done.after is None and done.changes == [] and done.recommendation.recipe == "plain_folder"
     assert done.sentence.startswith("Nothing to mend with. What this model looks at could not be found out")

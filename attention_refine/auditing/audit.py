@@ -131,7 +131,7 @@ def examined(
     samples = [_sample(position, sample, records.get(position)) for position, sample in enumerate(evaluation.samples)]
     settings = {
         "map": map, "seed": seed, "limit": limit, "images": len(samples), "classes": evaluation.settings["classes"],
-        "other_places": places is not None, "boxes": _only_boxes(items, known.objects),
+        "other_places": places is not None, "boxes": _only_boxes(items, known.objects), "made": _made(items),
     }  # fmt: skip
     scenes, gaps = _scene_figures(samples, seed), _gaps(samples, seed)
     found = Audit(
@@ -171,6 +171,15 @@ def _only_boxes(items: Any, objects: Sequence[bool]) -> bool:
         return False
     rows = getattr(items, "dataset", None)
     return "boxes" in items[first] and "mask" not in (getattr(rows, "column_names", None) or ())
+
+
+def _made(items: Any) -> int:
+    """Images whose mask a model made (``mask_source``)."""
+    rows = getattr(items, "dataset", None)
+    if rows is None or "mask_source" not in rows.column_names:
+        return 0
+    sources = rows["mask_source"]
+    return sum(sources[row] in ("model", "words") for row in items.rows)
 
 
 def _first(label: Any) -> int | None:

@@ -48,6 +48,10 @@ def not_looked_at(audit: Audit) -> list[str]:
         said.append(f"Looked at on {objects} of {total} images only: the object, since the others have no mask or box.")
     if objects and audit.settings["boxes"]:
         said.append("The objects are known as boxes, so a rim of their own place moves along with them.")
+    if audit.settings.get("made"):
+        said.append(
+            f"Of {audit.settings['made']} of {total} images a model made the masks, so their objects are known roughly."
+        )
     if not cues:
         said.append("Not looked at: a cue. No image says what should not be looked at (cue_bbox or cue_mask).")
     elif cues < total:

@@ -18,7 +18,10 @@ def add(commands: Any, words: list[str]) -> None:
     parser.add_argument("data", metavar="DATA", help="folder of images, which the drawn maps are written into")
     add_dataset(parser)
     parser.add_argument(
-        "--goal", default="accuracy", choices=("accuracy", "map", "parts"), help="of a repair (default: %(default)s)"
+        "--goal",
+        default="accuracy",
+        choices=("accuracy", "shortcut", "map", "parts"),
+        help="of a repair (default: %(default)s)",
     )
     parser.add_argument("--recipe", help="YAML file or shipped config that a repair trains, not what is recommended")
     parser.add_argument(

@@ -19,8 +19,9 @@ def add(commands: Any, words: list[str]) -> None:
         "--output", type=new_folder, default="repair", help="folder for page, models and audits (default: %(default)s)"
     )
     parser.add_argument(
-        "--goal", default="accuracy", choices=("accuracy", "map", "parts"),
-        help="accuracy, where a shortcut lies too; map, on the object; parts, for fine-grained classes (default: accuracy)",
+        "--goal", default="accuracy", choices=("accuracy", "shortcut", "map", "parts"),
+        help="accuracy, where a shortcut lies too; shortcut, the same with nothing annotated, where places may mislead; map, on the "
+        "object; parts, for fine-grained classes (default: accuracy)",
     )  # fmt: skip
     parser.add_argument("--recipe", help="YAML file or shipped config to train, in place of what is recommended")
     parser.add_argument("--limit", type=positive, help="audit so many test images only, spread over the split")

@@ -2,7 +2,7 @@
 
 from .building import build_model, load_split, load_splits, prepare_evaluation, prepare_training
 from .configs import shipped, shipped_lines, shipped_names
-from .run import Run, judge, report, run, trained
+from .run import Run, judge, report, run, shown_objects, trained
 from .schema import DataOptions, EvaluationOptions, ModelOptions, Recipe, merged, read_yaml
 from .search import Search, SearchOptions
 from .search import line as search_line
@@ -29,5 +29,6 @@ __all__ = [
     "shipped",
     "shipped_lines",
     "shipped_names",
+    "shown_objects",
     "trained",
 ]

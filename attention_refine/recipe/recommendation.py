@@ -108,8 +108,9 @@ def recommend(dataset: Any, model: nn.Module | str | Path | None = None, *, goal
             decides, and how many there are a class.
         model: a network, a refined model, the folder of a saved one, or a backbone's name. Of a timm name no weight is
             fetched. Without one the recipe's own, a ResNet.
-        goal: ``"accuracy"``, right predictions, also where a shortcut lies; ``"map"``, the map on the object; ``"parts"``,
-            fine-grained classes told apart by parts, which the data does not say.
+        goal: ``"accuracy"``, right predictions, also where a shortcut lies; ``"shortcut"``, the same where the places are
+            suspected, and nothing has to be annotated; ``"map"``, the map on the object; ``"parts"``, fine-grained classes
+            told apart by parts, which the data does not say.
 
     Raises:
         ValueError: another goal, or no model of that name.

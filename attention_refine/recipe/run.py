@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from ..core.files import atomic_file
-from ..data import class_names
+from ..data import class_names, describe
 from ..evaluation import Evaluation, evaluate
 from ..evaluation.finding import LAST
 from ..evaluation.journal import OtherEvaluation
 from ..hub import load
-from ..mending.propagation import propagation
+from ..mending.propagation import SEGMENTERS, propagate, propagation
 from ..refined import Refined
 from ..report import galleries, strips, write_report
 from ..training import TrainingConfig, TrainingResult, finetune, make_accelerator
@@ -134,7 +134,7 @@ def _propagated(recipe: Recipe, splits: dict[str, Any], accelerator: Any) -> Any
     unknown = sorted(given.keys() - set(PROPAGATION))
     if unknown:
         raise ValueError(f"data.propagate: key {unknown[0]!r} is not one of {', '.join(PROPAGATION)}")
-    if given.get("method") == "segmenter":
+    if given.get("method") in SEGMENTERS:
         return _segmented(recipe, given, splits["train"], accelerator)
     rounds = given.pop("rounds", 1)
     if not isinstance(rounds, int) or rounds < 1:
@@ -159,12 +159,29 @@ def _segmented(recipe: Recipe, given: dict[str, Any], train: Any, accelerator: A
     """The training images with masks from a segmenter on the features of a network that nobody trained for them."""
     unused = sorted(given.keys() & {"training", "rounds"})
     if unused:
-        raise ValueError(f"data.propagate: method 'segmenter' trains no model: leave {unused[0]!r} out")
-    plain: dict[str, Any] = {"teacher": None, "head": None, "objectives": [], "resolution": 1}
-    options = ModelOptions.from_dict(recipe.model.to_dict() | plain | (given.pop("model", None) or {}))
+        raise ValueError(f"data.propagate: method {given['method']!r} trains no model: leave {unused[0]!r} out")
     folder = Path(recipe.training.output_dir) / "propagate"
-    model = build_model(options, class_names(train))
+    model = _bare(recipe, given.pop("model", None), class_names(train))
     return _masks(model, train, folder, recipe, accelerator, {"seed": recipe.training.seed} | given)
+
+
+def _bare(recipe: Recipe, own: dict[str, Any] | None, labels: list[str]) -> Refined:
+    """The network of a recipe without what is put on it, as it is before any training."""
+    plain: dict[str, Any] = {"teacher": None, "head": None, "objectives": [], "resolution": 1}
+    return build_model(ModelOptions.from_dict(recipe.model.to_dict() | plain | (own or {})), labels)
+
+
+def shown_objects(recipe: Recipe, rows: Any) -> Any:
+    """Images to judge on, with masks of what stands out in them where the recipe trains on such masks; else as they are.
+
+    Only images of which none has a mask or box get them: they say of themselves that a model made them.
+    """
+    given = dict(recipe.data.propagate or {})
+    known = describe(rows)
+    if given.get("method") != "unsupervised" or known.masks or known.boxes:
+        return rows
+    model = _bare(recipe, given.pop("model", None), class_names(rows))
+    return propagate(model, rows, progress=recipe.training.progress, **{"seed": recipe.training.seed} | given)
 
 
 def _masks(model: Refined, train: Any, folder: Path, recipe: Recipe, accelerator: Any, given: dict[str, Any]) -> Any:

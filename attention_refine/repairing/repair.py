@@ -23,6 +23,7 @@ from attention_refine.recipe import (
     read_yaml,
     run,
     shipped,
+    shown_objects,
 )
 from attention_refine.recipe.recommendation import Recommendation, joined, recommend, saved_model
 from attention_refine.refined import Refined
@@ -110,7 +111,10 @@ def repair(
     say(f"{why}\nequivalent config: {output / 'recipe.yaml'}")
 
     splits = load_splits(plan.data, plan.training.seed)
-    test = splits.pop("test")
+    given = splits.pop("test")
+    test = shown_objects(plan, given)
+    if test is not given:
+        say("nobody annotated the test images: what stands out in them is taken for the object")
     if saved is None:
         say("before: a plain fine-tune with the same settings, the control")
         done = run(plain, {name: split for name, split in splits.items() if name != "unlabeled"})

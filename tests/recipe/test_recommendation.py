@@ -53,11 +53,22 @@ def grouped(rows):
         (["cue_bbox"], None, {}, "repair_folder", "cue boxes or masks"),
         (["cue_bbox"], None, {"goal": "map"}, "energy_folder", "cue boxes or masks, for the map"),
         ([], None, {}, "plain_folder", "nothing but labels"),
-        ([], None, {"goal": "map"}, "plain_folder", "nothing but labels"),
+        (["bbox"], 2, {"goal": "map"}, "propagate_map_folder", "several masks or boxes, for the map"),
+        ([], None, {"goal": "map"}, "propagate_map_folder", "nothing but labels, for the map"),
+        ([], None, {"goal": "map", "model": "test_vit"}, "plain_folder", "a transformer without annotation"),
         ([], None, {"goal": "parts"}, "brnpa_folder", "fine-grained classes"),
         ([], None, {"goal": "parts", "model": "test_vit"}, "plain_folder", "a transformer without annotation"),
         ([], None, {"model": "test_resnet"}, "plain_folder", "nothing but labels"),
         (["mask"], 3, {"model": "test_vit"}, "repair_folder", "some masks or boxes, transformer"),
+        (["bbox"], 3, {"goal": "shortcut"}, "repair_folder", "some masks or boxes"),
+        ([], None, {"goal": "shortcut"}, "repair_folder", "a suspected shortcut and nothing annotated"),
+        (
+            [],
+            None,
+            {"goal": "shortcut", "model": "test_vit"},
+            "repair_folder",
+            "a suspected shortcut and nothing annotated, transformer",
+        ),
     ],
 )
 def test_what_the_data_has_decides(shapes_rows, columns, count, options, recipe, name):
@@ -123,7 +134,7 @@ def test_a_folder_is_described_by_its_training_split(tmp_path):
 
 
 def test_bad_input_is_refused_in_a_sentence(shapes_rows):
-    with pytest.raises(ValueError, match="goal 'speed' is not one of accuracy, map, parts"):
+    with pytest.raises(ValueError, match="goal 'speed' is not one of accuracy, shortcut, map, parts"):
         ar.recommend(shapes_rows, goal="speed")
     with pytest.raises(ValueError, match="rows of a stream cannot be counted"):
         ar.recommend(with_columns(shapes_rows).to_iterable_dataset())
