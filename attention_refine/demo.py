@@ -84,7 +84,9 @@ def tell(output: str | Path, seed: int = 0, quick: bool = False, progress: bool 
         split: shapes.make(split, QUICK[split] if quick else None, size=SIDE)
         for split in ("train", "test", "test_intact")
     }
-    options = {"seed": seed, "overwrite": True, "progress": progress} | ({"max_steps": 3} if quick else {})
+    options = {"seed": seed, "overwrite": True, "progress": progress, "mixed_precision": "auto"} | (
+        {"max_steps": 3} if quick else {}
+    )
     recipe = Recipe.load(shipped("plain_shapes"), {"training": {"output_dir": str(output / "plain"), **options}})
 
     torch.manual_seed(seed)  # the fresh network
