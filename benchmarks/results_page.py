@@ -104,7 +104,7 @@ def described() -> list[str]:
 
 MENDING = (
     "plain", "ceiling", "repair", "repair + energy", "repair + abn", "repeated", "energy", "group balance", "group DRO",
-    "DFR", "abn",
+    "DFR", "abn", "abn + mining", "brnpa", "input gradient",
 )  # fmt: skip
 MENDED = ("overall", "agrees", "lies", "worst_group", "map_mask_correlation", "map_energy_inside")
 
@@ -129,7 +129,7 @@ def _closings(network: str, found: list[dict[str, Any]]) -> list[str]:
     """Of each arm of annotations: how far it gets, where the place lies."""
     arms = tables.by_arm(found)
     out = []
-    for name in ("repair, masks 5 %", "repair, boxes 5 %"):
+    for name in (f"repair, {tables.UNANNOTATED}", "repair, masks 5 %", "repair, boxes 5 %"):
         seeds = list(arms.get(name, {}))
         if not seeds or not all(seed in arms.get(other, {}) for other in ("plain", "ceiling") for seed in seeds):
             continue
@@ -141,13 +141,11 @@ def _closings(network: str, found: list[dict[str, Any]]) -> list[str]:
             100 * (arms[name][seed]["overall"] - arms["plain"][seed]["overall"]) for seed in seeds
         )
         fits = tables.values((arms[name][seed] for seed in seeds), "true_iou")
-        made = (
-            f" The masks that it made of them fit the true ones with IoU {min(fits):.2f} to {max(fits):.2f}."
-            if fits
-            else ""
-        )
+        made = f" The masks that it made fit the true ones with IoU {min(fits):.2f} to {max(fits):.2f}." if fits else ""
+        given = f"From the {name.split()[1]} of 30 of 600 training images"
+        given = "With nothing annotated" if name.endswith(tables.UNANNOTATED) else given
         out.append(
-            f"**From the {name.split()[1]} of 30 of 600 training images {network} gets {tables.closed(name, arms)} of the way** from "
+            f"**{given} {network} gets {tables.closed(name, arms)} of the way** from "
             f"a plain training to one without the shortcut, where the shortcut lies ({lies['plain']:.1f} to {lies[name]:.1f} %; "
             f"ceiling {lies['ceiling']:.1f} %), and {overall:+.1f} points overall ({len(seeds)} seeds).{made}"
         )
@@ -188,7 +186,7 @@ def gained() -> list[str]:
     found = tables.split(line for line in lines(tables.RESULTS) if line["labels_per_class"] == "all")
     for (dataset, network, _), of in found.items():
         arms = tables.by_arm(of)
-        for arm in ("masks 5 %", "boxes 5 %", "masks 100 %") if dataset == "places3" else ():
+        for arm in (tables.UNANNOTATED, "masks 5 %", "boxes 5 %", "masks 100 %") if dataset == "places3" else ():
             means, seeds = _beside_plain(arms, f"repair, {arm}", ("lies", "overall"), 100)
             if not seeds:
                 continue
@@ -196,8 +194,9 @@ def gained() -> list[str]:
             beside = f"overall {means['plain', 'overall']:.1f} → {means['own', 'overall']:.1f} %"
             if closed != "-":
                 beside += f"; closes {closed} of the distance to a network that never saw it"
+            given = arm if arm == tables.UNANNOTATED else f"{arm.replace(' ', ' of ', 1)} of the images"
             rows.append([
-                f"[repair](docs/repair.md), {arm.replace(' ', ' of ', 1)} of the images", f"places3 (a shortcut), {network}",
+                f"[repair](docs/repair.md), {given}", f"places3 (a shortcut), {network}",
                 "right where the shortcut lies", f"{means['plain', 'lies']:.1f} %", f"**{means['own', 'lies']:.1f} %**", beside,
                 str(seeds),
             ])  # fmt: skip
