@@ -31,7 +31,15 @@ from repeated import lines, spread
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / name
-    for name in ("docs/results.md", "docs/benchmark.md", "docs/abn.md", "docs/zoo.md", "docs/published.md", "README.md")
+    for name in (
+        "docs/results.md",
+        "docs/benchmark.md",
+        "docs/abn.md",
+        "docs/propagate.md",
+        "docs/zoo.md",
+        "docs/published.md",
+        "README.md",
+    )
 ]
 FIGURE = ROOT / "docs" / "images" / "results.svg"
 DRAWN = (tables.RESULTS, demo.RESULTS)
@@ -258,9 +266,35 @@ def branched() -> list[str]:
     return markdown(["set", "seeds", *columns], rows)
 
 
+def masked() -> list[str]:
+    """How well made masks fit the true ones of the training images, by what they were made of: of the lines the range."""
+    rows = []
+    for (dataset, network, labels), found in tables.split(lines(tables.RESULTS)).items():
+        cells = []
+        for annotation in ("masks 5 %", "boxes 5 %", "none"):
+            fits = tables.values((line for line in found if line["annotation"] == annotation), "true_iou")
+            cells.append(f"{min(fits):.2f} to {max(fits):.2f}" if fits else "-")
+        if labels == "all" and set(cells) != {"-"}:
+            rows.append([dataset, network, *cells])
+    return markdown(["set", "network", "masks of 5 %", "boxes of 5 %", tables.UNANNOTATED], rows)
+
+
+def made_maps() -> list[str]:
+    """What a branch's map gains from made masks, on every set and network that has it."""
+    out = []
+    for (dataset, network, labels), found in tables.split(lines(tables.RESULTS)).items():
+        of = [line for line in found if line["method"] in ("plain", "made abn")]
+        if labels == "all" and any(line["method"] == "made abn" for line in of):
+            out += [f"**{dataset}, {network}**", "", *tables.differences(of, ON_A_MAP), ""]
+    return out
+
+
+ON_A_MAP = ("overall", "map_mask_correlation", "map_energy_inside")
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "repair places3": repaired,
     "branch": branched,
+    "made masks": masked,
+    "made maps": made_maps,
     "methods": described,
     **{f"methods {dataset}": partial(methods, dataset) for dataset in DATASETS},
     "demo": demonstrated,
