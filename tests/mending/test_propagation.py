@@ -351,9 +351,9 @@ def test_from_boxes_the_cut_is_given_and_boxes_are_compared(six):
     assert found.annotated == 6 and found.iou is not None and 0 < found.iou <= 1
     assert 0.02 <= found.cut <= module.SURE and found.empty <= 2, "of ten maps nine have a mask"
     bright = torch.linspace(0, 1, 21)[:, None, None, None].expand(21, 1, 4, 4)
-    assert module._unguided_cut(bright) == pytest.approx(0.1)
-    assert module._unguided_cut(bright / 2 + 0.5) == pytest.approx(0.55)
-    assert module._unguided_cut(bright / 4 + 0.75) == module.SURE
+    assert module._unguided_cut(bright) == pytest.approx(0.09)
+    assert module._unguided_cut(bright / 2 + 0.5) == pytest.approx(0.9 * 0.55)
+    assert module._unguided_cut(bright / 5 + 0.8) == module.SURE
     values = torch.zeros(8, 8)
     values[2:4, 1:6] = 0.5
     values[3, 3] = 0.9
