@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import abn_width
 import clips_table
 import demo
+import made_masks
 import published
 import zoo
 from methods import tables
@@ -279,6 +280,18 @@ def masked() -> list[str]:
     return markdown(["set", "network", "masks of 5 %", "boxes of 5 %", tables.UNANNOTATED], rows)
 
 
+def masked_once() -> list[str]:
+    """The same of one draw, with other features or networks."""
+    arms: dict[tuple[str, str, str], dict[str, float]] = {}
+    for line in lines(made_masks.RESULTS):
+        arms.setdefault((line["dataset"], line["network"], line["features"]), {})[line["annotation"]] = line["true_iou"]
+    rows = [
+        [*key, *(f"{of[name]:.2f}" if name in of else "-" for name in ("boxes 5 %", "none"))]
+        for key, of in arms.items()
+    ]
+    return markdown(["set", "network", "features", "boxes of 5 %", tables.UNANNOTATED], rows)
+
+
 def made_maps() -> list[str]:
     """What a branch's map gains from made masks, on every set and network that has it."""
     out = []
@@ -289,11 +302,12 @@ def made_maps() -> list[str]:
     return out
 
 
-ON_A_MAP = ("overall", "map_mask_correlation", "map_energy_inside")
+ON_A_MAP = ("overall", "map_mask_correlation", "map_energy_inside", "map_max_box_acc")
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "repair places3": repaired,
     "branch": branched,
     "made masks": masked,
+    "made masks, one draw": masked_once,
     "made maps": made_maps,
     "methods": described,
     **{f"methods {dataset}": partial(methods, dataset) for dataset in DATASETS},

@@ -148,7 +148,8 @@ def propagation(
     scales = ("none", "minmax") if method == "model" and model.head is not None else ("minmax",)
     scales = ("none",) if taught else scales
     annotated = [any(flags) for flags in zip(*_annotations(items))] or [False] * len(items)
-    unguided = taught and (method == "unsupervised" or (any(annotated) and not any(_outlined(items))))
+    outlined = _outlined(items)
+    unguided = taught and (method == "unsupervised" or (any(annotated) and not any(outlined)))
     if cut == "auto" and not unguided and not any(annotated):
         raise DataError(
             "no row has a mask, boxes or an edited map to choose the cut by: give cut=0.5, for example, or annotate a few"
@@ -159,7 +160,7 @@ def propagation(
         config = segmenter if isinstance(segmenter, SegmenterConfig) else SegmenterConfig(**(segmenter or {}))
         facts |= {"segmenter": asdict(config), "seed": seed, "annotations": _digest_of_annotations(items), "form": FORM}
         teachers = None if method == "unsupervised" else annotated
-        fitted, unseen = _fitted(model, items, teachers, config, seed, flip, batch_size)
+        fitted, unseen = _fitted(model, items, teachers, outlined, config, seed, flip, batch_size)
     folder = None if cache is None else _opened(Path(cache).expanduser(), model, items, facts)
     read = partial(_segmented, model, fitted) if taught else partial(_one_way, model, method=method)
     maps = torch.cat(list(_maps(model, items, read, flip, batch_size, folder, progress)))
@@ -168,7 +169,7 @@ def propagation(
     judged = maps.clone()
     for row, map in unseen.items():
         judged[row] = map
-    scale, level, iou, left_out = _best_cut(items, judged, annotated, scales, cut, boxed=taught)
+    scale, level, iou, left_out = _best_cut(items, judged, annotated, outlined, scales, cut, boxed=taught)
     maps = normalize(maps, "minmax") if scale == "minmax" else maps
     edited = items.annotations.get("edited_map", [False] * len(items))
     return _with_masks(
@@ -248,15 +249,14 @@ def _segmented(model: Refined, segmenter: Segmenter, pixels: Tensor, labels: Ten
 
 
 def _fitted(
-    model: Refined, items: Prepared, annotated: list[bool] | None, config: SegmenterConfig, seed: int, flip: bool,
-    batch_size: int,
+    model: Refined, items: Prepared, annotated: list[bool] | None, outlined: list[bool], config: SegmenterConfig,
+    seed: int, flip: bool, batch_size: int,
 ) -> tuple[Segmenter, dict[int, Tensor]]:  # fmt: skip
     """A segmenter of all annotated rows, and the maps ``(1, h, w)`` of these rows from segmenters that lack them.
 
     With ``None`` all rows teach by what stands out in them, and no annotation is looked at.
     """
     rows = [row for row in range(len(items)) if annotated is None or annotated[row]]
-    follows = _outlined(items)
     if not rows:
         raise DataError("no row has a mask, boxes or an edited map to fit a segmenter to: annotate a few")
     if len(rows) > config.max_images:  # from all over the dataset: its rows may be sorted by class
@@ -271,7 +271,7 @@ def _fitted(
                 target = known = torch.ones_like(batch["pixel_values"][:, :1])
             else:
                 target, known, _ = map_targets(batch, "auto")
-            rough = torch.tensor([annotated is None or not follows[row] for row in of[first : first + batch_size]])
+            rough = torch.tensor([annotated is None or not outlined[row] for row in of[first : first + batch_size]])
             yield batch["pixel_values"], target, known, rough
 
     unseen: dict[int, Tensor] = {}
@@ -326,13 +326,18 @@ def _unguided_cut(maps: Tensor) -> float:
 
 
 def _best_cut(
-    items: Prepared, maps: Tensor, annotated: list[bool], scales: tuple[str, ...], cut: float | str, boxed: bool = False
+    items: Prepared,
+    maps: Tensor,
+    annotated: list[bool],
+    outlined: list[bool],
+    scales: tuple[str, ...],
+    cut: float | str,
+    boxed: bool,
 ) -> tuple[str, float, float | None, float | None]:
     """Scale and cut, their mean IoU with the annotated rows, and that of each row at what the others would choose.
 
     Where rows have boxes alone and the map follows the object's outline (``boxed``), the boxes round the cut maps count.
     """
-    outlined = _outlined(items)
     rows = [row for row, flag in enumerate(annotated) if flag]
     if boxed and any(outlined):
         rows = [row for row in rows if outlined[row]]  # the box round a mask says less of where to cut
