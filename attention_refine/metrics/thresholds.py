@@ -13,6 +13,8 @@ from ._maps import check_maps, minmax, to_size, wide
 from ._registry import register_measure
 from .ground_truth import Boxes, read_truth
 
+EIGHT = np.ones((3, 3), dtype=int)  # neighbours: corners, too
+
 
 class BestIoU(NamedTuple):
     """``iou`` (B,) at each image's best ``threshold`` (B,), and ``curve`` (B, T), the IoU at them all."""
@@ -130,34 +132,59 @@ def box_overlaps(
     Returns:
         NaN rows for images without a box. Connected components are found on the CPU.
     """
-    from scipy import ndimage
-
     maps = check_maps(maps)
     if len(boxes) != len(maps):
         raise ValueError(f"{len(boxes)} sets of boxes for {len(maps)} maps: give one an image")
     thresholds = threshold_grid() if thresholds is None else thresholds
     scaled = minmax(to_size(maps, image_size))[:, 0].cpu().numpy()
     table = np.full((len(maps), len(thresholds)), np.nan, dtype=np.float32)
-    eight = np.ones((3, 3), dtype=int)
     for sample, (values, truth) in enumerate(zip(scaled, boxes)):
         true = truth.cpu().double().numpy().reshape(-1, 4)
         if len(true) == 0:
             continue
-        seen = None
-        for column, threshold in enumerate(thresholds.cpu().numpy()):
-            marked = values >= threshold
-            count = int(marked.sum())
-            if count == seen:  # nested sets of equal size are equal
-                table[sample, column] = table[sample, column - 1]
-                continue
-            seen = count
-            labels, _ = ndimage.label(marked, structure=eight)
-            found = ndimage.find_objects(labels)
-            if largest_only and found:
-                found = [found[np.bincount(labels.ravel())[1:].argmax()]]
-            drawn = np.array([[c.start, r.start, c.stop, r.stop] for r, c in found], dtype=float).reshape(-1, 4)
+        for column, drawn in enumerate(_drawn(values, thresholds.cpu().numpy(), largest_only)):
             table[sample, column] = _pairwise_iou(drawn, true).max(initial=0.0)
     return torch.from_numpy(table).to(maps.device)
+
+
+def _drawn(values: np.ndarray, thresholds: np.ndarray, largest_only: bool) -> list[np.ndarray]:
+    """``(n, 4)`` boxes of the 8-connected components of ``values >= threshold``, for each threshold.
+
+    Every component holds a peak, and between two peaks components only grow and merge as the threshold falls. So where a
+    threshold leaves one component, lower ones do, too, down to the next peak: its box is that of all that is marked.
+    """
+    from scipy import ndimage
+
+    brightest = values.max(1), values.max(0)
+    plateaus, count = ndimage.label(values == ndimage.maximum_filter(values, size=3, mode="nearest"), structure=EIGHT)
+    peaks = np.sort(ndimage.maximum(values, plateaus, np.arange(1, count + 1)))
+    found: dict[int, np.ndarray] = {}
+    one_since = 1  # with so many peaks there is one component
+    for at in np.argsort(-thresholds, kind="stable"):
+        threshold = thresholds[at]
+        rows, columns = (np.flatnonzero(each >= threshold) for each in brightest)
+        if len(rows) == 0:
+            found[at] = np.zeros((0, 4))
+            continue
+        top, left, bottom, right = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+        above = count - int(np.searchsorted(peaks, threshold))
+        boxes = np.array([[left, top, right, bottom]], dtype=float)
+        if above != one_since:
+            labels, parts = ndimage.label(values[top:bottom, left:right] >= threshold, structure=EIGHT)
+            one_since = above if parts == 1 else -1
+            if parts > 1:
+                boxes = boxes[:, [0, 1, 0, 1]] + _boxes_of(labels, largest_only)
+        found[at] = boxes
+    return [found[at] for at in range(len(thresholds))]
+
+
+def _boxes_of(labels: np.ndarray, largest_only: bool) -> np.ndarray:
+    from scipy import ndimage
+
+    found = ndimage.find_objects(labels)
+    if largest_only:
+        found = [found[np.bincount(labels.ravel())[1:].argmax()]]
+    return np.array([[c.start, r.start, c.stop, r.stop] for r, c in found], dtype=float)
 
 
 def max_box_accuracy(overlaps: Tensor, at: Sequence[float] = (0.3, 0.5, 0.7)) -> MaxBoxAcc:

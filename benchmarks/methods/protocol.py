@@ -29,7 +29,8 @@ NETWORKS = ("resnet18", "deit_tiny_patch16_224", "resnet50", "mobilenetv2_100")
 @dataclass(frozen=True)
 class Cell:
     """A training and what is judged of it. ``labels_per_class``: a number, or ``"all"``; ``annotation``: ``"none"``,
-    ``"groups"``, ``"cues"``, or as ``"boxes 5 %"`` which of the labelled images have what."""
+    ``"groups"``, ``"cues"``, or as ``"boxes 5 %"`` which of the labelled images have what. ``mixed_precision`` is that of
+    the training; what is judged is computed in float32."""
 
     dataset: str
     network: str
@@ -39,6 +40,7 @@ class Cell:
     seed: int = 0
     steps: int = 75
     image_size: int = 128
+    mixed_precision: str = "no"
 
     @property
     def key(self) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def fit(
     with tempfile.TemporaryDirectory() as folder:
         config = ar.TrainingConfig(
             output_dir=folder, max_steps=steps, batch_size=min(BATCH, len(rows)), seed=cell.seed, progress=False,
-            channels_last=True, save_every_epochs=None, **options,
+            channels_last=True, save_every_epochs=None, mixed_precision=cell.mixed_precision, **options,
         )  # fmt: skip
         ar.finetune(model, data.prepare(rows, model.preprocessing, train=True, seed=cell.seed, augment=augment), config)
 

@@ -37,8 +37,9 @@ def box_iou(a, b):
 
 
 @pytest.mark.parametrize("largest_only", [False, True])
-def test_box_overlaps_equal_a_flood_fill(largest_only):
-    maps = torch.rand(3, 1, 10, 13)
+@pytest.mark.parametrize("grid_of_map", [(10, 13), (5, 7), (3, 4), (1, 2)])  # noise, and smooth with a few peaks or one
+def test_box_overlaps_equal_a_flood_fill(largest_only, grid_of_map):
+    maps = torch.nn.functional.interpolate(torch.rand(3, 1, *grid_of_map), (10, 13), mode="bilinear")
     boxes = [
         torch.tensor([[2.0, 1.0, 7.0, 6.0]]),
         torch.tensor([[0.0, 0.0, 4.0, 4.0], [6.0, 3.0, 13.0, 9.5]]),
