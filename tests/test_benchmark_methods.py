@@ -168,3 +168,23 @@ def test_tables_hold_what_the_lines_say(methods):
         "*", " "
     )
     assert next(row for row in compared if row.startswith("| abn")) == "| abn | -1.0 | +5.0 |"
+
+
+def test_a_glance_is_of_all_sets_and_says_what_is_sure(methods):
+    found = [
+        *(line("plain", seed, lies=0.6, map_energy_inside=0.2) for seed in (0, 1, 2)),
+        *(
+            line("repair", seed, "boxes 5 %", lies=0.7 + 0.02 * seed, relative=1.5, map_energy_inside=0.1)
+            for seed in (0, 1, 2)
+        ),
+        *({**line("plain", seed, overall=0.9), "dataset": "pets3"} for seed in (0, 1)),
+        *({**line("repair", seed, "boxes 5 %", overall=0.9 - 0.2 * seed), "dataset": "pets3"} for seed in (0, 1)),
+        line("abn", 1, lies=0.65, overall=0.1),
+        {**line("abn", 1, lies=0.9), "labels_per_class": 4},
+    ]
+    titles, _, *rows = methods.tables.glance(found, "resnet18")
+    assert titles.startswith("| minus plain | places3: where it lies | pets3: accuracy | cub20: accuracy |")
+    assert rows == [
+        "| abn | (+5.0) | - | - | - | - | - | - | - | - | - |",
+        "| repair, boxes 5 % | **+12.0** | -10.0 | - | - | - | - | *-0.10* | - | - | 1.5 |",
+    ]

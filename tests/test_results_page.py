@@ -28,7 +28,8 @@ def test_what_stands_between_marks_is_what_the_lines_say(made, name):
 
 
 def test_the_figure_is_drawn_from_the_lines_that_are_there(made):
-    assert made.drawn_from() in made.FIGURE.read_text(encoding="utf-8"), REMEDY
+    for figure in (made.FIGURE, made.GLANCED):
+        assert made.drawn_from() in figure.read_text(encoding="utf-8"), REMEDY
 
 
 def test_a_further_arm_has_its_row_and_its_sentence(made, monkeypatch, tmp_path):
@@ -53,6 +54,8 @@ def test_a_further_arm_has_its_row_and_its_sentence(made, monkeypatch, tmp_path)
     made.draw(tmp_path / "drawn.svg")
     figure = (tmp_path / "drawn.svg").read_text(encoding="utf-8")
     assert ">repair, boxes 5 %<" in figure and ">plain (resnet50)<" in figure
+    made.methods_figure.draw(more, tmp_path / "glanced.svg")
+    assert (tmp_path / "glanced.svg").read_text(encoding="utf-8").count(">repair, boxes 5 %<") == 1
 
 
 def test_a_cell_is_one_row_of_a_full_table(made):

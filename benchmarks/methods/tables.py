@@ -50,6 +50,12 @@ SHORT = (
     "grad_cam_mask_correlation",
     "relative",
 )
+GLANCE = (  # what is seen of all sets at a glance, and of which
+    ("lies", ("places3",)),
+    ("overall", ("pets3", "cub20")),
+    ("map_mask_correlation", ("places3", "pets3", "cub20")),
+    ("map_energy_inside", ("places3", "pets3", "cub20")),
+)
 COMPARED = ("overall", "lies", "map_mask_correlation", "map_energy_inside")
 
 
@@ -143,6 +149,13 @@ def interval(found: Sequence[float]) -> tuple[float, float]:
     return mean, float(stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))
 
 
+def paired(arms: dict[str, dict[int, Line]], name: str, key: str) -> list[float]:
+    """An arm minus plain, of every seed in which both have the figure; in points where it is a share."""
+    plain = arms.get("plain", {})
+    pairs = [(of.get(key), plain[seed].get(key)) for seed, of in arms.get(name, {}).items() if seed in plain]
+    return [SHOWN[key][1] * (own - other) for own, other in pairs if own is not None and other is not None]
+
+
 def differences(lines: Sequence[Line], columns: Sequence[str] = COMPARED) -> list[str]:
     """Markdown, an arm a row: the mean difference to plain in the same seeds with its 95 % Student interval.
 
@@ -150,23 +163,44 @@ def differences(lines: Sequence[Line], columns: Sequence[str] = COMPARED) -> lis
     have no interval and are not tested.
     """
     arms = by_arm(lines)
-    plain = arms.pop("plain", {})
-    found: dict[tuple[str, str], list[float]] = {}
-    for name, of in arms.items():
-        for key in columns:
-            pairs = [(of[seed].get(key), plain[seed].get(key)) for seed in of if seed in plain]
-            found[name, key] = [
-                SHOWN[key][1] * (own - other) for own, other in pairs if own is not None and other is not None
-            ]
+    names = [name for name in arms if name != "plain"]
+    found = {(name, key): paired(arms, name, key) for name in names for key in columns}
     tested = [each for each, pairs in found.items() if len(pairs) > 1 and statistics.stdev(pairs) > 0]
     sure = dict(zip(tested, holm([float(stats.ttest_1samp(found[each], 0).pvalue) for each in tested])))
-    shown = [key for key in columns if any(found[name, key] for name in arms)]
+    shown = [key for key in columns if any(found[name, key] for name in names)]
     out = ["| minus plain | " + " | ".join(SHOWN[key][0] for key in shown) + " |", "|---" * (1 + len(shown)) + "|"]
-    for name in arms:
+    for name in names:
         if any(found[name, key] for key in shown):
             cells = [_difference(found[name, key], SHOWN[key][1], sure.get((name, key), 1.0)) for key in shown]
             out.append(f"| {name} | " + " | ".join(cells) + " |")
     return out
+
+
+def glance(lines: Iterable[Line], network: str) -> list[str]:
+    """Markdown, an arm a row, of all sets: the mean difference to plain. Bold where its 95 % interval lies above 0, in italics
+    where it lies below, and in brackets that of one seed."""
+    kept = [line for line in lines if (line["network"], line["labels_per_class"]) == (network, "all")]
+    sets = {dataset: by_arm(line for line in kept if line["dataset"] == dataset) for _, of in GLANCE for dataset in of}
+    columns = [(key, dataset) for key, of in GLANCE for dataset in of]
+    titles = ["minus plain", *(f"{dataset}: {SHOWN[key][0]}" for key, dataset in columns), SHOWN["relative"][0]]
+    out = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name in by_arm(kept):
+        cells = [_short(paired(sets[dataset], name, key), SHOWN[key][1]) for key, dataset in columns]
+        if name == "plain" or set(cells) == {"-"}:
+            continue
+        costs = [cost for arms in sets.values() for cost in values(arms.get(name, {}).values(), "relative")]
+        out.append(f"| {name} | " + " | ".join([*cells, f"{statistics.mean(costs):.1f}" if costs else "-"]) + " |")
+    return out
+
+
+def _short(found: list[float], factor: int) -> str:
+    if not found:
+        return "-"
+    mean, half = interval(found)
+    text = f"{mean:+.{1 if factor == 100 else 2}f}"
+    if len(found) < 2:
+        return f"({text})"
+    return f"**{text}**" if mean > half else f"*{text}*" if mean < -half else text
 
 
 def _difference(pairs: list[float], factor: int, p: float) -> str:
