@@ -153,23 +153,20 @@ def _closings(network: str, found: list[dict[str, Any]]) -> list[str]:
     arms = tables.by_arm(found)
     out = []
     for name in (f"repair, {tables.UNANNOTATED}", "repair, masks 5 %", "repair, boxes 5 %"):
-        seeds = list(arms.get(name, {}))
-        if not seeds or not all(seed in arms.get(other, {}) for other in ("plain", "ceiling") for seed in seeds):
+        of = {each: tables.beside(arms, name, each) for each in ("plain", "ceiling")}
+        seeds = [seed for seed in of["plain"] if seed in of["ceiling"]]
+        if not seeds:
             continue
-        lies = {
-            each: statistics.mean(100 * arms[each][seed]["lies"] for seed in seeds)
-            for each in (name, "plain", "ceiling")
-        }
-        overall = statistics.mean(
-            100 * (arms[name][seed]["overall"] - arms["plain"][seed]["overall"]) for seed in seeds
-        )
+        of["own"] = arms[name]
+        lies = {each: statistics.mean(100 * of[each][seed]["lies"] for seed in seeds) for each in of}
+        overall = statistics.mean(100 * (of["own"][seed]["overall"] - of["plain"][seed]["overall"]) for seed in seeds)
         fits = tables.values((arms[name][seed] for seed in seeds), "true_iou")
         made = f" The masks that it made fit the true ones with IoU {min(fits):.2f} to {max(fits):.2f}." if fits else ""
         given = f"From the {name.split()[1]} of 30 of 600 training images"
         given = "With nothing annotated" if name.endswith(tables.UNANNOTATED) else given
         out.append(
             f"**{given} {network} gets {tables.closed(name, arms)} of the way** from "
-            f"a plain training to one without the shortcut, where the shortcut lies ({lies['plain']:.1f} to {lies[name]:.1f} %; "
+            f"a plain training to one without the shortcut, where the shortcut lies ({lies['plain']:.1f} to {lies['own']:.1f} %; "
             f"ceiling {lies['ceiling']:.1f} %), and {overall:+.1f} points overall ({len(seeds)} seeds).{made}"
         )
     return out
@@ -192,8 +189,8 @@ def _beside_plain(
     arms: dict[str, dict[int, dict[str, Any]]], name: str, keys: tuple[str, ...], factor: float
 ) -> tuple[dict[tuple[str, str], float], int]:
     """Means of an arm and of plain over the seeds that both have, and how many those are."""
-    own, plain = arms.get(name, {}), arms.get("plain", {})
-    seeds = [seed for seed in own if seed in plain]
+    own, plain = arms.get(name, {}), tables.beside(arms, name)
+    seeds = list(plain)
     means = {
         (which, key): statistics.mean(factor * of[seed][key] for seed in seeds)
         for which, of in (("own", own), ("plain", plain))

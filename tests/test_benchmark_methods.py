@@ -126,6 +126,9 @@ def test_the_plan_names_each_cell_once_and_what_is_there_no_more(methods):
     assert len(set(cells)) == len(cells) and cells[0].method == "plain"
     lines = [{**each.key, "overall": 0.5} for each in cells[:100]]
     assert methods.plan.missing(cells[:250], lines) == cells[100:250]
+    other = [{**each, "mixed_precision": "no"} for each in lines]  # counts but for what others are compared with
+    first = [each for each in cells[:100] if each.method in methods.registry.FIRST]
+    assert first and methods.plan.missing(cells[:100], other) == first
     assert not [each for each in cells if each.dataset == "cub20" and each.annotation.startswith("masks")]
     assert not [each for each in cells if each.transformer and each.method == "brnpa, finer"]
     assert not [each for each in cells if each.annotation == "groups" and each.labels_per_class != "all"]
@@ -136,7 +139,7 @@ def test_the_plan_names_each_cell_once_and_what_is_there_no_more(methods):
 
 def line(method, seed, annotation="none", **found):
     return {"dataset": "places3", "network": "resnet18", "method": method, "annotation": annotation, "labels_per_class": "all",
-            "seed": seed, **found}  # fmt: skip
+            "seed": seed, "mixed_precision": "no", **found}  # fmt: skip
 
 
 def test_tables_hold_what_the_lines_say(methods):
@@ -152,6 +155,15 @@ def test_tables_hold_what_the_lines_say(methods):
     assert "| abn | 1 | 71.0 | 65.0 | 0.500 | 25 % |" in table
     half = 4.302652729911275 * 10 / 3**0.5  # Student's 97.5 % with two degrees of freedom; shares 50, 60, 70
     assert f"| 60 % [{60 - half:.0f}, {60 + half:.0f}] |" in next(row for row in table if row.startswith("| repair"))
+    fast = [
+        {**line("plain", 0, lies=0.5), "mixed_precision": "bf16"},
+        {**line("ceiling", 0, lies=0.9), "mixed_precision": "bf16"},
+        {**line("abn", 0, lies=0.6), "mixed_precision": "bf16"},
+    ]
+    table = methods.tables.table([*found, *fast], ["lies"])  # each line beside those of its own precision
+    assert "| plain, bfloat16 | 1 | 50.0 | - |" in table and "| plain | 3 | 60.0 ± 0.0 | - |" in table
+    assert "| abn | 2, 1 bf16 | 62.5 ± 3.5 | 25 % [25, 25] |" in table
+    assert "| abn | +7.5 [-24.3, +39.3] |" in methods.tables.differences([*found, *fast], ["lies"])
     assert methods.tables.controls(found) == []
     beside = {
         f"{name}_{key}": 0.25

@@ -7,8 +7,9 @@
 
 A cell is a method, a network, a set, how many labelled images a class has, what is annotated, and a seed. 75 updates of 32
 images (of all, where there are fewer) at 128 px, a transformer's 224; SGD 0.01, a transformer's AdamW 1e-4; the last
-weights are judged, on the test images, once. Options of the methods are in registry.py. --data holds places3,
-places3_fair, pets3 and cub20 as image folders; --weights files named as timm names the networks.
+weights are judged, on the test images, once. New cells train in bfloat16, twice as fast on processors that have it, and are
+compared with plain cells that did. Options of the methods are in registry.py. --data holds places3, places3_fair, pets3 and
+cub20 as image folders; --weights files named as timm names the networks.
 """
 
 from __future__ import annotations
@@ -43,12 +44,15 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", default=list(map(str, plan.LABELS)), choices=list(map(str, plan.LABELS)))
     parser.add_argument("--annotations", nargs="+", help="of those that the methods offer")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(plan.SEEDS)))
+    parser.add_argument(
+        "--mixed-precision", default="bf16", choices=["no", "bf16"], help="of cells that have no line yet"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--plan", action="store_true", help="print what there is of each set and network, and stop")
     parser.add_argument("--verify", type=int, metavar="N", help="run N of the lines anew, and print the differences")
     given = parser.parse_args()
     labels = [each if each == "all" else int(each) for each in given.labels]
-    wanted = plan.cells(given.datasets, given.networks, given.methods, labels, given.seeds)
+    wanted = plan.cells(given.datasets, given.networks, given.methods, labels, given.seeds, given.mixed_precision)
     if given.annotations:
         wanted = [cell for cell in wanted if cell.annotation in given.annotations]
     if given.plan:

@@ -27,7 +27,11 @@ def draw(
         for (dataset, name, labels), of in split(lines).items()
         if (name, labels) == (network, "all")
     }
-    names = [name for name in by_arm([line for line in lines if line["dataset"] in sets]) if name != "plain"]
+    names = [
+        name
+        for name in by_arm([line for line in lines if line["dataset"] in sets])
+        if name.partition(",")[0] != "plain"
+    ]
     names = [name for name in names if any(name in sets.get(dataset, {}) for dataset in LOOKS)]
     figure, axes = plt.subplots(
         1, len(GLANCE), figsize=(13, 1.2 + 0.27 * len(names)), sharey=True, layout="constrained"

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from .protocol import DATASETS, NETWORKS, Cell, image_size
-from .registry import METHODS
+from .registry import FIRST, METHODS
 
 LABELS: tuple[int | str, ...] = ("all", 4, 16, 2, 8)
 SEEDS = 3
@@ -20,15 +20,11 @@ WANTED = {
     "labels": {"all": 0.0, 4: 4.0, 16: 6.0, 2: 10.0, 8: 11.0},
     "annotation": 2.5,  # for every one before it in the method's row
 }
-# Whose lines were begun in float32; the others train in bfloat16, twice as fast on processors that have it. The lines of
-# a table are of one kind.
-FLOAT32 = {("resnet18", "all", each) for each in DATASETS} | {(each, "all", "places3") for each in NETWORKS}
-FIRST = ("plain", "ceiling")  # every other cell is compared with these
 
 
 def cells(
     datasets: Iterable[str] = DATASETS, networks: Iterable[str] = NETWORKS, methods: Iterable[str] = tuple(METHODS),
-    labels: Iterable[int | str] = LABELS, seeds: Iterable[int] = tuple(range(SEEDS)),
+    labels: Iterable[int | str] = LABELS, seeds: Iterable[int] = tuple(range(SEEDS)), mixed_precision: str = "bf16",
 ) -> list[Cell]:  # fmt: skip
     """All that can be run of these, the most wanted first."""
     found = []
@@ -39,13 +35,19 @@ def cells(
         if per_class != "all" and (name == "ceiling" or "groups" in method.annotations):
             continue  # groups of four images are those of one place
         for annotation in offered(name, dataset):
-            precision = "no" if (network, per_class, dataset) in FLOAT32 else "bf16"
+            size = image_size(network)
             found.append(
                 Cell(
-                    dataset, network, name, annotation, per_class, seed, image_size=image_size(network),
-                    mixed_precision=precision,
+                    dataset,
+                    network,
+                    name,
+                    annotation,
+                    per_class,
+                    seed,
+                    image_size=size,
+                    mixed_precision=mixed_precision,
                 )
-            )  # fmt: skip
+            )
     return sorted(found, key=turn)
 
 
@@ -67,6 +69,10 @@ def turn(cell: Cell) -> float:
 
 
 def missing(wanted: Iterable[Cell], lines: Iterable[dict[str, Any]]) -> list[Cell]:
-    """Those without a line, in the order given."""
+    """Those without a line, in the order given. A line in another precision is one, too, but of what others are compared with."""
     there = list(lines)
-    return [cell for cell in wanted if not any(cell.key.items() <= line.items() for line in there)]
+    return [cell for cell in wanted if not any(_key(cell).items() <= line.items() for line in there)]
+
+
+def _key(cell: Cell) -> dict[str, Any]:
+    return {key: value for key, value in cell.key.items() if key != "mixed_precision" or cell.method in FIRST}

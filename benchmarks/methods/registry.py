@@ -19,6 +19,7 @@ from .protocol import NETWORKS, Cell, is_transformer
 SHORTCUT = ("places3", "shapes")  # sets with a known shortcut, and the same images without it
 EVERYWHERE = ("places3", "pets3", "cub20", "shapes")
 CONVOLUTIONAL = tuple(network for network in NETWORKS if not is_transformer(network))
+FIRST = ("plain", "ceiling")  # every other cell is compared with these, trained in the same precision
 FEW = ("boxes 5 %", "masks 5 %")
 MADE = ("boxes 5 %", "none", "masks 5 %")  # with nothing annotated masks are made of what stands out
 SHARES = tuple(f"{kind} {share} %" for share in (5, 100, 25, 1) for kind in ("boxes", "masks"))

@@ -14,7 +14,7 @@ from scipy import stats
 
 from attention_refine.metrics import holm
 
-from .registry import METHODS
+from .registry import FIRST, METHODS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "methods.jsonl"
 Line = dict[str, Any]
@@ -60,11 +60,25 @@ COMPARED = ("overall", "lies", "map_mask_correlation", "map_energy_inside")
 
 
 def arm(line: Line) -> str:
-    """What a row is called: the method, and what it is annotated with where that is masks or boxes, or could be."""
-    annotation = line["annotation"]
-    if annotation == "none" and METHODS[line["method"]].propagate:
-        return f"{line['method']}, {UNANNOTATED}"
-    return line["method"] if annotation in ("none", "groups", "cues") else f"{line['method']}, {annotation}"
+    """What a row is called: the method, and what it is annotated with where that is masks or boxes, or could be; of what others
+    are compared with, the precision, too."""
+    annotation, name = line["annotation"], line["method"]
+    if name in FIRST:
+        return _reference(name, line)
+    if annotation == "none" and METHODS[name].propagate:
+        return f"{name}, {UNANNOTATED}"
+    return name if annotation in ("none", "groups", "cues") else f"{name}, {annotation}"
+
+
+def _reference(name: str, line: Line) -> str:
+    return f"{name}, bfloat16" if line["mixed_precision"] == "bf16" else name
+
+
+def beside(arms: dict[str, dict[int, Line]], name: str, reference: str = "plain") -> dict[int, Line]:
+    """``{seed: line}`` of what the lines of an arm are compared with: that of the same seed and precision, where there is one."""
+    own = arms.get(name, {})
+    pairs = {seed: arms.get(_reference(reference, line), {}).get(seed) for seed, line in own.items()}
+    return {seed: line for seed, line in pairs.items() if line is not None}
 
 
 def by_arm(lines: Iterable[Line]) -> dict[str, dict[int, Line]]:
@@ -92,7 +106,7 @@ def table(lines: Sequence[Line], columns: Sequence[str] = tuple(SHOWN)) -> list[
     """Markdown, an arm a row: mean ± standard deviation over its seeds."""
     arms = by_arm(lines)
     shown = [key for key in columns if any(values(of.values(), key) for of in arms.values())]
-    closes = "ceiling" in arms and "plain" in arms
+    closes = any(beside(arms, name, "ceiling") for name in arms)
     titles = ["method", "seeds", *(SHOWN[key][0] for key in shown), *(["closes of the distance"] if closes else [])]
     out = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, of in arms.items():
@@ -106,8 +120,16 @@ def table(lines: Sequence[Line], columns: Sequence[str] = tuple(SHOWN)) -> list[
             )
         if closes:
             cells.append(closed(name, arms))
-        out.append(f"| {name} | {len(of)} | " + " | ".join(cells) + " |")
+        out.append(f"| {name} | {_seeds(name, of)} | " + " | ".join(cells) + " |")
     return out
+
+
+def _seeds(name: str, of: dict[int, Line]) -> str:
+    """How many, and how many of them were trained in bfloat16 where the name does not say it."""
+    fast = sum(line["mixed_precision"] == "bf16" for line in of.values())
+    if not fast or name.endswith("bfloat16"):
+        return str(len(of))
+    return f"{len(of)}, bf16" if fast == len(of) else f"{len(of)}, {fast} bf16"
 
 
 def controls(lines: Sequence[Line]) -> list[str]:
@@ -130,13 +152,14 @@ def controls(lines: Sequence[Line]) -> list[str]:
 
 def closed(name: str, arms: dict[str, dict[int, Line]]) -> str:
     """Of the distance from plain to the ceiling where the shortcut lies, seed by seed; 95 % Student interval of the mean."""
-    shared = [seed for seed in arms[name] if seed in arms.get("plain", {}) and seed in arms.get("ceiling", {})]
-    if name in ("plain", "ceiling") or not shared:
+    plain, ceiling = beside(arms, name), beside(arms, name, "ceiling")
+    shared = [seed for seed in arms[name] if seed in plain and seed in ceiling]
+    if name.partition(",")[0] in FIRST or not shared:
         return "-"
-    shares = []
-    for seed in shared:
-        plain, ceiling, own = (arms[each][seed]["lies"] for each in ("plain", "ceiling", name))
-        shares.append(100 * (own - plain) / (ceiling - plain))
+    shares = [
+        100 * (arms[name][seed]["lies"] - plain[seed]["lies"]) / (ceiling[seed]["lies"] - plain[seed]["lies"])
+        for seed in shared
+    ]
     mean, half = interval(shares)
     return f"{mean:.0f} %" if len(shares) < 2 else f"{mean:.0f} % [{mean - half:.0f}, {mean + half:.0f}]"
 
@@ -150,9 +173,8 @@ def interval(found: Sequence[float]) -> tuple[float, float]:
 
 
 def paired(arms: dict[str, dict[int, Line]], name: str, key: str) -> list[float]:
-    """An arm minus plain, of every seed in which both have the figure; in points where it is a share."""
-    plain = arms.get("plain", {})
-    pairs = [(of.get(key), plain[seed].get(key)) for seed, of in arms.get(name, {}).items() if seed in plain]
+    """An arm minus plain of the same precision, of every seed in which both have the figure; in points where it is a share."""
+    pairs = [(arms[name][seed].get(key), plain.get(key)) for seed, plain in beside(arms, name).items()]
     return [SHOWN[key][1] * (own - other) for own, other in pairs if own is not None and other is not None]
 
 
@@ -163,7 +185,7 @@ def differences(lines: Sequence[Line], columns: Sequence[str] = COMPARED) -> lis
     have no interval and are not tested.
     """
     arms = by_arm(lines)
-    names = [name for name in arms if name != "plain"]
+    names = [name for name in arms if name.partition(",")[0] != "plain"]
     found = {(name, key): paired(arms, name, key) for name in names for key in columns}
     tested = [each for each, pairs in found.items() if len(pairs) > 1 and statistics.stdev(pairs) > 0]
     sure = dict(zip(tested, holm([float(stats.ttest_1samp(found[each], 0).pvalue) for each in tested])))
@@ -186,7 +208,7 @@ def glance(lines: Iterable[Line], network: str) -> list[str]:
     out = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name in by_arm(kept):
         cells = [_short(paired(sets[dataset], name, key), SHOWN[key][1]) for key, dataset in columns]
-        if name == "plain" or set(cells) == {"-"}:
+        if name.partition(",")[0] == "plain" or set(cells) == {"-"}:
             continue
         costs = [cost for arms in sets.values() for cost in values(arms.get(name, {}).values(), "relative")]
         out.append(f"| {name} | " + " | ".join([*cells, f"{statistics.mean(costs):.1f}" if costs else "-"]) + " |")
