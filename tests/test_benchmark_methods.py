@@ -20,6 +20,7 @@ NETWORK = "test_resnet"
 
 @pytest.fixture(scope="module")
 def methods(benchmarks):
+    import methods.filling
     import methods.plan
     import methods.protocol
     import methods.registry
@@ -86,6 +87,29 @@ def test_a_cell_says_the_same_twice_and_has_every_measure(methods, places):
     assert {"overall", "macro_f1", "agrees", "lies", "worst_group", "relative", "gmacs"} <= first.keys()
     wanted = {f"{of}_{key}" for of in ("map", "random", "centre") for key in methods.running.ON_MAP}
     assert wanted <= first.keys() and all(math.isfinite(first[key]) for key in wanted)
+
+
+def test_cells_of_two_processes_have_the_lines_of_one(methods, places, tmp_path):
+    cells = [cell(methods, name, steps=1) for name in ("abn", "plain")]
+    threads = torch.get_num_threads()
+    try:
+        for workers in (1, 2):
+            methods.filling.run_all(cells, places, tmp_path / f"{workers}.jsonl", workers=workers)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+    one, two = (
+        {line["method"]: line for line in map(json.loads, (tmp_path / f"{workers}.jsonl").read_text().splitlines())}
+        for workers in (1, 2)
+    )
+    assert set(one) == {"plain", "abn"}
+    timed = ("cpu_prepare", "cpu_train", "cpu_plain_step", "relative")
+    for name, line in one.items():
+        assert {key: value for key, value in two[name].items() if key not in timed} == {
+            key: value for key, value in line.items() if key not in timed
+        }
+    methods.filling.run_all(cells, places, tmp_path / "none.jsonl", minutes=0, workers=2)
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_the_squeezed_network_begins_nearly_as_the_plain_one(methods, places):

@@ -1,6 +1,7 @@
 """Every method on the same images with as many updates: one command that goes on where it was, a JSON line a cell.
 
     python benchmarks/methods --data shared/data --weights shared/weights --fill 90      # minutes; what tells most comes first
+    python benchmarks/methods --data ... --weights ... --fill 600 --workers 16
     python benchmarks/methods --data ... --weights ... --methods plain repair --networks resnet18 --datasets places3
     python benchmarks/methods --plan                                                     # what there is, and what is missing
     python benchmarks/methods --verify 10 --data ... --weights ...                       # ten lines run anew, beside what they say
@@ -18,16 +19,15 @@ import argparse
 import json
 import random
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, whichever folder this is started from
 
-import torch
-from repeated import fill, lines
+from repeated import lines
 
 from methods import plan, running
+from methods.filling import ready, run_all
 from methods.protocol import DATASETS, NETWORKS, Cell, Places
 from methods.registry import METHODS
 from methods.tables import RESULTS
@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument(
         "--mixed-precision", default="bf16", choices=["no", "bf16"], help="of cells that have no line yet"
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--workers", type=int, default=1, help="cells at once, each in a process of its own")
     parser.add_argument("--plan", action="store_true", help="print what there is of each set and network, and stop")
     parser.add_argument("--verify", type=int, metavar="N", help="run N of the lines anew, and print the differences")
     given = parser.parse_args()
@@ -60,17 +61,13 @@ def main() -> None:
         return
     if given.data is None or given.weights is None:
         parser.error("--data and --weights are needed to run cells")
-    torch.set_num_threads(given.threads)
-    torch.set_flush_denormal(True)
     places = Places(given.data, given.weights)
     if given.verify:
+        ready(given.threads)
         _verify(given.verify, places)
         return
-    ends = time.monotonic() + 60 * given.fill if given.fill else float("inf")
-    for cell in plan.missing(wanted, lines(RESULTS)):
-        if time.monotonic() > ends:
-            break
-        fill(RESULTS, [cell.key], lambda **_: running.run(cell, places))  # noqa: B023  # called before the next
+    left = plan.missing(wanted, lines(RESULTS))
+    run_all(left, places, RESULTS, given.fill or float("inf"), given.workers, given.threads)
 
 
 def _print_plan(wanted: list[Cell]) -> None:
