@@ -79,7 +79,7 @@ def _train(cell: Cell, method: Method, model: ar.RefinedModel, rows: Any) -> Non
 
 
 def _relative(cell: Cell, places: Places, labels: list[str], batch: int, trained: float) -> dict[str, float]:
-    """CPU seconds of an update over those of the plain network's on as many images, timed here, in the same process."""
+    """CPU seconds of an update over those of the plain network's on as many images, in the same precision and process."""
     plain = wrapped(cell, places, labels).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.0)
     images = torch.randn(batch, 3, cell.image_size, cell.image_size).contiguous(memory_format=torch.channels_last)
@@ -88,7 +88,9 @@ def _relative(cell: Cell, places: Places, labels: list[str], batch: int, trained
     for _ in range(4):
         began = time.process_time()
         optimizer.zero_grad()
-        plain(images, labels=wanted).loss.backward()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=cell.mixed_precision == "bf16"):
+            loss = plain(images, labels=wanted).loss
+        loss.backward()
         optimizer.step()
         seconds.append(time.process_time() - began)
     return {
