@@ -108,9 +108,10 @@ def _multiply_adds(model: ar.RefinedModel, cell: Cell) -> float:
 
 def judge(model: ar.RefinedModel, cell: Cell, places: Places) -> dict[str, Any]:
     """Of the test images, once: the prediction, the model's own map, and Grad-CAM where that is another (of a token
-    transformer it is no better than chance)."""
+    transformer it is no better than chance). Of the plain network with seed 0 also maps that look at nothing."""
     test = test_rows(cell, places)
-    grouped, controls = cell.dataset == "places3", ["random", "centre"] if cell.method == "plain" else []
+    grouped = cell.dataset == "places3"
+    controls = ["random", "centre"] if (cell.method, cell.seed) == ("plain", 0) else []
     maps = ["model", *(["grad_cam"] if model.head is not None and not cell.transformer else []), *controls]
     measures = ["accuracy", "macro_f1", *ON_MAP, *(["energy_on_cue"] if cell.dataset == "shapes" else [])]
     judged = ar.evaluate(
