@@ -220,6 +220,17 @@ def gained() -> list[str]:
                 "right where the shortcut lies", f"{means['plain', 'lies']:.1f} %", f"**{means['own', 'lies']:.1f} %**", beside,
                 str(seeds),
             ])  # fmt: skip
+    for (dataset, network, _), of in found.items():
+        keys = ("map_energy_inside", "map_mask_correlation", "overall")
+        mean, seeds = _beside_plain(tables.by_arm(of), f"made abn, {tables.UNANNOTATED}", keys, 1)
+        if seeds:
+            rows.append([
+                f"[a map that learns made masks](docs/propagate.md), {tables.UNANNOTATED}", f"{dataset}, {network}",
+                "share of the map on the object", f"{mean['plain', 'map_energy_inside']:.3f}",
+                f"**{mean['own', 'map_energy_inside']:.3f}**",
+                f"correlation {mean['plain', 'map_mask_correlation']:.3f} → {mean['own', 'map_mask_correlation']:.3f}; "
+                f"accuracy {100 * mean['plain', 'overall']:.1f} → {100 * mean['own', 'overall']:.1f} %", str(seeds),
+            ])  # fmt: skip
     shown = lines(demo.RESULTS)
     lies, holds = (
         {when: statistics.mean(100 * line[key][when] for line in shown) for when in ("before", "after")}
