@@ -24,7 +24,7 @@ import made_masks
 import published
 import zoo
 from methods import figure as methods_figure
-from methods import tables
+from methods import tables, validation
 from methods.protocol import DATASETS, NETWORKS
 from methods.registry import METHODS
 from methods.tables import interval
@@ -332,6 +332,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "made masks, one draw": masked_once,
     "made maps": made_maps,
     "methods": described,
+    "tried": lambda: [part for name in validation.DATASETS for part in (f"**{name}**", "", *validation.table(name), "")],
     "at a glance": lambda: tables.glance(lines(tables.RESULTS), NETWORKS[0]),
     **{f"methods {dataset}": partial(methods, dataset) for dataset in DATASETS},
     "demo": demonstrated,

@@ -26,6 +26,7 @@ def methods(benchmarks):
     import methods.registry
     import methods.running
     import methods.tables
+    import methods.validation
 
     return methods
 
@@ -224,3 +225,24 @@ def test_a_glance_is_of_all_sets_and_says_what_is_sure(methods):
         "| abn | (+5.0) | - | - | - | - | - | - | - | - | - |",
         "| repair, boxes 5 % | **+12.0** | -10.0 | - | - | - | - | *-0.10* | - | - | 1.5 |",
     ]
+
+
+def test_the_first_option_tried_is_that_of_the_row(methods):
+    for name, options in methods.validation.TRIED.items():
+        row, of = methods.registry.METHODS[name], cell(methods, name)
+
+        def put_on(method, of=of):
+            objectives = method.then.objectives() if method.then else method.objectives(of) if method.objectives else []
+            return [each.config for each in [*objectives, *([method.head(of)] if method.head else [])]]
+
+        every = [put_on(method) for method in options.values()]
+        assert every[0] == put_on(row) and all(each not in every[:at] for at, each in enumerate(every)), name
+
+
+def test_options_are_judged_on_training_images_that_are_held_out(methods, places, monkeypatch):
+    rows = methods.protocol.training_rows(cell(methods, "plain"), places)
+    train, held_out = methods.validation.split(rows)
+    assert len(train) + len(held_out) == len(rows) and sorted(held_out["label"]) == list(range(6))
+    monkeypatch.setattr(methods.running, "test_rows", lambda *_: pytest.fail("a test image was read"))
+    found = methods.validation.run({**cell(methods, "made abn", "boxes 100 %").key, "options": "bce 3"}, places)
+    assert 0 <= found["accuracy"] <= 1 and -1 <= found["mask_correlation"] <= 1

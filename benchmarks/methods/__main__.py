@@ -3,6 +3,7 @@
     python benchmarks/methods --data shared/data --weights shared/weights --fill 90      # minutes; what tells most comes first
     python benchmarks/methods --data ... --weights ... --fill 600 --workers 16
     python benchmarks/methods --data ... --weights ... --methods plain repair --networks resnet18 --datasets places3
+    python benchmarks/methods --data ... --weights ... --validate                        # options, on training images held out
     python benchmarks/methods --plan                                                     # what there is, and what is missing
     python benchmarks/methods --verify 10 --data ... --weights ...                       # ten lines run anew, beside what they say
 
@@ -24,9 +25,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, whichever folder this is started from
 
-from repeated import lines
+from repeated import fill, lines
 
-from methods import plan, running
+from methods import plan, running, validation
 from methods.filling import ready, run_all
 from methods.protocol import DATASETS, NETWORKS, Cell, Places
 from methods.registry import METHODS
@@ -50,6 +51,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--workers", type=int, default=1, help="cells at once, each in a process of its own")
     parser.add_argument("--plan", action="store_true", help="print what there is of each set and network, and stop")
+    parser.add_argument(
+        "--validate", action="store_true", help="try options of the methods on training images held out"
+    )
     parser.add_argument("--verify", type=int, metavar="N", help="run N of the lines anew, and print the differences")
     given = parser.parse_args()
     labels = [each if each == "all" else int(each) for each in given.labels]
@@ -62,6 +66,10 @@ def main() -> None:
     if given.data is None or given.weights is None:
         parser.error("--data and --weights are needed to run cells")
     places = Places(given.data, given.weights)
+    if given.validate:
+        ready(given.threads)
+        fill(validation.RESULTS, validation.cells(), lambda **key: validation.run(key, places))
+        return
     if given.verify:
         ready(given.threads)
         _verify(given.verify, places)

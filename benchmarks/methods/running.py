@@ -34,9 +34,9 @@ def run(cell: Cell, places: Places) -> dict[str, Any]:
         rows, said = segmented(cell, places, rows)
         if "mask" in full.column_names:
             said["true_iou"] = true_iou(rows, full)
-    model = _made(cell, method, places, labels, rows)
+    model = make(cell, method, places, labels, rows)
     prepared = time.process_time() - began
-    _train(cell, method, model, rows)
+    train(cell, method, model, rows)
     trained = time.process_time() - began - prepared
     cost = {
         "cpu_prepare": round(prepared, 1),
@@ -48,7 +48,8 @@ def run(cell: Cell, places: Places) -> dict[str, Any]:
     return {**said, **found, **cost, "gmacs": _multiply_adds(model, cell), **versions}
 
 
-def _made(cell: Cell, method: Method, places: Places, labels: list[str], rows: Any) -> ar.RefinedModel:
+def make(cell: Cell, method: Method, places: Places, labels: list[str], rows: Any) -> ar.RefinedModel:
+    """The network with what the method puts on it; a teacher is trained first."""
     head = method.head(cell) if method.head else None
     objectives = method.objectives(cell) if method.objectives else []
     model = wrapped(cell, places, labels, head, objectives, method.resolution, method.network)
@@ -59,7 +60,8 @@ def _made(cell: Cell, method: Method, places: Places, labels: list[str], rows: A
     return model
 
 
-def _train(cell: Cell, method: Method, model: ar.RefinedModel, rows: Any) -> None:
+def train(cell: Cell, method: Method, model: ar.RefinedModel, rows: Any) -> None:
+    """All of a method's training, its second part included."""
     first = cell.steps if method.then is None else cell.steps - cell.steps // 3
     augment = "default" if method.augment is None else method.augment(cell.image_size)
     fit(model, rows, cell, first, augment, **method.training)
