@@ -180,7 +180,7 @@ METHODS: dict[str, Method] = {
     "energy": Method("Grad-CAM's energy on what is annotated", SHARES, objectives=_energy),
     "l2": Method(
         "Grad-CAM as what is annotated, squared", SHARES,
-        objectives=lambda cell: [ar.MapSupervision(norm="l2", target=target(cell), weight=rate(cell))],
+        objectives=lambda cell: [ar.MapSupervision(norm="l2", target=target(cell), weight=rate(cell) / 4)],
     ),
     "abn, bce": Method(
         "a branch whose map learns what is annotated", SHARES, head=branch,

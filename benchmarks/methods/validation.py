@@ -79,13 +79,14 @@ TRIED: dict[str, dict[str, Method]] = {
         },
     ),
     "energy": _objectives("energy", {f"weight {weight:g}": _few("energy", weight) for weight in (20.0, 5.0, 1.0)}),
-    "l2": _objectives("l2", {f"weight {weight:g}": _few("l2", weight) for weight in (20.0, 5.0, 1.0)}),
+    "l2": _objectives("l2", {f"weight {weight:g}": _few("l2", weight) for weight in (5.0, 20.0, 1.0)}),
     "abn, bce": _objectives("abn, bce", {f"weight {weight:g}": _few("bce", weight) for weight in (60.0, 20.0, 5.0)}),
     "abn + mining": _objectives("abn + mining", _weighed(ar.AttentionMining, 0.01, 0.001, 0.1)),
     "guided inference": _objectives("guided inference", {f"weight {weight:g}": _late(weight) for weight in (1.0, 0.1)}),
     "consistency, beside": _objectives(
         "consistency, beside", _weighed(ar.AttentionConsistency, 1.0, 0.1, 10.0, detach_mask=True)
     ),
+    "triplet": _objectives("triplet", _weighed(ar.Triplet, 0.5, 0.1, 0.02, margin="soft")),
     "brnpa": {f"{count} parts": _parts(count) for count in (3, 2, 5)},
 }
 
