@@ -31,15 +31,16 @@ Tables = Callable[[str], Any]
 def _by_protocol(
     name: str, dataset: str = "places3", key: str = "lies", says: str = "right where the shortcut lies"
 ) -> Callable[[Tables], str | None]:
-    """Of ResNet-18 in per cent, beside the plain network of the seeds that both have; None while there is no line."""
+    """Of ResNet-18 in per cent, beside the plain networks of the same seeds and precision; None while there is no line."""
 
     def said(_: Tables) -> str | None:
         found = tables.split(lines(tables.RESULTS)).get((dataset, "resnet18", "all"), [])
-        cells = {(tables.arm(line), line["seed"]): 100 * line[key] for line in found if line.get(key) is not None}
-        seeds = [seed for arm, seed in cells if arm == name and ("plain", seed) in cells]
-        if not seeds:
+        arms = tables.by_arm(found)
+        pairs = [(arms[name][seed].get(key), of.get(key)) for seed, of in tables.beside(arms, name).items()]
+        pairs = [(100 * mine, 100 * other) for mine, other in pairs if mine is not None and other is not None]
+        if not pairs:
             return None
-        own, plain = (statistics.mean(cells[each, seed] for seed in seeds) for each in (name, "plain"))
+        own, plain = (statistics.mean(each) for each in zip(*pairs))
         against = "" if name == "plain" else f" against {plain:.1f}"
         return f"{dataset}, {says}: {own:.1f}{against} %"
 
@@ -78,6 +79,7 @@ GAINS: dict[str, Callable[[Tables], str | None]] = {
     "propagate_map_folder": _by_protocol("made abn, boxes 5 %", "cub20", "map_max_box_acc", "MaxBoxAcc"),
     "r3d18_clips": lambda _: "learns the badge: 19.5 % at test, chance 20 %",
     "repair_folder": _by_protocol("repair, masks 5 %"),
+    "repair_map_folder": _by_protocol("repair + abn, boxes 5 %"),
     "supervision_folder": lambda _: "4 masks of 24 photographs, map's correlation: 0.63 to 0.70, no control",
     "supervision_shapes": _beside(
         "edited maps", "cue broken", "map supervision", "abn", "edited maps of 5 %, right where the cue lies", " %"

@@ -30,6 +30,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
 
 
+def add_goal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--goal", default="accuracy", choices=("accuracy", "shortcut", "map", "both", "parts"),
+        help="of a repair: accuracy, where a shortcut lies too; shortcut, the same with nothing annotated, where places may mislead; "
+        "map, on the object; both, right predictions and the map; parts, for fine-grained classes (default: %(default)s)",
+    )  # fmt: skip
+
+
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="train", help="split whose maps are edited (default: %(default)s)")
     parser.add_argument(

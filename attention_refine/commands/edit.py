@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._arguments import add_address, add_command, add_dataset, add_device, chosen_device
+from ._arguments import add_address, add_command, add_dataset, add_device, add_goal, chosen_device
 from ._models import model_folder
 from ._sections import add_sections, read_overrides
 
@@ -17,12 +17,7 @@ def add(commands: Any, words: list[str]) -> None:
     parser.add_argument("model", metavar="MODEL", help="saved folder, run folder or Hub id")
     parser.add_argument("data", metavar="DATA", help="folder of images, which the drawn maps are written into")
     add_dataset(parser)
-    parser.add_argument(
-        "--goal",
-        default="accuracy",
-        choices=("accuracy", "shortcut", "map", "parts"),
-        help="of a repair (default: %(default)s)",
-    )
+    add_goal(parser)
     parser.add_argument("--recipe", help="YAML file or shipped config that a repair trains, not what is recommended")
     parser.add_argument(
         "--words", metavar="MODEL",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._arguments import add_command, new_folder, positive
+from ._arguments import add_command, add_goal, new_folder, positive
 from ._sections import add_sections, read_overrides
 
 
@@ -18,11 +18,7 @@ def add(commands: Any, words: list[str]) -> None:
     parser.add_argument(
         "--output", type=new_folder, default="repair", help="folder for page, models and audits (default: %(default)s)"
     )
-    parser.add_argument(
-        "--goal", default="accuracy", choices=("accuracy", "shortcut", "map", "parts"),
-        help="accuracy, where a shortcut lies too; shortcut, the same with nothing annotated, where places may mislead; map, on the "
-        "object; parts, for fine-grained classes (default: accuracy)",
-    )  # fmt: skip
+    add_goal(parser)
     parser.add_argument("--recipe", help="YAML file or shipped config to train, in place of what is recommended")
     parser.add_argument("--limit", type=positive, help="audit so many test images only, spread over the split")
     add_sections(parser, words)

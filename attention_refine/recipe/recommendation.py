@@ -109,8 +109,9 @@ def recommend(dataset: Any, model: nn.Module | str | Path | None = None, *, goal
         model: a network, a refined model, the folder of a saved one, or a backbone's name. Of a timm name no weight is
             fetched. Without one the recipe's own, a ResNet.
         goal: ``"accuracy"``, right predictions, also where a shortcut lies; ``"shortcut"``, the same where the places are
-            suspected, and nothing has to be annotated; ``"map"``, the map on the object; ``"parts"``, fine-grained classes
-            told apart by parts, which the data does not say.
+            suspected, and nothing has to be annotated; ``"map"``, the map on the object; ``"both"``, right predictions
+            although the place lies and the map on the object; ``"parts"``, fine-grained classes told apart by parts, which the
+            data does not say.
 
     Raises:
         ValueError: another goal, or no model of that name.

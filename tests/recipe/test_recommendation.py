@@ -55,6 +55,9 @@ def grouped(rows):
         ([], None, {}, "plain_folder", "nothing but labels"),
         (["bbox"], 2, {"goal": "map"}, "propagate_map_folder", "several masks or boxes, for the map"),
         ([], None, {"goal": "map"}, "propagate_map_folder", "nothing but labels, for the map"),
+        (["bbox"], 2, {"goal": "both"}, "repair_map_folder", "several masks or boxes, for predictions and map"),
+        (["bbox"], 1, {"goal": "both"}, "repair_map_folder", "nothing but labels, for predictions and map"),
+        (["bbox"], 2, {"goal": "both", "model": "test_vit"}, "repair_folder", "some masks or boxes, transformer"),
         ([], None, {"goal": "map", "model": "test_vit"}, "plain_folder", "a transformer without annotation"),
         ([], None, {"goal": "parts"}, "brnpa_folder", "fine-grained classes"),
         ([], None, {"goal": "parts", "model": "test_vit"}, "plain_folder", "a transformer without annotation"),
@@ -134,7 +137,7 @@ def test_a_folder_is_described_by_its_training_split(tmp_path):
 
 
 def test_bad_input_is_refused_in_a_sentence(shapes_rows):
-    with pytest.raises(ValueError, match="goal 'speed' is not one of accuracy, shortcut, map, parts"):
+    with pytest.raises(ValueError, match="goal 'speed' is not one of accuracy, shortcut, map, both, parts"):
         ar.recommend(shapes_rows, goal="speed")
     with pytest.raises(ValueError, match="rows of a stream cannot be counted"):
         ar.recommend(with_columns(shapes_rows).to_iterable_dataset())
