@@ -151,7 +151,7 @@ METHODS: dict[str, Method] = {
         then=Then(lambda: [_agreement()]),
     ),
     "triplet": Method(
-        "ranked parts, triplet loss 0.5", head=parts, objectives=lambda cell: [ar.Triplet(margin="soft", weight=0.5)],
+        "ranked parts, triplet loss 0.02", head=parts, objectives=lambda cell: [ar.Triplet(margin="soft", weight=0.02)],
         training={"images_of_a_class": 4},
     ),
     "abn + consistency": Method("attention branch, then ATCON beside the labels", head=branch, then=Then(lambda: [_agreement()])),

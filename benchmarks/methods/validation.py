@@ -86,7 +86,7 @@ TRIED: dict[str, dict[str, Method]] = {
     "consistency, beside": _objectives(
         "consistency, beside", _weighed(ar.AttentionConsistency, 1.0, 0.1, 10.0, detach_mask=True)
     ),
-    "triplet": _objectives("triplet", _weighed(ar.Triplet, 0.5, 0.1, 0.02, margin="soft")),
+    "triplet": _objectives("triplet", _weighed(ar.Triplet, 0.02, 0.1, 0.5, margin="soft")),
     "brnpa": {f"{count} parts": _parts(count) for count in (3, 2, 5)},
 }
 
