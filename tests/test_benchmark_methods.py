@@ -68,9 +68,9 @@ def test_every_method_trains(methods, places, name):
     if method.propagate:
         rows, said = methods.protocol.segmented(own, places, rows)
         assert 0 <= methods.protocol.true_iou(rows, full) <= 1 and said["empty"] >= 0
-    model = methods.running._made(own, method, places, data.class_names(rows), rows)
+    model = methods.running.make(own, method, places, data.class_names(rows), rows)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    methods.running._train(own, method, model, rows)
+    methods.running.train(own, method, model, rows)
     moved = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     assert any(key.startswith("backbone") for key in moved)
     assert all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point())
