@@ -38,6 +38,7 @@ PAGES = [
         "docs/benchmark.md",
         "docs/abn.md",
         "docs/propagate.md",
+        "docs/repair.md",
         "docs/zoo.md",
         "docs/published.md",
         "README.md",
@@ -45,6 +46,7 @@ PAGES = [
 ]
 FIGURE = ROOT / "docs" / "images" / "results.svg"
 GLANCED = FIGURE.with_name("methods.svg")
+SURE = 3  # seeds of which a sentence or a row of the README is made; tables show what there is
 DRAWN_METHODS = (  # the others are in GLANCED
     "repair + abn",
     "plain",
@@ -156,7 +158,7 @@ def _closings(network: str, found: list[dict[str, Any]]) -> list[str]:
     for name in (f"repair, {tables.UNANNOTATED}", "repair, masks 5 %", "repair, boxes 5 %"):
         of = {each: tables.beside(arms, name, each) for each in ("plain", "ceiling")}
         seeds = [seed for seed in of["plain"] if seed in of["ceiling"]]
-        if not seeds:
+        if len(seeds) < SURE:
             continue
         of["own"] = arms[name]
         lies = {each: statistics.mean(100 * of[each][seed]["lies"] for seed in seeds) for each in of}
@@ -201,15 +203,52 @@ def _beside_plain(
     return means, len(seeds)
 
 
+def _both() -> list[tuple[str, tuple[dict[str, float], dict[str, float]], int]]:
+    """What was annotated, means of plain and of *repair + abn* on places3, and of how many seeds."""
+    arms = tables.by_arm(tables.split(lines(tables.RESULTS))["places3", NETWORKS[0], "all"])
+    keys = ("lies", "overall", "map_energy_inside", "map_mask_correlation")
+    found = []
+    for arm in (tables.UNANNOTATED, "boxes 5 %"):
+        means, seeds = _beside_plain(arms, f"repair + abn, {arm}", keys, 1)
+        plain, own = ({key: means[which, key] for key in keys} for which in ("plain", "own"))
+        found.append(
+            (arm.replace(" ", " of ", 1) + " of the images" if arm != tables.UNANNOTATED else arm, (plain, own), seeds)
+        )
+    return found
+
+
+def predicted_and_mapped() -> list[str]:
+    """The same as a table."""
+    rows = []
+    for given, (plain, own), seeds in _both():
+        cells = [
+            f"{100 * plain['lies']:.1f} → **{100 * own['lies']:.1f} %**",
+            f"{100 * plain['overall']:.1f} → {100 * own['overall']:.1f} %",
+        ]
+        cells += [f"{plain[key]:.3f} → **{own[key]:.3f}**" for key in ("map_energy_inside", "map_mask_correlation")]
+        rows.append([given, *cells, str(seeds)])
+    return markdown(
+        ["", "right where the place lies", "right overall", "of the map on the animal", "map's correlation", "seeds"],
+        rows,
+    )
+
+
 def gained() -> list[str]:
     """The table of the README: what was gained where, and what it cost elsewhere."""
-    rows = []
     found = tables.split(line for line in lines(tables.RESULTS) if line["labels_per_class"] == "all")
+    rows = []
+    for given, (plain, own), seeds in _both():
+        rows.append([
+            f"[repair of predictions and map](docs/repair.md#predictions-and-map), {given}", "places3 (a shortcut), resnet18",
+            "right where the shortcut lies", f"{100 * plain['lies']:.1f} %", f"**{100 * own['lies']:.1f} %**",
+            f"share of the map on the animal {plain['map_energy_inside']:.3f} → **{own['map_energy_inside']:.3f}**; "
+            f"correlation {plain['map_mask_correlation']:.3f} → {own['map_mask_correlation']:.3f}", str(seeds),
+        ])  # fmt: skip
     for (dataset, network, _), of in found.items():
         arms = tables.by_arm(of)
-        for arm in (tables.UNANNOTATED, "masks 5 %", "boxes 5 %") if dataset == "places3" else ():
+        for arm in (tables.UNANNOTATED, "boxes 5 %") if dataset == "places3" else ():
             means, seeds = _beside_plain(arms, f"repair, {arm}", ("lies", "overall"), 100)
-            if not seeds:
+            if seeds < SURE:
                 continue
             closed = tables.closed(f"repair, {arm}", arms)
             beside = f"overall {means['plain', 'overall']:.1f} → {means['own', 'overall']:.1f} %"
@@ -223,19 +262,6 @@ def gained() -> list[str]:
             ])  # fmt: skip
     for (dataset, network, _), of in found.items():
         keys = ("map_energy_inside", "map_mask_correlation", "overall")
-        for given, arm in (("boxes of 5 % of the images", "boxes 5 %"), (tables.UNANNOTATED, tables.UNANNOTATED)):
-            mean, seeds = (
-                _beside_plain(tables.by_arm(of), f"repair + abn, {arm}", ("lies", *keys), 1)
-                if dataset == "places3"
-                else ({}, 0)
-            )
-            if seeds > 1:
-                rows.append([
-                    f"[repair of predictions and map](docs/repair.md#predictions-and-map), {given}", f"places3, {network}",
-                    "right where the shortcut lies", f"{100 * mean['plain', 'lies']:.1f} %", f"**{100 * mean['own', 'lies']:.1f} %**",
-                    f"share of the map on the animal {mean['plain', 'map_energy_inside']:.3f} → **{mean['own', 'map_energy_inside']:.3f}**; "
-                    f"correlation {mean['plain', 'map_mask_correlation']:.3f} → {mean['own', 'map_mask_correlation']:.3f}", str(seeds),
-                ])  # fmt: skip
         mean, seeds = _beside_plain(tables.by_arm(of), f"made abn, {tables.UNANNOTATED}", keys, 1)
         if seeds:
             rows.append([
@@ -353,6 +379,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "abn width": lambda: abn_width.table(lines(abn_width.RESULTS)),
     "clips table": lambda: clips_table.tables(lines(clips_table.RESULTS)) or ["No run is finished yet."],
     "gained": gained,
+    "predictions and map": predicted_and_mapped,
     "abn": lambda: picked(
         "abn", ["data", "method", "map", "accuracy", "mask correlation", "pointing game"], lambda row: row["backbone"] == "resnet18"
     ),

@@ -19,7 +19,17 @@ def made(benchmarks):
 
 
 @pytest.mark.parametrize(
-    "name", ["docs/results.md", "docs/benchmark.md", "docs/abn.md", "docs/zoo.md", "docs/published.md", "README.md"]
+    "name",
+    [
+        "docs/results.md",
+        "docs/benchmark.md",
+        "docs/abn.md",
+        "docs/propagate.md",
+        "docs/repair.md",
+        "docs/zoo.md",
+        "docs/published.md",
+        "README.md",
+    ],
 )
 def test_what_stands_between_marks_is_what_the_lines_say(made, name):
     page = ROOT / name

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="cells at once, each in a process of its own")
     parser.add_argument("--plan", action="store_true", help="print what there is of each set and network, and stop")
     parser.add_argument(
-        "--validate", action="store_true", help="try options of the methods on training images held out"
+        "--validate", action="store_true", help="try options of --methods on training images of --datasets held out"
     )
     parser.add_argument("--verify", type=int, metavar="N", help="run N of the lines anew, and print the differences")
     given = parser.parse_args()
@@ -68,7 +68,11 @@ def main() -> None:
     places = Places(given.data, given.weights)
     if given.validate:
         ready(given.threads)
-        fill(validation.RESULTS, validation.cells(), lambda **key: validation.run(key, places))
+        fill(
+            validation.RESULTS,
+            validation.cells(given.datasets, given.methods),
+            lambda **key: validation.run(key, places),
+        )
         return
     if given.verify:
         ready(given.threads)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .protocol import NETWORKS
-from .tables import GLANCE, SHOWN, Line, by_arm, interval, paired, split
+from .tables import GLANCE, REFERENCES, SHOWN, Line, by_arm, interval, paired, split
 
 LEAST = {100: 4.0, 1: 0.05}  # how far a column reaches at least
 LOOKS = {"places3": ("#1864ab", "o"), "pets3": ("#d9480f", "s"), "cub20": ("#2b8a3e", "D")}
@@ -27,16 +27,17 @@ def draw(
         for (dataset, name, labels), of in split(lines).items()
         if (name, labels) == (network, "all")
     }
+    of_sets = [line for line in lines if line["dataset"] in LOOKS and line["dataset"] in sets]
     names = [
         name
-        for name in by_arm([line for line in lines if line["dataset"] in sets])
-        if name.partition(",")[0] != "plain"
+        for name in by_arm(of_sets)
+        if name not in REFERENCES["plain"] and any(name in arms for arms in sets.values())
     ]
-    names = [name for name in names if any(name in sets.get(dataset, {}) for dataset in LOOKS)]
     figure, axes = plt.subplots(
         1, len(GLANCE), figsize=(13, 1.2 + 0.27 * len(names)), sharey=True, layout="constrained"
     )
     for axis, (key, datasets) in zip(axes, GLANCE):
+        centres = [LEAST[SHOWN[key][1]]]
         for place, dataset in enumerate(datasets):
             colour, marker = LOOKS[dataset]
             for row, name in enumerate(names):
@@ -44,6 +45,7 @@ def draw(
                 if not found:
                     continue
                 (mean, half), y = interval(found), row + 0.22 * (place - (len(datasets) - 1) / 2)
+                centres.append(abs(mean))
                 axis.errorbar(mean, y, xerr=half or None, color=colour, linewidth=1.1, alpha=0.75)
                 axis.scatter(
                     mean, y, 26, marker=marker, edgecolors=colour, facecolors=colour if half else "white", zorder=3
@@ -51,14 +53,8 @@ def draw(
         axis.axvline(0, color="#777777", linewidth=1)
         axis.set_title(f"{SHOWN[key][0]}{', points' if SHOWN[key][1] == 100 else ''}", fontsize=10.5)
         axis.grid(alpha=0.25)
-        centres = [
-            interval(found)[0]
-            for dataset in datasets
-            for name in names
-            if (found := paired(sets.get(dataset, {}), name, key))
-        ]
-        reach = max([LEAST[SHOWN[key][1]], *(abs(each) for each in centres)])
-        axis.set_xlim(max(-1.25 * reach, axis.get_xlim()[0]), min(1.25 * reach, axis.get_xlim()[1]))  # bars may leave
+        reach = 1.25 * max(centres)
+        axis.set_xlim(max(-reach, axis.get_xlim()[0]), min(reach, axis.get_xlim()[1]))  # bars may leave
     axes[0].set_yticks(range(len(names)), names, fontsize=9)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     marks = [

@@ -35,19 +35,8 @@ def cells(
         if per_class != "all" and (name == "ceiling" or "groups" in method.annotations):
             continue  # groups of four images are those of one place
         for annotation in offered(name, dataset):
-            size = image_size(network)
-            found.append(
-                Cell(
-                    dataset,
-                    network,
-                    name,
-                    annotation,
-                    per_class,
-                    seed,
-                    image_size=size,
-                    mixed_precision=mixed_precision,
-                )
-            )
+            own = {"image_size": image_size(network), "mixed_precision": mixed_precision}
+            found.append(Cell(dataset, network, name, annotation, per_class, seed, **own))
     return sorted(found, key=turn)
 
 

@@ -18,6 +18,7 @@ from .registry import FIRST, METHODS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "methods.jsonl"
 Line = dict[str, Any]
+REFERENCES = {name: (name, f"{name}, bfloat16") for name in FIRST}  # what their rows are called
 UNANNOTATED = "nothing annotated"
 SHOWN = {  # a line's key: the column, its factor; of all sets those that have it
     "overall": ("accuracy", 100),
@@ -71,7 +72,7 @@ def arm(line: Line) -> str:
 
 
 def _reference(name: str, line: Line) -> str:
-    return f"{name}, bfloat16" if line["mixed_precision"] == "bf16" else name
+    return REFERENCES[name][line["mixed_precision"] == "bf16"]
 
 
 def beside(arms: dict[str, dict[int, Line]], name: str, reference: str = "plain") -> dict[int, Line]:
@@ -154,7 +155,7 @@ def closed(name: str, arms: dict[str, dict[int, Line]]) -> str:
     """Of the distance from plain to the ceiling where the shortcut lies, seed by seed; 95 % Student interval of the mean."""
     plain, ceiling = beside(arms, name), beside(arms, name, "ceiling")
     shared = [seed for seed in arms[name] if seed in plain and seed in ceiling]
-    if name.partition(",")[0] in FIRST or not shared:
+    if not shared or any(name in of for of in REFERENCES.values()):
         return "-"
     shares = [
         100 * (arms[name][seed]["lies"] - plain[seed]["lies"]) / (ceiling[seed]["lies"] - plain[seed]["lies"])
@@ -185,7 +186,7 @@ def differences(lines: Sequence[Line], columns: Sequence[str] = COMPARED) -> lis
     have no interval and are not tested.
     """
     arms = by_arm(lines)
-    names = [name for name in arms if name.partition(",")[0] != "plain"]
+    names = [name for name in arms if name not in REFERENCES["plain"]]
     found = {(name, key): paired(arms, name, key) for name in names for key in columns}
     tested = [each for each, pairs in found.items() if len(pairs) > 1 and statistics.stdev(pairs) > 0]
     sure = dict(zip(tested, holm([float(stats.ttest_1samp(found[each], 0).pvalue) for each in tested])))
@@ -208,7 +209,7 @@ def glance(lines: Iterable[Line], network: str) -> list[str]:
     out = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name in by_arm(kept):
         cells = [_short(paired(sets[dataset], name, key), SHOWN[key][1]) for key, dataset in columns]
-        if name.partition(",")[0] == "plain" or set(cells) == {"-"}:
+        if name in REFERENCES["plain"] or set(cells) == {"-"}:
             continue
         costs = [cost for arms in sets.values() for cost in values(arms.get(name, {}).values(), "relative")]
         out.append(f"| {name} | " + " | ".join([*cells, f"{statistics.mean(costs):.1f}" if costs else "-"]) + " |")

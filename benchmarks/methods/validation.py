@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import attention_refine as ar
 from attention_refine import data
 
 from . import running
-from .protocol import Cell, Places, annotated, segmented, training_rows
+from .protocol import NETWORKS, Cell, Places, annotated, segmented, training_rows
 from .registry import METHODS, Method, rate, target
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "validation.jsonl"
@@ -91,19 +92,15 @@ TRIED: dict[str, dict[str, Method]] = {
 }
 
 
-def cells(
-    networks: Iterable[str] = ("resnet18",), seeds: Iterable[int] = (0,), mixed_precision: str = "bf16"
-) -> list[dict[str, Any]]:
-    """The keys of all lines there can be, of every method the first annotation, of made masks also those of nothing annotated."""
+def cells(datasets: Iterable[str] = DATASETS, methods: Iterable[str] = tuple(TRIED)) -> list[dict[str, Any]]:
+    """The keys of all lines there can be of these: of every method the first annotation, of *made abn* nothing annotated, too."""
     found = []
-    for network in networks:
-        for seed in seeds:
-            for dataset in DATASETS:
-                for name, options in TRIED.items():
-                    of = METHODS[name]
-                    for annotation in (of.annotations[0], *(["none"] if name == "made abn" else [])):
-                        key = Cell(dataset, network, name, annotation, seed=seed, mixed_precision=mixed_precision).key
-                        found += [{**key, "options": label} for label in options]
+    for dataset, name in product(datasets, methods):
+        if dataset not in DATASETS or name not in TRIED:
+            continue
+        for annotation in (METHODS[name].annotations[0], *(["none"] if name == "made abn" else [])):
+            key = Cell(dataset, NETWORKS[0], name, annotation, mixed_precision="bf16").key
+            found += [{**key, "options": label} for label in TRIED[name]]
     return found
 
 
@@ -142,27 +139,19 @@ def split(rows: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
 
 
 def table(dataset: str) -> list[str]:
-    """Markdown, an option a row, in the order of :data:`TRIED`."""
-    there = {
-        (line["dataset"], line["method"], line["annotation"], line["options"], line["seed"]): line
-        for line in lines(RESULTS)
-    }
-    rows = []
-    for key in cells():
-        of = [
-            line
-            for (*which, _), line in there.items()
-            if which == [key[name] for name in ("dataset", "method", "annotation", "options")]
-        ]
-        if of and key["dataset"] == dataset:
-            means = [sum(line[name] for line in of) / len(of) for name in MEASURES]
-            first = next(iter(TRIED[key["method"]]))
-            label = f"**{key['options']}**" if key["options"] == first and first else key["options"]
-            rows.append(
-                f"| {key['method']} | {key['annotation']} | {label} | {100 * means[0]:.1f} | {means[1]:.3f} | {means[2]:.3f} |"
-            )
-    return (
-        ["| method | annotation | option | accuracy | map's correlation | energy inside |", "|---" * 6 + "|", *rows]
-        if rows
-        else []
-    )
+    """Markdown, an option a row, in the order of :data:`TRIED`; those that the rows of the registry have in bold."""
+    out = ["| method | annotation | option | accuracy | map's correlation | energy inside |", "|---" * 6 + "|"]
+    there = lines(RESULTS)
+    for key in cells([dataset]):
+        for line in there:
+            if key.items() <= line.items():
+                label = (
+                    f"**{line['options']}**"
+                    if line["options"] and line["options"] == next(iter(TRIED[line["method"]]))
+                    else line["options"]
+                )
+                accuracy, correlation, energy = (line[name] for name in MEASURES)
+                out.append(
+                    f"| {line['method']} | {line['annotation']} | {label} | {100 * accuracy:.1f} | {correlation:.3f} | {energy:.3f} |"
+                )
+    return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 from pathlib import Path
 
 import datasets
@@ -81,6 +83,15 @@ def test_what_the_data_has_decides(shapes_rows, columns, count, options, recipe,
     assert found.measured == ("Measured on" in str(found)) != ("Not measured" in str(found))
     written = yaml.safe_load(found.to_yaml())
     assert Recipe.from_dict(written) == found.load(), "what is written is what is run"
+
+
+@pytest.mark.parametrize("command", ["repair", "edit"])
+def test_the_command_line_takes_every_goal_of_the_table(command):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"attention_refine.commands.{command}").add(parser.add_subparsers(), [])
+    for goal in read_table()["goals"]:
+        words = [command, "model", *(["data"] if command == "edit" else ["--data.source", "folder"]), "--goal", goal]
+        assert parser.parse_known_args(words)[0].goal == goal
 
 
 def test_groups_and_few_labels_decide_where_nothing_else_is_there(shapes_rows):
